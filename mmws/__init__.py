@@ -1,0 +1,14 @@
+"""mmws: Weight Standardization (arXiv 1903.10520) for the OpenMMLab toolkits.
+
+Importing this package needs torch alone. The registry side, ``mmws.registry``, is imported by mmengine when a config
+says ``type='mmws.<Name>'``.
+"""
+
+from mmws.conv import ConvWS1d, ConvWS2d, ConvWS3d
+from mmws.convert import Report, convert_
+from mmws.errors import WSError
+from mmws.functional import standardize_weight
+from mmws.version import __version__
+
+__all__ = ['ConvWS1d', 'ConvWS2d', 'ConvWS3d', 'Report', 'WSError', '__version__', 'convert_', 'standardize_weight']
+

@@ -1,0 +1,188 @@
+"""Turn any nn.Module into its Weight Standardization form. Imports torch alone."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import nn
+
+from mmws.conv import WeightStandardized, standardize_conv_, standardized_class
+from mmws.errors import WSError, near_matches
+from mmws.norm import is_batch_norm, is_norm, to_group_norm_
+from mmws.placement import Verdict, find_placement
+
+__all__ = ['Options', 'Report', 'convert_']
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``ws=dict(...)`` and the keywords of :func:`convert_` may say.
+
+    Args:
+        norm: ``'GN'`` replaces BatchNorm of every kind by GroupNorm, ``'keep'`` leaves every norm as it is.
+        num_groups: upper bound of the number of groups; the largest divisor of the channels within it is taken.
+        eps: added to each filter's standard deviation, see :func:`mmws.standardize_weight`.
+        exclude: globs on module names; the convolutions they match stay plain, their norms are replaced all the same.
+
+    Raises:
+        WSError: if a value is not one of these.
+    """
+
+    norm: str = 'GN'
+    num_groups: int = 32
+    eps: float = 1e-5
+    exclude: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if self.norm not in ('GN', 'keep'):
+            raise WSError(f"ws option norm: expected 'GN' or 'keep', got {self.norm!r}")
+        if type(self.num_groups) is not int or self.num_groups < 1:
+            raise WSError(f'ws option num_groups: expected a positive integer, got {self.num_groups!r}')
+        if type(self.eps) not in (int, float) or not 0 <= self.eps < float('inf'):
+            raise WSError(f'ws option eps: expected a number from 0 on, got {self.eps!r}')
+        if isinstance(self.exclude, str) or not all(isinstance(glob, str) for glob in self.exclude):
+            raise WSError(f"ws option exclude: expected a list of globs such as ['neck.*'], got {self.exclude!r}")
+
+    @classmethod
+    def parse(cls, options: Mapping[str, Any]) -> Options:
+        """Check the names and the values of ``options``."""
+        known = [option.name for option in fields(cls)]
+        for name in options:
+            if name not in known:
+                raise WSError(f'unknown ws option {name!r}: {near_matches(str(name), known)}')
+        return cls(**options)
+
+
+@dataclass
+class Report:
+    """What :func:`convert_` did, by module name.
+
+    Attributes:
+        converted: the convolutions that became standardized.
+        skipped: the convolutions that stay as they were, with the reason.
+        norms: the norms that were replaced, with what stands in their place.
+    """
+
+    converted: list[str] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    norms: dict[str, str] = field(default_factory=dict)
+
+    def summary(self) -> str:
+        """Return the figures in a line."""
+        return (f'Weight Standardization: {len(self.converted)} convolutions standardized, '
+                f'{len(self.skipped)} left as they were, {len(self.norms)} BatchNorm replaced by GroupNorm')
+
+    def __str__(self) -> str:
+        lines = [self.summary()]
+        lines += [f'  standardized  {name}' for name in self.converted]
+        lines += [f'  left          {name}: {reason}' for name, reason in self.skipped.items()]
+        lines += [f'  norm          {name}: {became}' for name, became in self.norms.items()]
+        return '\n'.join(lines)
+
+
+def convert_(model: nn.Module, **options: Any) -> Report:
+    """Standardize the convolutions of ``model`` that feed a norm and replace its BatchNorm by GroupNorm, in place.
+
+    Weight Standardization (arXiv 1903.10520) belongs on a convolution if and only if a normalization layer takes its
+    output; :func:`mmws.placement.find_placement` says how that is found out. Modules keep their identity,
+    parameters, hooks, sharing and modes. State-dict keys become those of a network that was built with GroupNorm:
+    where a module names its norm by type, as mmcv's do, ``bn1`` becomes ``gn1``. A GroupNorm trains if the
+    convolution before it does, also where the BatchNorm was frozen. A converted model converted again stays the same.
+
+    Args:
+        model: any network; the OpenMMLab packages are not needed.
+        **options: the fields of :class:`Options`.
+
+    Returns:
+        What was converted, what was skipped and why, which norms were replaced.
+
+    Raises:
+        WSError: if an option is unknown or has a wrong value, or a glob matches no convolution; the model is
+            untouched then.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 2, 1))
+        >>> print(convert_(net))
+        Weight Standardization: 1 convolutions standardized, 1 left as they were, 1 BatchNorm replaced by GroupNorm
+          standardized  0
+          left          3: no norm takes its output: it ends its block
+          norm          1: GroupNorm(8, 8, eps=1e-05, affine=True)
+    """
+    chosen = Options.parse(options)
+    placement = find_placement(model)
+    names = {module: name for name, module in reversed(list(model.named_modules(remove_duplicate=False)))}
+    _exclude(placement, model, chosen.exclude)
+    report = Report()
+    for conv, verdict in placement.items():
+        reason = verdict.reason or _why_unfit(conv)
+        if reason:
+            report.skipped[names[conv]] = reason
+        else:
+            standardize_conv_(conv, chosen.eps)
+            report.converted.append(names[conv])
+    if chosen.norm == 'GN':
+        _replace_batch_norms(model, placement, chosen.num_groups, report)
+    if not any(isinstance(module, WeightStandardized) for module in names):
+        warnings.warn(f'nothing was standardized in {type(model).__name__}: {_what_is_missing(names)}', stacklevel=2)
+    return report
+
+
+def _exclude(placement: dict[nn.Module, Verdict], model: nn.Module, globs: Sequence[str]) -> None:
+    convs = [(name, module) for name, module in model.named_modules(remove_duplicate=False) if module in placement]
+    for glob in globs:
+        matching = [conv for name, conv in convs if fnmatchcase(name, glob)]
+        if not matching:
+            raise WSError(f'ws option exclude: {glob!r} matches no convolution of {type(model).__name__}; '
+                          + near_matches(glob, [name for name, _ in convs]))
+        for conv in matching:
+            placement[conv].reason = f'excluded by {glob!r}'
+
+
+def _why_unfit(conv: nn.Module) -> str:
+    if isinstance(conv, WeightStandardized):
+        return 'already standardized'
+    if standardized_class(conv) is None:
+        return f'{type(conv).__name__} has no standardized form'
+    if conv.weight[0].numel() < 2:  # type: ignore[index]
+        return 'a fan-in of 1 has no standard deviation'
+    return ''
+
+
+def _replace_batch_norms(model: nn.Module, placement: dict[nn.Module, Verdict], num_groups: int,
+                         report: Report) -> None:
+    was = {norm: type(norm).__name__ for norm in model.modules() if is_batch_norm(norm)}
+    for norm in was:
+        to_group_norm_(norm, num_groups)
+    for conv, verdict in placement.items():
+        for norm in verdict.norms:
+            if norm in was and conv.weight.requires_grad:
+                norm.requires_grad_()  # BatchNorm is frozen for its statistics' sake; GroupNorm has none
+    for parent in list(model.modules()):
+        _rename_norms(parent, was)
+    for name, module in model.named_modules():
+        if module in was:
+            report.norms[name] = f'{was[module]} -> {module}'
+        elif is_norm(module) and isinstance(module, nn.modules.batchnorm._BatchNorm):
+            report.skipped[name] = f'{type(module).__name__} is a BatchNorm of unknown behaviour'
+
+
+def _rename_norms(parent: nn.Module, replaced: Mapping[nn.Module, str]) -> None:
+    """Where ``parent`` keeps the name of its norm in an attribute (``norm1_name = 'bn1'``), name the new type."""
+    for attribute, old in list(vars(parent).items()):
+        if re.fullmatch(r'norm\d*_name', attribute) and parent._modules.get(old) in replaced and old.startswith('bn'):
+            new = f'gn{old[2:]}'
+            renamed = {new if name == old else name: child for name, child in parent._modules.items()}
+            parent._modules.clear()
+            parent._modules.update(renamed)
+            setattr(parent, attribute, new)
+
+
+def _what_is_missing(modules: Iterable[nn.Module]) -> str:
+    if any(is_norm(module) for module in modules):
+        return 'none of its normalization layers takes the output of a convolution'
+    return 'it has no normalization layer'

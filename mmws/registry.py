@@ -1,0 +1,121 @@
+"""The ``mmws.`` scope: the only door to mmengine's registries, which import this module by themselves.
+
+``type='mmws.MaskRCNN'`` builds what ``type='MaskRCNN'`` builds and converts it; see :func:`build`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+from mmengine.logging import print_log
+from mmengine.registry import MODELS as ROOT
+from mmengine.registry import DefaultScope, Registry
+from torch import nn
+
+from mmws.conv import ConvWS1d, ConvWS2d, ConvWS3d
+from mmws.convert import Options, convert_
+from mmws.errors import WSError, near_matches
+from mmws.pretrained import warn_about_batch_norm_weights
+
+__all__ = ['MODELS', 'build']
+
+SCOPE = 'mmws'
+
+
+class _PrefixRegistry(Registry):  # type: ignore[misc]
+    """A registry in which every name of the toolkit's registries can be found."""
+
+    def get(self, key: str) -> Callable[..., Any]:
+        own = self.module_dict.get(key)
+        if own is None:
+            _find(key)  # so that a wrong name is reported before anything is built
+        return own or partial(build, key)
+
+
+MODELS = _PrefixRegistry('model', parent=ROOT, scope=SCOPE)
+MODELS.register_module(['ConvWS', 'ConvWS2d', 'Conv', 'Conv2d'], module=ConvWS2d)
+MODELS.register_module(['ConvWS1d', 'Conv1d'], module=ConvWS1d)
+MODELS.register_module(['ConvWS3d', 'Conv3d'], module=ConvWS3d)
+
+
+def build(name: str, *args: Any, ws: dict[str, Any] | None = None, **config: Any) -> nn.Module:
+    """Build the type ``name`` of the toolkit and convert it, see :func:`mmws.convert_`.
+
+    mmengine calls this for ``dict(type='mmws.<name>', ws=dict(...), ...)``. The name is looked up in the default
+    scope of the config, or in the scope written out, as in ``mmws.mmdet.ResNet``.
+
+    Args:
+        name: the type without the prefix.
+        ws: the fields of :class:`mmws.convert.Options`.
+        config: the other keys, handed to the toolkit's type.
+
+    Raises:
+        WSError: if the name or an option is unknown, or the type is no nn.Module.
+
+    Example:
+        >>> from mmengine.registry import init_default_scope
+        >>> init_default_scope('mmdet')
+        >>> type(ROOT.build(dict(type='mmws.ResNet', depth=18)).conv1).__name__
+        'ConvWS2d'
+    """
+    if ws is not None and not isinstance(ws, dict):
+        raise WSError(f'ws in the config of mmws.{name}: expected a dict, got {ws!r}')
+    options = dict(ws or {})
+    Options.parse(options)
+    model = _find(name)(*args, **_without_prefix(config, options, f'mmws.{name}'))
+    if not isinstance(model, nn.Module):
+        raise WSError(f'mmws.{name}: the prefix is for networks and their parts, '
+                      f'but {name} makes a {type(model).__name__}')
+    report = convert_(model, **options)
+    print_log(f'mmws.{name}: {report.summary()}', logger='current')
+    warn_about_batch_norm_weights(model)
+    return model
+
+
+def _find(name: str) -> Callable[..., Any]:
+    """The toolkit's type of that name, in the default scope unless the name says which."""
+    with ROOT.switch_scope_and_registry(None) as registry:
+        try:
+            found: Callable[..., Any] | None = None if registry.scope == SCOPE else registry.get(name)
+        except RuntimeError:  # OneDL's mmengine raises where upstream's returns None
+            found = None
+        if found is None:
+            raise WSError(f"unknown type 'mmws.{name}': {_why_unknown(name, registry)}")
+        return found
+
+
+def _why_unknown(name: str, registry: Registry) -> str:
+    scope, _, inner = name.rpartition('.')
+    if scope:
+        return (f'{scope} has no {inner!r}; {near_matches(inner, ROOT.children[scope].module_dict)}'
+                if scope in ROOT.children else f'there is no scope {scope!r}; {near_matches(scope, ROOT.children)}')
+    if DefaultScope.get_current_instance() is None:
+        return (f"no default scope says whose {name} is meant; set default_scope='mmdet' (or 'mmseg') in the config, "
+                f"or write the scope out, as in 'mmws.mmdet.{name}'")
+    if registry.scope == SCOPE:
+        return f"default_scope={SCOPE!r} is no toolkit; set the one whose types the config uses, 'mmdet' or 'mmseg'"
+    return f'{registry.scope} has no {name!r}; {near_matches(name, _names(registry))}'
+
+
+def _names(registry: Registry | None) -> Iterable[str]:
+    while registry is not None:
+        yield from registry.module_dict
+        registry = registry.parent
+
+
+def _without_prefix(config: Any, options: dict[str, Any], where: str) -> Any:
+    """Copy ``config`` with the prefix taken off the types in it: the outermost one converts all that is inside."""
+    if isinstance(config, (list, tuple)):
+        return type(config)(_without_prefix(part, options, f'{where}[{i}]') for i, part in enumerate(config))
+    if not isinstance(config, dict):
+        return config
+    copy = type(config)({key: _without_prefix(part, options, f'{where}.{key}') for key, part in config.items()})
+    scope, _, inner = copy['type'].partition('.') if isinstance(copy.get('type'), str) else ('', '', '')
+    if scope == SCOPE and inner not in MODELS.module_dict:
+        copy['type'] = inner
+        if copy.pop('ws', options) != options:
+            raise WSError(f'{where}.ws differs from the ws options of the mmws. prefix around it; '
+                          'write the options once, on the outermost prefix')
+    return copy

@@ -1,0 +1,131 @@
+"""What a run came to: figures, curves and pictures from a work directory of the toolkit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+from matplotlib.pyplot import imread
+from mmengine.config import Config
+
+from mmws.errors import WSError
+
+__all__ = ['read_scalars', 'summarize']
+
+METRICS = {'coco/bbox_mAP': 'box_ap', 'coco/segm_mAP': 'mask_ap'}
+Lines = list[dict[str, Any]]
+
+
+def summarize(work_dir: str | Path) -> dict[str, Any]:
+    """Write ``summary.json``, ``curves.png`` and, if there are pictures of the test, ``predictions.png``.
+
+    Args:
+        work_dir: where ``tools/train.py`` and ``tools/test.py --show-dir <work_dir>/pictures`` wrote.
+
+    Returns:
+        What ``summary.json`` holds: the metrics of the last test, ``steps``, ``images_per_step``, ``train_seconds``
+        (of the steps that led to the last weights, validation not counted), ``norm`` and ``ws``.
+
+    Raises:
+        WSError: if no training or no test has written there.
+    """
+    work_dir = Path(work_dir)
+    training, validation = read_scalars(work_dir)
+    config = _config(work_dir)
+    tested = _last_test(work_dir)
+    summary = {short: tested[long] for long, short in METRICS.items() if long in tested} | {
+        'steps': training[-1]['step'],
+        'images_per_step': config.train_dataloader.batch_size,
+        'train_seconds': round(_seconds(training), 1),
+    } | _normalization(config)
+    (work_dir / 'summary.json').write_text(json.dumps(summary, indent=2) + '\n')
+    _plot_curves(training, validation, work_dir / 'curves.png')
+    pictures = sorted((work_dir / 'pictures').glob('*'))
+    if pictures:
+        _plot_pictures(pictures[:8], work_dir / 'predictions.png')
+    return summary
+
+
+def read_scalars(work_dir: Path) -> tuple[Lines, Lines]:
+    """Return the logged lines of training and of validation, in the order of the steps.
+
+    Where a run was interrupted and resumed from an earlier checkpoint, the lines of the later run count.
+
+    Raises:
+        WSError: if there are none.
+    """
+    training: Lines = []
+    validation: Lines = []
+    for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
+        lines = [json.loads(line) for line in path.read_text().splitlines() if line.endswith('}')]
+        start = min((line['step'] for line in lines if 'loss' in line), default=float('inf'))
+        training = [line for line in training if line['step'] < start] + [line for line in lines if 'loss' in line]
+        validation = [line for line in validation if line['step'] < start]
+        validation += [line for line in lines if METRICS.keys() & line.keys() and line['step'] > 0]
+    if not training:
+        raise WSError(f'{work_dir} has no */vis_data/scalars.json with training steps; train there first')
+    return training, validation
+
+
+def _config(work_dir: Path) -> Config:
+    dumped = max(work_dir.glob('*.py'), key=lambda path: path.stat().st_mtime, default=None)
+    if dumped is None:
+        raise WSError(f'{work_dir} has no config; it is written there when a training starts')
+    return Config.fromfile(dumped)
+
+
+def _last_test(work_dir: Path) -> dict[str, Any]:
+    tests = sorted(path for path in work_dir.glob('*/*.json') if path.stem == path.parent.name)
+    if not tests:
+        raise WSError(f'{work_dir} has no result of a test; run tools/test.py first')
+    return json.loads(tests[-1].read_text())  # type: ignore[no-any-return]
+
+
+def _seconds(training: Lines) -> float:
+    before = [0, *(line['step'] for line in training)]
+    spent: list[float] = [line['time'] * (line['step'] - start) for line, start in zip(training, before, strict=False)]
+    return sum(spent)
+
+
+def _normalization(config: Config) -> dict[str, Any]:
+    """Which norm the network trained with, and whether with Weight Standardization."""
+    ws = config.model.type.startswith('mmws.')
+    norm = config.model.get('ws', {}).get('norm', 'GN') if ws else 'keep'
+    return {'norm': _first_norm(config.model) if norm == 'keep' else norm, 'ws': ws}
+
+
+def _first_norm(config: Any) -> str | None:
+    parts = config.values() if isinstance(config, dict) else config if isinstance(config, list) else ()
+    own = config.get('norm_cfg') if isinstance(config, dict) else None
+    return own.type if own else next(filter(None, map(_first_norm, parts)), None)
+
+
+def _plot_curves(training: Lines, validation: Lines, path: Path) -> None:
+    figure = Figure(figsize=(10, 4), layout='constrained')
+    left, right = figure.subplots(1, 2)
+    left.plot([line['step'] for line in training], [line['loss'] for line in training], color='black')
+    left.set(xlabel='step', ylabel='training loss', ylim=(0, None))
+    for (long, short), style in zip(METRICS.items(), ('-o', '--s'), strict=True):
+        points = [(line['step'], line[long]) for line in validation if long in line]
+        if points:
+            right.plot(*zip(*points, strict=True), style, label=short.replace('_ap', ' AP'))
+    right.set(xlabel='step', ylabel='AP on the validation images', ylim=(0, 1))
+    right.grid(alpha=0.3)
+    if validation:
+        right.legend()
+    figure.savefig(path, dpi=120)
+
+
+def _plot_pictures(pictures: list[Path], path: Path) -> None:
+    """Pairs as the toolkit draws them, ground truth beside prediction, two pairs a row."""
+    figure = Figure(figsize=(16, 4 * (len(pictures) + 1) // 2), layout='constrained')
+    for axes, picture in zip(figure.subplots(-(-len(pictures) // 2), 2, squeeze=False).flat, pictures, strict=False):
+        axes.imshow(imread(picture))
+        axes.set_title(f'{picture.stem}: ground truth | prediction', fontsize=10)
+    for axes in figure.axes:
+        axes.axis('off')
+    with matplotlib.rc_context({'image.interpolation': 'bilinear'}):
+        figure.savefig(path, dpi=80)

@@ -1,0 +1,158 @@
+"""Make a virtual environment with the pinned stack. Run by ``make setup``; needs Python and its standard library.
+
+usage: python3 requirements/setup_env.py VENV STACK
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+MMCV = {'onedl': 'onedl-mmcv', 'openmmlab': 'mmcv'}
+CPU_TORCH = 'https://download.pytorch.org/whl/cpu'
+TO_BUILD_MMCV = ('torch', 'setuptools', 'wheel', 'ninja', 'psutil', 'packaging', 'numpy')
+ADVICE = """\
+mmcv's compiled operators are needed for detection. To build them here:
+  Debian/Ubuntu   apt-get install g++ python3-dev
+  Fedora          dnf install gcc-c++ python3-devel
+  with an NVIDIA GPU, the CUDA toolkit (nvcc) of the version that `python -c 'import torch; print(torch.version.cuda)'`
+  prints, with CUDA_HOME set to its folder
+Or install a prebuilt wheel: https://mmwheels.onedl.ai has them for some pairs of Python and CUDA.
+Then run the same command again; what is done already is kept."""
+
+
+def main() -> None:
+    if len(sys.argv) != 3 or sys.argv[2] not in MMCV:
+        sys.exit(f'usage: make setup [STACK={"|".join(MMCV)}]')
+    if sys.version_info < (3, 11):
+        sys.exit(f'the pinned versions need Python 3.11 or newer, this is {sys.version.split()[0]}; '
+                 'run `make setup PYTHON=python3.11`')
+    venv, stack = Path(sys.argv[1]).absolute(), sys.argv[2]
+    requirements = HERE / f'{stack}.txt'
+    stamp, state = venv / 'mmws-setup', _state(requirements, venv)
+    if stamp.is_file() and stamp.read_text() == state:
+        return
+    pins = dict(re.findall(r'^([\w-]+)==(\S+)', requirements.read_text(), re.M))
+    started = time.monotonic()
+    say(f'setting up {venv} with the {stack} stack (torch {pins["torch"]}, {MMCV[stack]} {pins[MMCV[stack]]})')
+    python = make_venv(venv)
+    say('1/4 torch and build tools (a download of 0.2 GB, on a machine with a GPU of several)')
+    pip(python, *(f'{name}=={pins[name]}' for name in TO_BUILD_MMCV), *torch_index())
+    say('2/4 mmcv with compiled operators')
+    wheel = mmcv_wheel(python, f'{MMCV[stack]}=={pins[MMCV[stack]]}', venv / 'mmcv-build.log')
+    pip(python, '--no-deps', str(wheel))
+    say('3/4 the toolkits')
+    pip(python, '--no-deps', '--no-build-isolation', '-r', str(requirements))
+    check_operators(python)
+    say('4/4 mmws')
+    pip(python, '--no-deps', '--no-build-isolation', '-e', str(HERE.parent))
+    stamp.write_text(state)
+    say(f'done in {(time.monotonic() - started) / 60:.1f} min')
+
+
+def say(text: str) -> None:
+    print(f'[setup] {text}', flush=True)
+
+
+def _state(requirements: Path, venv: Path) -> str:
+    """What the environment was made of: where it changes, it is made again."""
+    made_of = [requirements, Path(__file__), HERE.parent / 'setup.py', HERE.parent / 'pyproject.toml']
+    digest = hashlib.sha256(b''.join(path.read_bytes() for path in made_of)).hexdigest()
+    return f'{digest} {venv} {sys.version.split()[0]}\n'
+
+
+def make_venv(venv: Path) -> Path:
+    python = venv / 'bin' / 'python'
+    if not python.exists() and subprocess.run([sys.executable, '-m', 'venv', venv]).returncode:
+        shutil.rmtree(venv, ignore_errors=True)
+        sys.exit('making a virtual environment failed; on Debian/Ubuntu: apt-get install python3-venv')
+    return python
+
+
+def pip(python: Path, *arguments: str) -> None:
+    command = [python, '-m', 'pip', 'install', '-q', '--disable-pip-version-check', *arguments]
+    if subprocess.run(command).returncode:
+        sys.exit('[setup] pip failed, see above. If it is the network, run the same command again: '
+                 'what is done already is kept.')
+
+
+def torch_index() -> list[str]:
+    """Without a GPU, torch's own index: its CPU build is a tenth of PyPI's, which carries CUDA."""
+    if shutil.which('nvidia-smi'):
+        return []
+    try:
+        urllib.request.urlopen(CPU_TORCH, timeout=5).close()
+    except OSError:
+        return []
+    return ['--extra-index-url', CPU_TORCH]
+
+
+def mmcv_wheel(python: Path, requirement: str, log: Path) -> Path:
+    """Return the wheel with compiled operators, built if no earlier setup on this machine has."""
+    torch = subprocess.run([python, '-c', 'import torch; print(torch.__version__, torch.cuda.is_available())'],
+                           capture_output=True, text=True, check=True).stdout.split()
+    cache = Path(os.environ.get('XDG_CACHE_HOME', '~/.cache')).expanduser() / 'mmws'
+    tag = f'cp{sys.version_info.major}{sys.version_info.minor}'
+    kept = cache / f'{requirement}-{tag}-torch{torch[0]}-{"cuda" if torch[1] == "True" else "cpu"}'
+    if not list(kept.glob('*.whl')):
+        build_wheel(python, requirement, kept, log)
+    wheel = next(kept.glob('*.whl'))
+    say(f'using {wheel}')
+    return wheel
+
+
+def build_wheel(python: Path, requirement: str, kept: Path, log: Path) -> None:
+    jobs = str(min(os.cpu_count() or 1, 8))
+    say(f'building {requirement}: about 7 minutes on 2 cores (several times that for CUDA); kept in {kept}, so this '
+        f'is once on this machine. Compiler output: {log}')
+    partial = kept.with_name(f'{kept.name}.partial')
+    command = [python, '-m', 'pip', 'wheel', '-v', '--no-deps', '--no-build-isolation', '--no-cache-dir',
+               '--disable-pip-version-check', '-w', partial, requirement]
+    environment = {'MAX_JOBS': jobs, **os.environ, 'MMCV_WITH_OPS': '1'}
+    with log.open('w') as file, subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment) as process:
+        assert process.stdout is not None
+        show_progress(process.stdout, file)
+    if process.returncode:
+        tail = ''.join(log.read_text().splitlines(keepends=True)[-15:])
+        sys.exit(f'{tail}\n[setup] building {requirement} failed; the whole output is in {log}.\n{ADVICE}')
+    shutil.rmtree(kept, ignore_errors=True)
+    partial.rename(kept)
+
+
+def show_progress(output, file) -> None:
+    """Copy the compiler's output to ``file`` and show ninja's ``[step/steps]`` with an estimate."""
+    started = shown = time.monotonic()
+    terminal = sys.stdout.isatty()
+    for line in output:
+        file.write(line)
+        step = re.match(r'\s*\[(\d+)/(\d+)\]', line)
+        now = time.monotonic()
+        if step and (now - shown > (1 if terminal else 30) or step[1] == step[2]):
+            shown, done, steps = now, int(step[1]), int(step[2])
+            left = (now - started) / done * (steps - done)
+            print(f'[setup] compiling {done}/{steps}, about {left / 60:.1f} min left', end='\r' if terminal else '\n',
+                  flush=True)
+    if terminal:
+        print()
+
+
+def check_operators(python: Path) -> None:
+    check = subprocess.run([python, '-c', 'import mmcv._ext'], capture_output=True, text=True)
+    if check.returncode:
+        sys.exit(f'{check.stderr}\n[setup] mmcv is installed, but its compiled operators cannot be imported.\n{ADVICE}')
+
+
+if __name__ == '__main__':
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit('\n[setup] interrupted; run the same command again, what is done already is kept.')

@@ -1,0 +1,26 @@
+"""Make the embedded dataset: handwritten digits on photographs, in COCO's format. Takes seconds."""
+
+import argparse
+
+try:
+    from mmws.data import make_digits
+    from mmws.errors import WSError
+except ModuleNotFoundError as error:
+    raise SystemExit(f'error: {error}; run `make setup` and `source .venv/bin/activate`') from None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument('root', nargs='?', default='data/digits', help='folder to write to')
+    parser.add_argument('--train', type=int, default=1200, help='training images')
+    parser.add_argument('--val', type=int, default=100, help='validation images')
+    parser.add_argument('--size', type=int, default=256, help='height and width in pixels')
+    parser.add_argument('--seed', type=int, default=0)
+    try:
+        print(f'digits: {make_digits(**vars(parser.parse_args()))}')
+    except WSError as error:
+        raise SystemExit(f'error: {error}') from None
+
+
+if __name__ == '__main__':
+    main()
