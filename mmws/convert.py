@@ -111,7 +111,7 @@ def convert_(model: nn.Module, **options: Any) -> Report:
         Weight Standardization: 1 convolutions standardized, 1 left as they were, 1 BatchNorm replaced by GroupNorm
           standardized  0
           left          3: no norm takes its output: it ends its block
-          norm          1: GroupNorm(8, 8, eps=1e-05, affine=True)
+          norm          1: BatchNorm2d -> GroupNorm(8, 8)
     """
     chosen = Options.parse(options)
     placement = find_placement(model)
@@ -166,7 +166,7 @@ def _replace_batch_norms(model: nn.Module, placement: dict[nn.Module, Verdict], 
         _rename_norms(parent, was)
     for name, module in model.named_modules():
         if module in was:
-            report.norms[name] = f'{was[module]} -> {module}'
+            report.norms[name] = f'{was[module]} -> GroupNorm({module.num_groups}, {module.num_channels})'
         elif is_norm(module) and isinstance(module, nn.modules.batchnorm._BatchNorm):
             report.skipped[name] = f'{type(module).__name__} is a BatchNorm of unknown behaviour'
 

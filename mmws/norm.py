@@ -56,8 +56,9 @@ def to_group_norm_(norm: nn.Module, num_groups: int = 32) -> nn.Module:
     GroupNorm: arXiv 1803.08494.
 
     Example:
-        >>> to_group_norm_(nn.BatchNorm2d(48))
-        GroupNorm(24, 48, eps=1e-05, affine=True)
+        >>> norm = to_group_norm_(nn.BatchNorm2d(48))
+        >>> type(norm).__name__, norm.num_groups, norm.num_channels
+        ('GroupNorm', 24, 48)
     """
     channels = norm_channels(norm)
     for name in _BATCH_NORM_STATE:

@@ -1,0 +1,88 @@
+import numpy as np
+import pytest
+import torch
+
+from mmws import standardize_weight
+
+SHAPES = [(8, 4, 3), (8, 4, 3, 3), (6, 1, 3, 3), (4, 2, 3, 3, 3), (16, 64, 1, 1)]
+TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
+
+
+def authors(weight: torch.Tensor, eps: float = 1e-5) -> torch.Tensor:
+    """The formula as joe-siyuan-qiao/pytorch-classification describes it: unbiased std, eps outside the root."""
+    rows = weight.flatten(1)
+    centred = rows - rows.mean(1, keepdim=True)
+    return (centred / (rows.std(1, keepdim=True) + eps)).view_as(weight)
+
+
+@pytest.mark.parametrize('dtype', TOLERANCE)
+@pytest.mark.parametrize('shape', SHAPES)
+def test_forward_and_gradient_are_the_authors(shape, dtype):
+    weight = torch.randn(shape, dtype=dtype, requires_grad=True)
+    upstream = torch.randn(shape, dtype=dtype)
+    ours, theirs = standardize_weight(weight), authors(weight)
+    assert (ours - theirs).abs().max() <= TOLERANCE[dtype] * theirs.abs().max()
+    ours_gradient, theirs_gradient = (torch.autograd.grad(out, weight, upstream)[0] for out in (ours, theirs))
+    assert (ours_gradient - theirs_gradient).abs().max() <= TOLERANCE[dtype] * theirs_gradient.abs().max()
+
+
+@pytest.mark.parametrize('shape', SHAPES)
+def test_biased_form_is_the_formula_in_numpy(shape):
+    weight = np.random.default_rng(0).normal(size=shape)
+    per_filter = tuple(range(1, weight.ndim))
+    mean, std = (f(weight, axis=per_filter, keepdims=True) for f in (np.mean, np.std))
+    ours = standardize_weight(torch.from_numpy(weight), unbiased=False).numpy()
+    np.testing.assert_allclose(ours, (weight - mean) / (std + 1e-5), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize('unbiased', [True, False])
+def test_gradcheck(unbiased):
+    weight = torch.randn(3, 2, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda w: standardize_weight(w, unbiased=unbiased), weight)
+    assert torch.autograd.gradgradcheck(lambda w: standardize_weight(w, unbiased=unbiased), weight)
+
+
+def test_filters_have_mean_0_and_std_1():
+    standardized = standardize_weight(3 + 5 * torch.randn(8, 4, 3, 3)).flatten(1)
+    torch.testing.assert_close(standardized.mean(1), torch.zeros(8), atol=1e-5, rtol=0)
+    torch.testing.assert_close(standardized.std(1), torch.ones(8), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('value', [0.0, 0.1, -1e-8, 1e4])
+def test_constant_filter_gives_zeros_and_a_finite_gradient(value, dtype):
+    weight = torch.full((4, 37, 3, 3), value, dtype=dtype, requires_grad=True)
+    out = standardize_weight(weight)
+    assert not out.any()
+    out.float().backward(torch.randn(out.shape) * 1e-3)
+    assert weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize('unbiased', [True, False])
+def test_fan_in_of_1_is_refused(unbiased):
+    with pytest.raises(ValueError, match=r'fan-in of at least 2, got 1 .*\(8, 1, 1, 1\)'):
+        standardize_weight(torch.randn(8, 1, 1, 1), unbiased=unbiased)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_precision_has_float32_statistics(dtype):
+    weight = (10 + torch.randn(8, 4, 3, 3)).to(dtype)  # statistics in half precision would be off by far more
+    out = standardize_weight(weight)
+    assert out.dtype == dtype
+    assert torch.equal(out, authors(weight.double()).to(dtype)) or torch.allclose(
+        out.double(), authors(weight.double()), rtol=torch.finfo(dtype).eps, atol=0)
+
+
+def test_autocast_changes_nothing():
+    weight = torch.randn(8, 4, 3, 3)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        under_autocast = standardize_weight(weight)
+    assert torch.equal(under_autocast, standardize_weight(weight))
+
+
+def test_memory_format_is_kept():
+    weight = torch.randn(8, 4, 3, 3)
+    out = standardize_weight(weight.to(memory_format=torch.channels_last))
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(out, standardize_weight(weight))
+    assert standardize_weight(weight.transpose(2, 3)).shape == weight.shape
