@@ -28,6 +28,7 @@ class _PrefixRegistry(Registry):  # type: ignore[misc]
     """A registry in which every name of the toolkit's registries can be found."""
 
     def get(self, key: str) -> Callable[..., Any]:
+        key = key.removeprefix(f'{SCOPE}.')
         own = self.module_dict.get(key)
         if own is None:
             _find(key)  # so that a wrong name is reported before anything is built

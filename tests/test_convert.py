@@ -56,7 +56,7 @@ def test_a_converted_model_stays_as_it_is():
 def test_modes_gradients_sharing_and_copies_survive():
     conv, norm = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
     net = nn.Sequential(nn.Sequential(conv, norm), nn.Sequential(conv, norm)).eval()
-    conv.weight.requires_grad_(False)
+    conv.requires_grad_(False)
     norm.requires_grad_(False)
     parameters = list(net.parameters())
     report = convert_(net)

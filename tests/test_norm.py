@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from mmcv.ops import SyncBatchNorm as MmcvSyncBatchNorm
-from torch import nn
+from torch import distributed, nn
 
 from mmws.norm import group_count, is_batch_norm, is_norm, to_group_norm_
 
@@ -19,6 +19,14 @@ def test_group_count_is_the_largest_divisor_within_the_bound(channels, at_most):
     assert not any(channels % more == 0 for more in range(groups + 1, min(at_most, channels) + 1))
 
 
+@pytest.fixture
+def process_group():
+    distributed.init_process_group('gloo', store=distributed.HashStore(), rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures('process_group')
 @pytest.mark.parametrize('kind', [nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, MmcvSyncBatchNorm])
 def test_every_kind_becomes_the_group_norm_that_torch_builds(kind):
     norm = kind(48, eps=1e-3).eval()
