@@ -62,9 +62,12 @@ def read_scalars(work_dir: Path) -> tuple[Lines, Lines]:
     for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
         lines = [json.loads(line) for line in path.read_text().splitlines() if line.endswith('}')]
         start = min((line['step'] for line in lines if 'loss' in line), default=float('inf'))
-        training = [line for line in training if line['step'] < start] + [line for line in lines if 'loss' in line]
-        validation = [line for line in validation if line['step'] < start]
-        validation += [line for line in lines if METRICS.keys() & line.keys() and line['step'] > 0]
+        training, validation = ([line for line in kept if line['step'] < start] for kept in (training, validation))
+        for line in lines:
+            if 'loss' in line:
+                training.append(line)
+            elif training and METRICS.keys() & line.keys():
+                validation.append(line | {'step': training[-1]['step']})  # the toolkit may have noted the epoch
     if not training:
         raise WSError(f'{work_dir} has no */vis_data/scalars.json with training steps; train there first')
     return training, validation

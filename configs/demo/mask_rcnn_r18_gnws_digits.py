@@ -75,5 +75,6 @@ param_scheduler = [
 ]
 default_hooks = dict(checkpoint=dict(by_epoch=False, interval=500, max_keep_ckpts=2))
 log_processor = dict(by_epoch=False)
+visualizer = dict(alpha=0.4, line_width=2)
 work_dir = 'work_dirs/demo'
 randomness = dict(seed=0)

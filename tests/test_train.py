@@ -1,0 +1,104 @@
+"""A real, tiny run of mmdet: train, test, load again, resume, with the toolkit's own unmodified scripts."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import cv2
+import mmdet
+import pytest
+import torch
+from conftest import REPOSITORY
+from mmdet.apis import inference_detector, init_detector
+from mmdet.datasets import CocoDataset
+from mmengine.config import Config
+from test_launch import run, tool
+
+from mmws import ConvWS2d
+
+CONFIG = REPOSITORY / 'configs' / 'demo' / 'mask_rcnn_r18_gnws_digits.py'
+MMDET_TRAIN = Path(mmdet.__file__).parent / '.mim' / 'tools' / 'train.py'
+
+
+@pytest.fixture(scope='module')
+def trained(digits, tmp_path_factory) -> Path:
+    """A folder with config.py and the work_dir of its training."""
+    folder = tmp_path_factory.mktemp('run')
+    data = f"data_root='{digits}/'"
+    (folder / 'config.py').write_text(
+        f"_base_ = '{CONFIG}'\n"
+        f'train_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict({data}))\n'
+        f'val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict({data}))\n'
+        'test_dataloader = val_dataloader\n'
+        f"val_evaluator = dict(ann_file='{digits}/annotations/val.json')\n"
+        'test_evaluator = val_evaluator\n'
+        'train_cfg = dict(max_iters=4, val_interval=4)\n'
+        'default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=2))\n'
+        'work_dir = "work_dir"\n')
+    result = tool('train.py', 'config.py', folder=folder)
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+def test_it_trains_tests_and_sums_up(trained, tmp_path):
+    folder = shutil.copytree(trained, tmp_path / 'run')
+    checkpoint = (folder / 'work_dir' / 'last_checkpoint').read_text()
+    assert Path(checkpoint).name == 'iter_4.pth'
+    pictures = folder / 'work_dir' / 'pictures'
+    tested = tool('test.py', 'config.py', checkpoint, '--show-dir', str(pictures), folder=folder)
+    assert tested.returncode == 0, tested.stderr
+    assert len(list(pictures.iterdir())) == 3
+    summed = tool('summarize.py', 'work_dir', folder=folder)
+    assert summed.returncode == 0, summed.stderr
+    for expected in ('box_ap', 'mask_ap', 'images_per_step │ 1', 'norm            │ GN', 'predictions.png'):
+        assert expected in summed.stdout
+    assert cv2.imread(str(folder / 'work_dir' / 'predictions.png')).std() > 10
+
+
+def test_the_dumped_config_and_the_checkpoint_load_again(trained, digits):
+    config = Config.fromfile(trained / 'work_dir' / 'config.py')
+    model = init_detector(config, str(trained / 'work_dir' / 'iter_4.pth'), device='cpu')
+    assert type(model.backbone.conv1) is ConvWS2d
+    saved = torch.load(trained / 'work_dir' / 'iter_4.pth', weights_only=False)['state_dict']
+    assert saved.keys() == model.state_dict().keys()
+    assert all(torch.equal(value, saved[key]) for key, value in model.state_dict().items())
+    image = cv2.imread(str(digits / 'images' / 'val' / '000000.jpg'))
+    assert {'bboxes', 'labels', 'scores', 'masks'} <= set(inference_detector(model, image).pred_instances.keys())
+
+
+def test_the_toolkits_own_script_resumes_it(trained, tmp_path):
+    folder = shutil.copytree(trained, tmp_path / 'run')
+    (folder / 'work_dir' / 'iter_4.pth').unlink()
+    (folder / 'work_dir' / 'last_checkpoint').write_text(str(folder / 'work_dir' / 'iter_2.pth'))
+    result = run(sys.executable, str(MMDET_TRAIN), 'config.py', '--resume', folder=folder)
+    assert result.returncode == 0, result.stderr
+    assert 'resumed epoch: 0, iter: 2' in result.stdout + result.stderr
+    assert (folder / 'work_dir' / 'iter_4.pth').is_file()
+
+
+@pytest.fixture
+def coco(digits, tmp_path) -> Path:
+    """A folder in which data/coco holds the digits under COCO's names."""
+    names = CocoDataset.METAINFO['classes']
+    root = tmp_path / 'data' / 'coco'
+    (root / 'annotations').mkdir(parents=True)
+    for split in ('train', 'val'):
+        (root / f'{split}2017').symlink_to(digits / 'images' / split)
+        annotations = json.loads((digits / 'annotations' / f'{split}.json').read_text())
+        annotations['categories'] = [{'id': i + 1, 'name': name} for i, name in enumerate(names)]
+        (root / 'annotations' / f'instances_{split}2017.json').write_text(json.dumps(annotations))
+    return tmp_path
+
+
+def test_one_key_on_a_stock_config_with_the_toolkits_own_script(coco):
+    config = MMDET_TRAIN.parents[1] / 'configs' / 'mask_rcnn' / 'mask-rcnn_r50_fpn_1x_coco.py'
+    smaller = ['model.backbone.init_cfg=None', 'train_dataloader.dataset.pipeline.2.scale=(128,128)',
+               'val_dataloader.dataset.pipeline.1.scale=(128,128)', 'train_cfg.max_epochs=1']
+    smaller += [f'{split}_dataloader.{key}' for split in ('train', 'val')
+                for key in ('num_workers=0', 'persistent_workers=False')]
+    result = run(sys.executable, str(MMDET_TRAIN), str(config), '--cfg-options', 'model.type=mmws.MaskRCNN', *smaller,
+                 folder=coco)
+    assert result.returncode == 0, result.stderr
+    assert 'mmws.MaskRCNN: Weight Standardization: 53 convolutions standardized' in result.stdout + result.stderr
+    assert 'coco/segm_mAP' in result.stdout + result.stderr
