@@ -36,11 +36,11 @@ def main() -> None:
         sys.exit(f'the pinned versions need Python 3.11 or newer, this is {sys.version.split()[0]}; '
                  'run `make setup PYTHON=python3.11`')
     venv, stack = Path(sys.argv[1]).absolute(), sys.argv[2]
-    requirements = HERE / f'{stack}.txt'
-    stamp, state = venv / 'mmws-setup', _state(requirements, venv)
+    lists = [HERE / f'{stack}.txt', HERE / 'common.txt']
+    stamp, state = venv / 'mmws-setup', _state(lists, venv)
     if stamp.is_file() and stamp.read_text() == state:
         return
-    pins = dict(re.findall(r'^([\w-]+)==(\S+)', requirements.read_text(), re.M))
+    pins = dict(re.findall(r'^([\w-]+)==(\S+)', ''.join(path.read_text() for path in lists), re.M))
     started = time.monotonic()
     say(f'setting up {venv} with the {stack} stack (torch {pins["torch"]}, {MMCV[stack]} {pins[MMCV[stack]]})')
     python = make_venv(venv)
@@ -50,7 +50,7 @@ def main() -> None:
     wheel = mmcv_wheel(python, f'{MMCV[stack]}=={pins[MMCV[stack]]}', venv / 'mmcv-build.log')
     pip(python, '--no-deps', str(wheel))
     say('3/4 the toolkits')
-    pip(python, '--no-deps', '--no-build-isolation', '-r', str(requirements))
+    pip(python, '--no-deps', '--no-build-isolation', '-r', str(lists[0]))
     check_operators(python)
     say('4/4 mmws')
     pip(python, '--no-deps', '--no-build-isolation', '-e', str(HERE.parent))
@@ -62,9 +62,9 @@ def say(text: str) -> None:
     print(f'[setup] {text}', flush=True)
 
 
-def _state(requirements: Path, venv: Path) -> str:
+def _state(lists: list[Path], venv: Path) -> str:
     """What the environment was made of: where it changes, it is made again."""
-    made_of = [requirements, Path(__file__), HERE.parent / 'setup.py', HERE.parent / 'pyproject.toml']
+    made_of = [*lists, Path(__file__), HERE.parent / 'setup.py', HERE.parent / 'pyproject.toml']
     digest = hashlib.sha256(b''.join(path.read_bytes() for path in made_of)).hexdigest()
     return f'{digest} {venv} {sys.version.split()[0]}\n'
 
@@ -114,6 +114,7 @@ def build_wheel(python: Path, requirement: str, kept: Path, log: Path) -> None:
     say(f'building {requirement}: about 7 minutes on 2 cores (several times that for CUDA); kept in {kept}, so this '
         f'is once on this machine. Compiler output: {log}')
     partial = kept.with_name(f'{kept.name}.partial')
+    shutil.rmtree(partial, ignore_errors=True)
     command = [python, '-m', 'pip', 'wheel', '-v', '--no-deps', '--no-build-isolation', '--no-cache-dir',
                '--disable-pip-version-check', '-w', partial, requirement]
     environment = {'MAX_JOBS': jobs, **os.environ, 'MMCV_WITH_OPS': '1'}

@@ -79,7 +79,7 @@ def test_the_scope_of_the_config_chooses_the_toolkit():
     assert toolkit_tool(Config({'default_scope': 'mmseg'}), 'dist_test.sh').is_relative_to(Path(mmseg.__file__).parent)
     with pytest.raises(WSError, match='no default_scope'):
         toolkit_tool(Config({}), 'train.py')
-    with pytest.raises(WSError, match='for mmnothing, whose tools/train.py is not installed'):
+    with pytest.raises(WSError, match=r'for mmnothing, whose tools/train\.py is not installed'):
         toolkit_tool(Config({'default_scope': 'mmnothing'}), 'train.py')
 
 

@@ -37,11 +37,11 @@ def test_a_resumed_run_counts_once(tmp_path, model, norm, ws):
 
 
 def test_what_is_missing_is_said(tmp_path):
-    with pytest.raises(WSError, match='no .*scalars.json with training steps; train there first'):
+    with pytest.raises(WSError, match=r'no .*scalars\.json with training steps; train there first'):
         summarize(tmp_path)
     write_run(tmp_path, '2026_1', [50])
     with pytest.raises(WSError, match='has no config'):
         summarize(tmp_path)
     (tmp_path / 'config.py').write_text('x = 1')
-    with pytest.raises(WSError, match='no result of a test; run tools/test.py first'):
+    with pytest.raises(WSError, match=r'no result of a test; run tools/test\.py first'):
         summarize(tmp_path)
