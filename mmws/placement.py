@@ -14,8 +14,10 @@ __all__ = ['Verdict', 'find_placement', 'is_conv']
 
 
 def is_conv(module: nn.Module) -> bool:
-    """Whether ``module`` is a convolution of torch or a subclass of one, transposed ones included."""
-    return isinstance(module, nn.modules.conv._ConvNd)
+    """Whether ``module`` is a convolution: of torch, a subclass of one, or one of its own such as mmcv's deformable."""
+    weight = getattr(module, 'weight', None)
+    return isinstance(module, nn.modules.conv._ConvNd) or (
+        'Conv' in type(module).__name__ and hasattr(module, 'out_channels') and isinstance(weight, nn.Parameter))
 
 
 @dataclass

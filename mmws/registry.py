@@ -18,6 +18,7 @@ from mmws.conv import ConvWS1d, ConvWS2d, ConvWS3d
 from mmws.convert import Options, convert_
 from mmws.errors import WSError, near_matches
 from mmws.pretrained import warn_about_batch_norm_weights
+from mmws.safe_globals import allow_log_history
 
 __all__ = ['MODELS', 'build']
 
@@ -35,6 +36,7 @@ class _PrefixRegistry(Registry):  # type: ignore[misc]
         return own or partial(build, key)
 
 
+allow_log_history()
 MODELS = _PrefixRegistry('model', parent=ROOT, scope=SCOPE)
 MODELS.register_module(['ConvWS', 'ConvWS2d', 'Conv', 'Conv2d'], module=ConvWS2d)
 MODELS.register_module(['ConvWS1d', 'Conv1d'], module=ConvWS1d)

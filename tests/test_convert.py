@@ -4,6 +4,7 @@ import warnings
 
 import pytest
 import torch
+from mmcv.ops import DeformConv2d
 from torch import nn
 
 from mmws import ConvWS1d, ConvWS2d, ConvWS3d, WSError, convert_
@@ -108,6 +109,11 @@ def test_what_cannot_be_standardized_is_named():
         '5': 'OddNorm is a BatchNorm of unknown behaviour',
     }
     assert type(net[5]) is OddNorm
+
+
+def test_a_deformable_conv_is_named():
+    net = nn.Sequential(DeformConv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
+    assert convert_(net).skipped == {'0': 'DeformConv2d has no standardized form'}
 
 
 @pytest.mark.parametrize(('net', 'why'), [

@@ -16,6 +16,7 @@ from mmengine.config import Config
 from test_launch import run, tool
 
 from mmws import ConvWS2d
+from mmws.safe_globals import allow_log_history
 
 CONFIG = REPOSITORY / 'configs' / 'demo' / 'mask_rcnn_r18_gnws_digits.py'
 MMDET_TRAIN = Path(mmdet.__file__).parent / '.mim' / 'tools' / 'train.py'
@@ -60,7 +61,8 @@ def test_the_dumped_config_and_the_checkpoint_load_again(trained, digits):
     config = Config.fromfile(trained / 'work_dir' / 'config.py')
     model = init_detector(config, str(trained / 'work_dir' / 'iter_4.pth'), device='cpu')
     assert type(model.backbone.conv1) is ConvWS2d
-    saved = torch.load(trained / 'work_dir' / 'iter_4.pth', weights_only=False)['state_dict']
+    allow_log_history()  # OneDL's mmengine takes it back after each load
+    saved = torch.load(trained / 'work_dir' / 'iter_4.pth', weights_only=True)['state_dict']
     assert saved.keys() == model.state_dict().keys()
     assert all(torch.equal(value, saved[key]) for key, value in model.state_dict().items())
     image = cv2.imread(str(digits / 'images' / 'val' / '000000.jpg'))
@@ -101,4 +103,5 @@ def test_one_key_on_a_stock_config_with_the_toolkits_own_script(coco):
                  folder=coco)
     assert result.returncode == 0, result.stderr
     assert 'mmws.MaskRCNN: Weight Standardization: 53 convolutions standardized' in result.stdout + result.stderr
-    assert 'coco/segm_mAP' in result.stdout + result.stderr
+    assert 'Saving checkpoint at 1 epochs' in result.stdout + result.stderr
+    assert 'Epoch(val) [1][3/3]' in result.stdout + result.stderr

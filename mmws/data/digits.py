@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
+from rich.console import Console
 from rich.progress import track
 from sklearn.datasets import load_digits, load_sample_images
 
@@ -62,7 +63,7 @@ def make_digits(root: str | Path, train: int = 1200, val: int = 100, size: int =
         source = list(zip(digits.images[held_out], digits.target[held_out].tolist(), strict=True))
         images: list[Any] = []
         annotations: list[Any] = []
-        for index in track(range(count), f'digits: {split}'):
+        for index in track(range(count), f'digits: {split}', console=Console(stderr=True)):
             rng = np.random.default_rng([seed, number, index])
             image, mask, found = _compose(photos, source, size, rng)
             name = f'{index:06d}'
