@@ -26,7 +26,7 @@ def allow_log_history() -> None:
     """
     reconstruct, scalar = np.zeros(0).__reduce__()[0], np.float64(0).__reduce__()[0]
     dtypes = [type(np.dtype(name)) for name in ('float64', 'int64')]
-    names = {
+    names: dict[str, Callable[..., Any]] = {
         'numpy.core.multiarray._reconstruct': reconstruct,
         'numpy._core.multiarray._reconstruct': reconstruct,
         'numpy.core.multiarray.scalar': scalar,
