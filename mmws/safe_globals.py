@@ -24,7 +24,8 @@ def allow_log_history() -> None:
         >>> HistoryBuffer in torch.serialization.get_safe_globals()
         True
     """
-    reconstruct, scalar = np.zeros(0).__reduce__()[0], np.float64(0).__reduce__()[0]
+    reconstruct: Any = np.zeros(0).__reduce__()[0]
+    scalar: Any = np.float64(0).__reduce__()[0]
     dtypes = [type(np.dtype(name)) for name in ('float64', 'int64')]
     names: dict[str, Callable[..., Any]] = {
         'numpy.core.multiarray._reconstruct': reconstruct,
