@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Make the embedded dataset: handwritten digits on photographs, in COCO's format. Takes seconds."""
 
 import argparse

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Print what a run came to, and write summary.json, curves.png and predictions.png into its work directory."""
 
 import argparse

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Run the toolkit's own tools/train.py: mmdet's or mmseg's, as the config's default scope says, with its options."""
 
 try:
