@@ -49,9 +49,9 @@ class Options:
             raise WSError(f"ws option exclude: expected a list of globs such as ['neck.*'], got {self.exclude!r}")
 
     @classmethod
-    def parse(cls, options: Mapping[str, Any]) -> Options:
-        """Check the names and the values of ``options``."""
-        known = [option.name for option in fields(cls)]
+    def parse(cls, options: Mapping[str, Any], also: Sequence[str] = ()) -> Options:
+        """Check the names and the values of ``options``; ``also`` are names known elsewhere."""
+        known = [*(option.name for option in fields(cls)), *also]
         for name in options:
             if name not in known:
                 raise WSError(f'unknown ws option {name!r}: {near_matches(str(name), known)}')

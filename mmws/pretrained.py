@@ -3,55 +3,153 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from mmengine.logging import print_log
 from torch import nn
 
 from mmws.conv import WeightStandardized
+from mmws.errors import WSError, near_matches
 
-__all__ = ['GN_WS_WEIGHTS', 'warn_about_batch_norm_weights']
+__all__ = ['GN_WS_WEIGHTS', 'fit_weights', 'override_weights']
 
-GN_WS_WEIGHTS = ('open-mmlab://jhu/resnet50_gn_ws', 'open-mmlab://jhu/resnet101_gn_ws',
-                 'open-mmlab://jhu/resnext50_32x4d_gn_ws', 'open-mmlab://jhu/resnext101_32x4d_gn_ws')
-"""ImageNet weights trained with GroupNorm and Weight Standardization by the authors: v1, pytorch style, RGB input."""
+GN_WS_WEIGHTS = {name: f'open-mmlab://jhu/{name}_gn_ws'
+                 for name in ('resnet50', 'resnet101', 'resnext50_32x4d', 'resnext101_32x4d')}
+"""ImageNet weights that the authors trained with GroupNorm and Weight Standardization, by architecture: v1, the stride
+in the 3x3 convolution (style='pytorch'), RGB input with torchvision's mean and std."""
+
+RGB_INPUT = 'data_preprocessor=dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True)'
 
 
-def warn_about_batch_norm_weights(model: nn.Module) -> None:
-    """Warn of weights that were trained with BatchNorm: now where their name tells, else when they are loaded.
+def override_weights(config: dict[str, Any], checkpoint: str | None) -> None:
+    """Put ``ws=dict(pretrained=checkpoint)`` in the place of the weights that ``config`` asks for, in place.
 
-    Convolutions trained without Weight Standardization compute something else under it, and a BatchNorm's
-    parameters have no place in GroupNorm; mmengine would load what fits by name and carry on.
+    Where it asks for none, its backbone gets them, or the type itself if it has no backbone.
+
+    Raises:
+        WSError: if the value is no path, URL or None, the file is not there, or the name is not known.
     """
-    for name, module, checkpoint in _pretrained(model):
-        if '://' in checkpoint and 'gn_ws' not in checkpoint:
-            print_log(f'{name or "the model"}: the weights {checkpoint} (init_cfg) were not trained with GroupNorm and '
-                      f'Weight Standardization and do not fit the converted network. {_advice(checkpoint)}',
-                      'current', logging.WARNING)
+    if checkpoint is not None and not isinstance(checkpoint, str):
+        raise WSError(f'ws option pretrained: expected a path, a URL or None, got {checkpoint!r}')
+    if checkpoint and '://' not in checkpoint and not Path(checkpoint).is_file():
+        raise WSError(f'ws option pretrained: there is no file {checkpoint}')
+    _check_name(checkpoint or '')
+    init_cfg = checkpoint and {'type': 'Pretrained', 'checkpoint': checkpoint}
+    if not _override(config, checkpoint, init_cfg):
+        config.get('backbone', config)['init_cfg'] = init_cfg
+
+
+def fit_weights(model: nn.Module, norm: str) -> None:
+    """See to it that the weights which the modules of a converted ``model`` ask for fit it.
+
+    The BatchNorm weights of an architecture in :data:`GN_WS_WEIGHTS` give way to those; others stay, with a warning
+    that says what they will do: here where their name tells, else when they are loaded.
+
+    Args:
+        model: converted, not yet initialized.
+        norm: the option ``norm`` of the conversion.
+
+    Raises:
+        WSError: if published weights meet another architecture, or an input that is not RGB.
+    """
+    for name, module, init_cfg in _pretrained(model):
+        where, asked, own = name or 'the model', init_cfg['checkpoint'], _architecture(module)
+        if norm == 'GN' and own and asked in (f'torchvision://{own}', f'open-mmlab://{own}'):
+            init_cfg['checkpoint'] = GN_WS_WEIGHTS[own]
+            print_log(f'mmws: {where} gets the GN+WS weights {GN_WS_WEIGHTS[own]} in place of {asked}', 'current')
+        elif asked in GN_WS_WEIGHTS.values() and GN_WS_WEIGHTS.get(own or '') != asked and _is_toolkits(module):
+            raise WSError(f'{where}.init_cfg: the weights {asked} are for that architecture in its v1 form with '
+                          f"style='pytorch', but this is {own or _describe(module)}")
+        elif '://' in asked and asked not in GN_WS_WEIGHTS.values():
+            _check_name(asked)
+            print_log(f'mmws: {where} asks for the weights {asked}, which were not trained with GroupNorm and Weight '
+                      f'Standardization. {_what_loads(module)} {_advice()}', 'current', logging.WARNING)
+        if init_cfg['checkpoint'] in GN_WS_WEIGHTS.values() and _takes_bgr(model):
+            raise WSError(f'{where}.init_cfg: the weights {init_cfg["checkpoint"]} were trained on RGB images, but the '
+                          f'data_preprocessor hands on BGR; set {RGB_INPUT}')
         _watch(module)
     _watch(model)
 
 
+def _override(config: Any, checkpoint: str | None, init_cfg: Any) -> int:
+    """Replace every request for weights in ``config`` and return how many there were."""
+    if isinstance(config, (list, tuple)):
+        return sum(_override(part, checkpoint, init_cfg) for part in config)
+    if not isinstance(config, dict):
+        return 0
+    found = 0
+    for key, part in config.items():
+        if key == 'pretrained' and isinstance(part, str):
+            config[key], found = checkpoint, found + 1
+        elif key == 'init_cfg' and any(_asks(entry) for entry in (part if isinstance(part, list) else [part])):
+            config[key], found = init_cfg, found + 1
+        else:
+            found += _override(part, checkpoint, init_cfg)
+    return found
+
+
+def _asks(entry: Any) -> bool:
+    return isinstance(entry, Mapping) and entry.get('type') == 'Pretrained'
+
+
+def _check_name(checkpoint: str) -> None:
+    known = GN_WS_WEIGHTS.values()
+    if checkpoint.startswith('open-mmlab://jhu/') and 'gn_ws' in checkpoint and checkpoint not in known:
+        raise WSError(f'there are no weights {checkpoint}: {near_matches(checkpoint, known)}')
+
+
+def _pretrained(model: nn.Module) -> Iterator[tuple[str, nn.Module, dict[str, Any]]]:
+    """The modules with standardized convolutions that ask for weights, with their names and the request."""
+    for name, module in model.named_modules():
+        init_cfg: Any = getattr(module, 'init_cfg', None)
+        for entry in init_cfg if isinstance(init_cfg, list) else [init_cfg]:
+            if _asks(entry) and any(isinstance(inner, WeightStandardized) for inner in module.modules()):
+                yield name, module, entry
+
+
+def _architecture(module: Any) -> str | None:
+    """The key of :data:`GN_WS_WEIGHTS` that a toolkit's ResNet or ResNeXt is, None for any other network."""
+    kind, groups, width = type(module).__name__, getattr(module, 'groups', 1), getattr(module, 'base_width', 4)
+    form = [getattr(module, name, None) for name in ('style', 'deep_stem', 'avg_down', 'stem_channels')]
+    if form != ['pytorch', False, False, 64] or getattr(module, 'depth', None) not in (50, 101):
+        return None
+    if kind == 'ResNeXt' and (groups, width) == (32, 4):
+        return f'resnext{module.depth}_32x4d'
+    return f'resnet{module.depth}' if kind == 'ResNet' else None
+
+
+def _is_toolkits(module: nn.Module) -> bool:
+    return type(module).__name__ in ('ResNet', 'ResNeXt', 'ResNetV1c', 'ResNetV1d')
+
+
+def _describe(module: nn.Module) -> str:
+    form = {name: getattr(module, name) for name in ('depth', 'style', 'deep_stem') if hasattr(module, name)}
+    return f'{type(module).__name__}({", ".join(f"{name}={value!r}" for name, value in form.items())})'
+
+
+def _takes_bgr(model: nn.Module) -> bool:
+    """Whether images reach the network as the toolkits load them, in BGR."""
+    swaps = ('_channel_conversion', 'channel_conversion', 'to_rgb')  # of the toolkits' preprocessors
+    return any(getattr(module, swap, True) is False for module in model.modules() for swap in swaps)
+
+
+def _what_loads(module: nn.Module) -> str:
+    convs = sum(isinstance(inner, WeightStandardized) for inner in module.modules())
+    norms = [name.rpartition('.')[2] for name, inner in module.named_modules() if isinstance(inner, nn.GroupNorm)]
+    renamed = sum(name.startswith('gn') for name in norms)
+    return (f'The weights of its {convs} standardized convolutions will load by name, though they were not trained to '
+            f'be standardized; of its {len(norms)} GroupNorms {renamed} are named otherwise (gn for bn) and will not.')
+
+
+def _advice() -> str:
+    return (f'Published GN+WS weights: {", ".join(GN_WS_WEIGHTS.values())}; choose with ws=dict(pretrained=...), where '
+            'None means from scratch.')
+
+
 def _watch(module: nn.Module) -> None:
     module.register_load_state_dict_pre_hook(_warn_of_statistics)  # type: ignore[no-untyped-call]
-
-
-def _pretrained(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
-    """The modules with standardized convolutions that ask for weights, with their names and the weights."""
-    for name, module in model.named_modules():
-        init_cfg: Any = getattr(module, 'init_cfg', None) or {}
-        for entry in init_cfg if isinstance(init_cfg, list) else [init_cfg]:
-            if entry.get('type') == 'Pretrained' and any(isinstance(m, WeightStandardized) for m in module.modules()):
-                yield name, module, entry['checkpoint']
-
-
-def _advice(checkpoint: str) -> str:
-    for weights in GN_WS_WEIGHTS:
-        if weights == f'open-mmlab://jhu/{checkpoint.rpartition("/")[2]}_gn_ws':
-            return f"Use checkpoint='{weights}' in its place."
-    return (f'Published GN+WS weights are {", ".join(GN_WS_WEIGHTS)} (v1, pytorch style, RGB input); '
-            'for any other network train from scratch with init_cfg=None.')
 
 
 def _warn_of_statistics(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
@@ -60,7 +158,6 @@ def _warn_of_statistics(module: nn.Module, state_dict: dict[str, Any], prefix: s
     homeless = [key for key in state_dict
                 if key.startswith(prefix) and key.endswith('.running_mean') and key not in buffers]
     if homeless:
-        print_log(f'the checkpoint holds BatchNorm statistics ({homeless[0]} and {len(homeless) - 1} more) that this '
-                  'network has no place for: it was trained without GroupNorm and Weight Standardization, its norms '
-                  f'are not loaded and its convolutions mean something else here. {_advice("")}', 'current',
-                  logging.WARNING)
+        print_log(f'mmws: the checkpoint holds BatchNorm statistics ({homeless[0]} and {len(homeless) - 1} more) that '
+                  'this network has no place for: it was trained without GroupNorm and Weight Standardization. '
+                  f'{_what_loads(module)} {_advice()}', 'current', logging.WARNING)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 from mmengine.logging import print_log
@@ -17,12 +18,15 @@ from torch import nn
 from mmws.conv import ConvWS1d, ConvWS2d, ConvWS3d
 from mmws.convert import Options, convert_
 from mmws.errors import WSError, near_matches
-from mmws.pretrained import warn_about_batch_norm_weights
+from mmws.pretrained import fit_weights, override_weights
 from mmws.safe_globals import allow_log_history
 
 __all__ = ['MODELS', 'build']
 
 SCOPE = 'mmws'
+LAYERS = {'ConvWS': ConvWS2d, 'ConvWS1d': ConvWS1d, 'ConvWS2d': ConvWS2d, 'ConvWS3d': ConvWS3d,
+          'Conv': ConvWS2d, 'Conv1d': ConvWS1d, 'Conv2d': ConvWS2d, 'Conv3d': ConvWS3d}
+IMPORTED_WHEN_ASKED_FOR = {'DeepLabV3Head': 'mmws.heads'}
 
 
 class _PrefixRegistry(Registry):  # type: ignore[misc]
@@ -30,17 +34,16 @@ class _PrefixRegistry(Registry):  # type: ignore[misc]
 
     def get(self, key: str) -> Callable[..., Any]:
         key = key.removeprefix(f'{SCOPE}.')
-        own = self.module_dict.get(key)
-        if own is None:
-            _find(key)  # so that a wrong name is reported before anything is built
-        return own or partial(build, key)
+        if key in LAYERS:
+            return LAYERS[key]
+        _find(key)  # so that a wrong name is reported before anything is built
+        return partial(build, key)
 
 
 allow_log_history()
 MODELS = _PrefixRegistry('model', parent=ROOT, scope=SCOPE)
-MODELS.register_module(['ConvWS', 'ConvWS2d', 'Conv', 'Conv2d'], module=ConvWS2d)
-MODELS.register_module(['ConvWS1d', 'Conv1d'], module=ConvWS1d)
-MODELS.register_module(['ConvWS3d', 'Conv3d'], module=ConvWS3d)
+for layer_name, layer in LAYERS.items():
+    MODELS.register_module(layer_name, module=layer)
 
 
 def build(name: str, *args: Any, ws: dict[str, Any] | None = None, **config: Any) -> nn.Module:
@@ -51,7 +54,8 @@ def build(name: str, *args: Any, ws: dict[str, Any] | None = None, **config: Any
 
     Args:
         name: the type without the prefix.
-        ws: the fields of :class:`mmws.convert.Options`.
+        ws: the fields of :class:`mmws.convert.Options`, and ``pretrained``: a path, a URL or None in place of the
+            weights that the config asks for.
         config: the other keys, handed to the toolkit's type.
 
     Raises:
@@ -66,19 +70,26 @@ def build(name: str, *args: Any, ws: dict[str, Any] | None = None, **config: Any
     if ws is not None and not isinstance(ws, dict):
         raise WSError(f'ws in the config of mmws.{name}: expected a dict, got {ws!r}')
     options = dict(ws or {})
-    Options.parse(options)
-    model = _find(name)(*args, **_without_prefix(config, options, f'mmws.{name}'))
+    config = _without_prefix(config, dict(options), f'mmws.{name}')
+    if 'pretrained' in options:
+        override_weights(config, options.pop('pretrained'))
+    norm = Options.parse(options, also=['pretrained']).norm
+    model = _find(name)(*args, **config)
     if not isinstance(model, nn.Module):
         raise WSError(f'mmws.{name}: the prefix is for networks and their parts, '
                       f'but {name} makes a {type(model).__name__}')
     report = convert_(model, **options)
     print_log(f'mmws.{name}: {report.summary()}', logger='current')
-    warn_about_batch_norm_weights(model)
+    fit_weights(model, norm)
     return model
 
 
 def _find(name: str) -> Callable[..., Any]:
-    """The toolkit's type of that name, in the default scope unless the name says which."""
+    """Our type of that name, or the toolkit's in the default scope, unless the name says which."""
+    if name in IMPORTED_WHEN_ASKED_FOR:
+        import_module(IMPORTED_WHEN_ASKED_FOR[name])
+        own: Callable[..., Any] = MODELS.module_dict[name]
+        return own
     with ROOT.switch_scope_and_registry(None) as registry:
         try:
             found: Callable[..., Any] | None = None if registry.scope == SCOPE else registry.get(name)
@@ -116,8 +127,8 @@ def _without_prefix(config: Any, options: dict[str, Any], where: str) -> Any:
         return config
     copy = type(config)({key: _without_prefix(part, options, f'{where}.{key}') for key, part in config.items()})
     scope, _, inner = copy['type'].partition('.') if isinstance(copy.get('type'), str) else ('', '', '')
-    if scope == SCOPE and inner not in MODELS.module_dict:
-        copy['type'] = inner
+    if scope == SCOPE and inner not in LAYERS:
+        copy['type'] = _find(inner) if inner in IMPORTED_WHEN_ASKED_FOR else inner
         if copy.pop('ws', options) != options:
             raise WSError(f'{where}.ws differs from the ws options of the mmws. prefix around it; '
                           'write the options once, on the outermost prefix')
