@@ -5,22 +5,16 @@ from __future__ import annotations
 import argparse
 import runpy
 import sys
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config import Config, DictAction
 
-from mmws.errors import WSError
+from mmws.errors import WSError, near_matches
+from mmws.preflight import check_classes, check_data
 
-__all__ = ['hand_over', 'missing_data', 'toolkit_tool']
-
-HOW_TO_GET = {
-    'coco': 'get COCO 2017 from https://cocodataset.org/#download',
-    'VOCdevkit': 'get VOC 2012 from http://host.robots.ox.ac.uk/pascal/VOC/voc2012/',
-    'digits': 'run `python tools/make_digits.py`',
-}
+__all__ = ['hand_over', 'toolkit_tool']
 
 
 def hand_over(script: str) -> None:
@@ -37,7 +31,7 @@ def hand_over(script: str) -> None:
         sys.argv[0] = str(_check(script, sys.argv[1:]))
         runpy.run_path(sys.argv[0], run_name='__main__')
     except WSError as error:
-        sys.exit(f'error: {error}')
+        sys.exit(f'error: {str(error).strip().rpartition("WSError: ")[2]}')  # from a worker it comes with its traceback
 
 
 def toolkit_tool(config: Config, script: str) -> Path:
@@ -59,12 +53,6 @@ def toolkit_tool(config: Config, script: str) -> Path:
     return tools[0]
 
 
-def missing_data(config: Config, loaders: tuple[str, ...]) -> list[Path]:
-    """Return the annotation files and image folders that the data loaders name and that are not there."""
-    paths = [path for name in loaders for dataset in _datasets(config.get(name)) for path in _files(dataset)]
-    return [path for path in dict.fromkeys(paths) if not path.exists()]
-
-
 def _check(script: str, arguments: list[str]) -> Path:
     """Look for all the script will need and return its path."""
     takes = ['CONFIG', 'CHECKPOINT'] if 'test' in script else ['CONFIG']
@@ -73,22 +61,18 @@ def _check(script: str, arguments: list[str]) -> Path:
         raise WSError(f'expected tools/{script} {" ".join(takes)} [OPTIONS], where the options are those of the '
                       f"toolkit's own tools/{script}; got {' '.join(arguments) or 'nothing'}")
     for what, name in zip(takes, given, strict=True):
-        if '://' not in name and not Path(name).is_file():
-            raise WSError(f'there is no {what.lower()} {name}' + _beside(Path(name)))
+        path = Path(name)
+        if '://' not in name and not path.is_file():
+            there = [other.name for other in path.parent.glob(f'*{path.suffix}')]
+            raise WSError(f'there is no {what.lower()} {name}; in {path.parent}: {near_matches(path.name, there)}')
     config = Config.fromfile(given[0])
     if '--cfg-options' in arguments:
         config.merge_from_dict(_cfg_options(arguments))
+    tool = toolkit_tool(config, script)
     loaders = ('test_dataloader',) if 'test' in script else ('train_dataloader', 'val_dataloader')
-    missing = missing_data(config, loaders)
-    if missing:
-        advice = next((how for key, how in HOW_TO_GET.items() if key in str(missing[0])), 'put the data there')
-        raise WSError(f'{given[0]} needs {missing[0]}, which is not there; {advice}, or point data_root elsewhere')
-    return toolkit_tool(config, script)
-
-
-def _beside(path: Path) -> str:
-    there = sorted(other.name for other in path.parent.glob(f'*{path.suffix}')) if path.parent.is_dir() else []
-    return f'; {path.parent} has {", ".join(there[:12])}' if there else ''
+    check_data(config, loaders)
+    check_classes(config, loaders[0])
+    return tool
 
 
 def _cfg_options(arguments: list[str]) -> dict[str, Any]:
@@ -97,28 +81,6 @@ def _cfg_options(arguments: list[str]) -> dict[str, Any]:
     parser.add_argument('--cfg-options', nargs='+', action=DictAction)
     options: dict[str, Any] = parser.parse_known_args(arguments)[0].cfg_options
     return options
-
-
-def _datasets(config: Any) -> Iterator[ConfigDict]:
-    """The datasets in the config of a data loader, those inside wrappers and lists too."""
-    if isinstance(config, (list, tuple)):
-        for part in config:
-            yield from _datasets(part)
-    elif isinstance(config, dict):
-        if 'pipeline' in config and ('ann_file' in config or 'data_prefix' in config):
-            yield config
-        for part in config.values():
-            yield from _datasets(part)
-
-
-def _files(dataset: ConfigDict) -> Iterator[Path]:
-    if dataset.get('backend_args'):
-        return  # on a server
-    root = Path(dataset.get('data_root') or '')
-    prefixes = dataset.get('data_prefix') or {}
-    for name in [dataset.get('ann_file'), *(prefixes.values() if isinstance(prefixes, dict) else [prefixes])]:
-        if name and '://' not in f'{root}{name}':
-            yield root / name
 
 
 if __name__ == '__main__':  # tools/dist_*.sh ask for the script to run

@@ -14,6 +14,7 @@ _BATCH_NORMS = {
     'torch.nn.modules.batchnorm.SyncBatchNorm',
     'mmcv.ops.sync_bn.SyncBatchNorm',
     'mmengine.model.utils._BatchNormXd',
+    'mmengine.utils.dl_utils.parrots_wrapper.SyncBatchNorm',
 }
 _BATCH_NORM_STATE = ('num_features', 'momentum', 'track_running_stats', 'process_group', 'group', 'group_size',
                      'stats_mode')

@@ -12,6 +12,7 @@ from typing import Any
 
 from mmengine.logging import print_log
 from mmengine.registry import MODELS as ROOT
+from mmengine.registry import TRANSFORMS as ROOT_TRANSFORMS
 from mmengine.registry import DefaultScope, Registry
 from torch import nn
 
@@ -21,7 +22,7 @@ from mmws.errors import WSError, near_matches
 from mmws.pretrained import fit_weights, override_weights
 from mmws.safe_globals import allow_log_history
 
-__all__ = ['MODELS', 'build']
+__all__ = ['MODELS', 'TRANSFORMS', 'build']
 
 SCOPE = 'mmws'
 LAYERS = {'ConvWS': ConvWS2d, 'ConvWS1d': ConvWS1d, 'ConvWS2d': ConvWS2d, 'ConvWS3d': ConvWS3d,
@@ -42,6 +43,7 @@ class _PrefixRegistry(Registry):  # type: ignore[misc]
 
 allow_log_history()
 MODELS = _PrefixRegistry('model', parent=ROOT, scope=SCOPE)
+TRANSFORMS = Registry('transform', parent=ROOT_TRANSFORMS, scope=SCOPE, locations=['mmws.data.labels'])
 for layer_name, layer in LAYERS.items():
     MODELS.register_module(layer_name, module=layer)
 

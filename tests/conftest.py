@@ -6,7 +6,7 @@ import pytest
 from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 
-from mmws.data import make_digits
+from mmws.data.digits import make_digits
 
 REPOSITORY = Path(__file__).parents[1]
 

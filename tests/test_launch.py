@@ -10,7 +10,7 @@ from conftest import REPOSITORY
 from mmengine.config import Config
 
 from mmws import WSError
-from mmws.launch import missing_data, toolkit_tool
+from mmws.launch import toolkit_tool
 
 COCO_CONFIG = str(REPOSITORY / 'configs' / 'mask_rcnn_r50_gnws.py')
 
@@ -28,7 +28,7 @@ def tool(name: str, *arguments: str, folder: Path) -> subprocess.CompletedProces
     ('train.py', [], r'expected tools/train.py CONFIG [OPTIONS]'),
     ('train.py', ['--work-dir', 'x'], 'got --work-dir x'),
     ('train.py', ['configs/nope.py'], 'there is no config configs/nope.py'),
-    ('train.py', [f'{REPOSITORY}/configs/mask_rcnn_r50.py'], 'has mask_rcnn_r50_gnws.py'),
+    ('train.py', [f'{REPOSITORY}/configs/mask_rcnn_r50.py'], "did you mean 'mask_rcnn_r50_gnws.py'"),
     ('train.py', [COCO_CONFIG], 'needs data/coco/annotations/instances_train2017.json, which is not there; get COCO'),
     ('train.py', [f'{REPOSITORY}/configs/demo/mask_rcnn_r18_gnws_digits.py'], 'run `python tools/make_digits.py`'),
     ('test.py', [COCO_CONFIG], 'expected tools/test.py CONFIG CHECKPOINT [OPTIONS]'),
@@ -81,11 +81,3 @@ def test_the_scope_of_the_config_chooses_the_toolkit():
         toolkit_tool(Config({}), 'train.py')
     with pytest.raises(WSError, match=r'for mmnothing, whose tools/train\.py is not installed'):
         toolkit_tool(Config({'default_scope': 'mmnothing'}), 'train.py')
-
-
-def test_missing_data_is_found_in_wrapped_datasets_and_not_on_servers(tmp_path):
-    (tmp_path / 'there.json').touch()
-    inner = {'pipeline': [], 'data_root': str(tmp_path), 'ann_file': 'there.json', 'data_prefix': {'img': 'images/'}}
-    remote = inner | {'ann_file': 'remote.json', 'backend_args': {'backend': 'petrel'}}
-    config = Config({'loader': {'dataset': {'type': 'RepeatDataset', 'dataset': {'datasets': [inner, remote]}}}})
-    assert missing_data(config, ('loader', 'no_such_loader')) == [tmp_path / 'images']

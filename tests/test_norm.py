@@ -6,6 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from mmcv.ops import SyncBatchNorm as MmcvSyncBatchNorm
+from mmengine.model.utils import _BatchNormXd
+from mmengine.utils.dl_utils.parrots_wrapper import SyncBatchNorm
 from torch import distributed, nn
 
 from mmws.norm import group_count, is_batch_norm, is_norm, to_group_norm_
@@ -27,7 +29,8 @@ def process_group():
 
 
 @pytest.mark.usefixtures('process_group')
-@pytest.mark.parametrize('kind', [nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, MmcvSyncBatchNorm])
+@pytest.mark.parametrize('kind', [nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, SyncBatchNorm,
+                                  MmcvSyncBatchNorm, _BatchNormXd])
 def test_every_kind_becomes_the_group_norm_that_torch_builds(kind):
     norm = kind(48, eps=1e-3).eval()
     nn.init.uniform_(norm.weight)

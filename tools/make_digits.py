@@ -4,7 +4,7 @@
 import argparse
 
 try:
-    from mmws.data import make_digits
+    from mmws.data.digits import make_digits
     from mmws.errors import WSError
 except ModuleNotFoundError as error:
     raise SystemExit(f'error: {error}; run `make setup` and `source .venv/bin/activate`') from None

@@ -1,5 +1,1 @@
-"""Data that needs no download."""
-
-from mmws.data.digits import make_digits
-
-__all__ = ['make_digits']
+"""Data that needs no download, and checks of data."""

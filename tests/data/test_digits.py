@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits
 
 from mmws import WSError
 from mmws.data import digits as module
-from mmws.data import make_digits
+from mmws.data.digits import make_digits
 
 
 def test_boxes_polygons_and_semantic_masks_agree(digits):

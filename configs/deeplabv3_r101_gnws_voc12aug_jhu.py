@@ -1,0 +1,58 @@
+"""DeepLabv3, ResNet-101, on VOC 2012 + aug: the authors' own network, training and test.
+
+arXiv 1903.10520; chenxi116/DeepLabv3.pytorch. mIoU 77.20 with GN+WS and 76.49 with BatchNorm, theirs. Output stride 16,
+256 channels, rates 6/12/18, no auxiliary head, no dropout; SGD 0.007 at 16 images, 50 epochs; whole images in the test.
+Their random scale is continuous on a logarithmic axis, here 33 steps of it.
+"""
+_base_ = [__import__('mmws').stock_config(f'mmseg::_base_/{part}.py') for part in (
+    'models/deeplabv3_r50-d8', 'datasets/pascal_voc12_aug', 'default_runtime')]
+
+norm_cfg = dict(type='GN', num_groups=32)
+crop_size = (513, 513)
+model = dict(
+    type='mmws.EncoderDecoder',
+    pretrained='open-mmlab://jhu/resnet101_gn_ws',
+    data_preprocessor=dict(size=crop_size, test_cfg=dict(size=crop_size)),  # pads after the normalization
+    backbone=dict(
+        type='ResNet', depth=101, strides=(1, 2, 2, 1), dilations=(1, 1, 1, 2), norm_cfg=norm_cfg),
+    decode_head=dict(
+        type='mmws.DeepLabV3Head', channels=256, dilations=(1, 6, 12, 18), dropout_ratio=0, num_classes=21,
+        align_corners=True, norm_cfg=norm_cfg),
+    auxiliary_head=None)
+
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations'),
+    dict(type='mmws.CheckLabels', num_classes=21),
+    dict(type='RandomChoice', transforms=[
+        [dict(type='Resize', scale_factor=2**(step / 16), keep_ratio=True)] for step in range(-16, 17)]),
+    dict(type='RandomCrop', crop_size=crop_size),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PackSegInputs'),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations'),
+    dict(type='mmws.CheckLabels', num_classes=21),
+    dict(type='PackSegInputs'),
+]
+_base_.dataset_train.pipeline = train_pipeline
+_base_.dataset_aug.pipeline = train_pipeline
+train_dataloader = dict(dataset=dict(datasets=[_base_.dataset_train, _base_.dataset_aug]))
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader
+
+steps = 10582 * 50 // 16
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=steps, val_interval=steps // 10)
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')
+optim_wrapper = dict(
+    type='OptimWrapper', optimizer=dict(type='SGD', lr=0.007, momentum=0.9, weight_decay=1e-4))
+param_scheduler = [dict(type='PolyLR', power=0.9, eta_min=0, begin=0, end=steps, by_epoch=False)]
+default_hooks = dict(
+    timer=dict(type='IterTimerHook'),
+    logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
+    param_scheduler=dict(type='ParamSchedulerHook'),
+    checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=steps // 10),
+    sampler_seed=dict(type='DistSamplerSeedHook'),
+    visualization=dict(type='SegVisualizationHook'))
