@@ -1,4 +1,4 @@
-# make demo    train, test and show Mask R-CNN with GN+WS at one image a step
+# make demo    train, test and show Mask R-CNN with GN+WS at one image a step; make demo-seg DeepLabv3
 # make test    everything that can go wrong
 # make setup   the environment of both; STACK=openmmlab takes the upstream distributions
 
@@ -6,20 +6,20 @@ PYTHON ?= python3
 STACK ?= onedl
 VENV := .venv$(if $(filter-out onedl,$(STACK)),-$(STACK))
 RUN := $(VENV)/bin/python
-DEMO := work_dirs/demo
-DEMO_CONFIG := configs/demo/mask_rcnn_r18_gnws_digits.py
 
-.PHONY: setup demo test lint
+.PHONY: setup demo demo-seg test lint
 
 setup:
 	@$(PYTHON) requirements/setup_env.py $(VENV) $(STACK)
 
-demo: setup
+demo: CONFIG := configs/demo/mask_rcnn_r18_gnws_digits.py
+demo-seg: CONFIG := configs/demo/deeplabv3_r18_gnws_digits.py
+demo demo-seg: setup
 	$(RUN) tools/make_digits.py
-	$(RUN) tools/train.py $(DEMO_CONFIG) --work-dir $(DEMO) --resume
-	$(RUN) tools/test.py $(DEMO_CONFIG) "$$(cat $(DEMO)/last_checkpoint)" --work-dir $(DEMO) \
-		--show-dir $(abspath $(DEMO))/pictures
-	$(RUN) tools/summarize.py $(DEMO)
+	$(RUN) tools/train.py $(CONFIG) --work-dir work_dirs/$@ --resume
+	$(RUN) tools/test.py $(CONFIG) "$$(cat work_dirs/$@/last_checkpoint)" --work-dir work_dirs/$@ \
+		--show-dir $(CURDIR)/work_dirs/$@/pictures
+	$(RUN) tools/summarize.py work_dirs/$@
 
 test: setup lint
 	$(RUN) -m pytest

@@ -15,7 +15,8 @@ from mmws.errors import WSError
 
 __all__ = ['read_scalars', 'summarize']
 
-METRICS = {'coco/bbox_mAP': 'box_ap', 'coco/segm_mAP': 'mask_ap'}
+METRICS = {'coco/bbox_mAP': 'box_ap', 'coco/segm_mAP': 'mask_ap', 'mIoU': 'miou'}
+LABELS = {'box_ap': 'box AP', 'mask_ap': 'mask AP', 'miou': 'mean IoU'}
 Lines = list[dict[str, Any]]
 
 
@@ -36,14 +37,14 @@ def summarize(work_dir: str | Path) -> dict[str, Any]:
     training, validation = read_scalars(work_dir)
     config = _config(work_dir)
     tested = _last_test(work_dir)
-    summary = {short: tested[long] for long, short in METRICS.items() if long in tested} | {
+    summary = {short: _value(tested, long) for long, short in METRICS.items() if long in tested} | {
         'steps': training[-1]['step'],
         'images_per_step': config.train_dataloader.batch_size,
         'train_seconds': round(_seconds(training), 1),
     } | _normalization(config)
     (work_dir / 'summary.json').write_text(json.dumps(summary, indent=2) + '\n')
     _plot_curves(training, validation, work_dir / 'curves.png')
-    pictures = sorted((work_dir / 'pictures').glob('*'))
+    pictures = sorted((work_dir / 'pictures').rglob('*.[jp][pn]g'))
     if pictures:
         _plot_pictures(pictures[:8], work_dir / 'predictions.png')
     return summary
@@ -106,16 +107,21 @@ def _first_norm(config: Any) -> str | None:
     return own.type if own else next(filter(None, map(_first_norm, parts)), None)
 
 
+def _value(metrics: dict[str, Any], name: str) -> float:
+    """A metric between 0 and 1; mmseg reports percent."""
+    return round(float(metrics[name]) / (100 if name == 'mIoU' else 1), 4)
+
+
 def _plot_curves(training: Lines, validation: Lines, path: Path) -> None:
     figure = Figure(figsize=(10, 4), layout='constrained')
     left, right = figure.subplots(1, 2)
     left.plot([line['step'] for line in training], [line['loss'] for line in training], color='black')
     left.set(xlabel='step', ylabel='training loss', ylim=(0, None))
-    for (long, short), style in zip(METRICS.items(), ('-o', '--s'), strict=True):
-        points = [(line['step'], line[long]) for line in validation if long in line]
+    for (long, short), style in zip(METRICS.items(), ('-o', '--s', '-o'), strict=True):
+        points = [(line['step'], _value(line, long)) for line in validation if long in line]
         if points:
-            right.plot(*zip(*points, strict=True), style, label=short.replace('_ap', ' AP'))
-    right.set(xlabel='step', ylabel='AP on the validation images', ylim=(0, 1))
+            right.plot(*zip(*points, strict=True), style, label=LABELS[short])
+    right.set(xlabel='step', ylabel='on the validation images', ylim=(0, 1))
     right.grid(alpha=0.3)
     if validation:
         right.legend()
@@ -127,7 +133,8 @@ def _plot_pictures(pictures: list[Path], path: Path) -> None:
     figure = Figure(figsize=(16, 4 * (len(pictures) + 1) // 2), layout='constrained')
     for axes, picture in zip(figure.subplots(-(-len(pictures) // 2), 2, squeeze=False).flat, pictures, strict=False):
         axes.imshow(imread(picture))
-        axes.set_title(f'{picture.stem}: ground truth | prediction', fontsize=10)
+        name = picture.name.partition('.')[0].removeprefix('test_')
+        axes.set_title(f'{name}: ground truth | prediction', fontsize=10)
     for axes in figure.axes:
         axes.axis('off')
     with matplotlib.rc_context({'image.interpolation': 'bilinear'}):
