@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: configs and tools travel in ``mmws/.mim``, where OpenMMLab's tools look for them."""
+"""What pyproject.toml cannot say: how the configs and tools travel in the package."""
 
 import shutil
 from pathlib import Path
@@ -6,21 +6,38 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-CARRIED = ('configs', 'tools')
+CARRIED = ('configs', 'tools', 'model-index.yml')
+INHERIT = "globals().update(__import__('mmws.inherit', fromlist=['read_config']).read_config({name!r}))\n"
+HERE = Path(__file__).resolve().parent
 
 
-class BuildWithMim(build_py):
+class BuildWithConfigs(build_py):
+    """Adds ``mmws/.mim``, where OpenMMLab's tools look, and ``mmws/configs``, which new-style configs inherit."""
+
     def run(self) -> None:
         super().run()
-        here = Path(__file__).resolve().parent
-        mim = (here if self.editable_mode else Path(self.build_lib).resolve()) / 'mmws' / '.mim'
-        mim.mkdir(parents=True, exist_ok=True)
+        package = (HERE if self.editable_mode else Path(self.build_lib).resolve()) / 'mmws'
+        carry = link if self.editable_mode else copy
         for name in CARRIED:
-            if not self.editable_mode:
-                shutil.copytree(here / name, mim / name, dirs_exist_ok=True,
-                                ignore=shutil.ignore_patterns('__pycache__'))
-            elif not (mim / name).exists():
-                (mim / name).symlink_to(Path('..', '..', name), target_is_directory=True)
+            carry(HERE / name, package / '.mim' / name)
+        for config in (HERE / 'configs').rglob('*.py'):
+            name = config.relative_to(HERE / 'configs')
+            (package / 'configs' / name).parent.mkdir(parents=True, exist_ok=True)
+            (package / 'configs' / name).write_text(INHERIT.format(name=name.as_posix()))
 
 
-setup(cmdclass={'build_py': BuildWithMim})
+def copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_file():
+        shutil.copy(source, target)
+    else:
+        shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns('__pycache__'))
+
+
+def link(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not target.exists():
+        target.symlink_to(source)
+
+
+setup(cmdclass={'build_py': BuildWithConfigs})

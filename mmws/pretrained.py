@@ -111,7 +111,8 @@ def _pretrained(model: nn.Module) -> Iterator[tuple[str, nn.Module, dict[str, An
 
 def _architecture(module: Any) -> str | None:
     """The key of :data:`GN_WS_WEIGHTS` that a toolkit's ResNet or ResNeXt is, None for any other network."""
-    kind, groups, width = type(module).__name__, getattr(module, 'groups', 1), getattr(module, 'base_width', 4)
+    kind, groups = type(module).__name__, getattr(module, 'groups', 1)
+    width = getattr(module, 'base_width', getattr(module, 'width_per_group', 4))
     form = [getattr(module, name, None) for name in ('style', 'deep_stem', 'avg_down', 'stem_channels')]
     if form != ['pytorch', False, False, 64] or getattr(module, 'depth', None) not in (50, 101):
         return None

@@ -1,4 +1,6 @@
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,25 @@ REPOSITORY = Path(__file__).parents[1]
 def digits(tmp_path_factory) -> Path:
     """A dataset of a few images."""
     return make_digits(tmp_path_factory.mktemp('data') / 'digits', train=6, val=3, size=128)
+
+
+def tracked_files() -> list[str]:
+    """What git has and what it would take."""
+    return subprocess.run(['git', 'ls-files', '-co', '--exclude-standard'], cwd=REPOSITORY, check=True,
+                          capture_output=True, text=True).stdout.split()
+
+
+@pytest.fixture(scope='session')
+def wheel(tmp_path_factory) -> Path:
+    """The package's wheel, built from a copy: setuptools packs whatever an earlier build left in build/."""
+    folder = tmp_path_factory.mktemp('wheel')
+    for name in tracked_files():
+        copy = folder / 'source' / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes((REPOSITORY / name).read_bytes())
+    subprocess.run([sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation', '-w',
+                    str(folder), str(folder / 'source')], check=True)
+    return next(folder.glob('mmws-*.whl'))
 
 
 @pytest.fixture

@@ -3,9 +3,14 @@
 import pytest
 import torch
 from conftest import REPOSITORY
+from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
+from mmengine.structures import PixelData
+from mmpretrain.structures import DataSample
+from mmseg.structures import SegDataSample
+from modelindex.load_model_index import load
 from torch import nn
 
 from mmws.conv import WeightStandardized
@@ -13,13 +18,48 @@ from mmws.conv import WeightStandardized
 CONFIGS = sorted(path for path in (REPOSITORY / 'configs').rglob('*.py') if '_base_' not in path.parts)
 
 
+def sample(config: Config) -> dict:
+    """One small image with its annotations, as the config's data loader would hand it on."""
+    if config.default_scope == 'mmdet':
+        return demo_mm_inputs(1, [(3, 96, 128)], num_items=[3], num_classes=2, with_mask=True)
+    image = torch.randint(256, (3, 64, 96), dtype=torch.uint8)
+    if config.default_scope == 'mmpretrain':
+        return {'inputs': image[None], 'data_samples': [DataSample().set_gt_label(3)]}
+    labels = PixelData(data=torch.randint(config.model.decode_head.num_classes, (1, 64, 96)))
+    return {'inputs': [image], 'data_samples': [SegDataSample(gt_sem_seg=labels, metainfo={'img_shape': (64, 96)})]}
+
+
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
-def test_config_builds_without_batch_norm_and_survives_a_dump(path, in_scope):
+def test_config_trains_a_step_without_batch_norm_and_survives_a_dump(path, in_scope):
     config = Config.fromfile(path)
+    if 'size' in config.model.get('data_preprocessor', {}):
+        config.model.data_preprocessor.size = (96, 96)
     with in_scope(config.default_scope):
-        model = MODELS.build(Config.fromstring(config.pretty_text, '.py').model)
+        model = MODELS.build(Config.fromstring(config.pretty_text, '.py').model).train()
+        data = model.data_preprocessor(sample(config), training=True)
+        loss, _ = model.parse_losses(model(**data, mode='loss'))
+    loss.backward()
     assert not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
     assert any(isinstance(module, WeightStandardized) for module in model.modules())
+    for name, parameter in model.named_parameters():
+        assert not parameter.requires_grad or parameter.grad.isfinite().all(), name
+
+
+def test_the_model_index_lists_every_config():
+    index = load(str(REPOSITORY / 'model-index.yml'))
+    index.build_models_with_collections()
+    assert {REPOSITORY / model.config for model in index.models} == set(CONFIGS)
+    assert len(index.models) == len(CONFIGS)
+    for model in index.models:
+        assert bool(model.results) == ('Results By' in model.metadata.data), model.name
+
+
+def test_the_model_indexs_numbers_are_those_of_the_config_files():
+    index = load(str(REPOSITORY / 'model-index.yml'))
+    for model in index.models:
+        for result in model.results or [] if 'demo' not in model.config else []:
+            (value, *_) = result.metrics.values()
+            assert f'{value:.2f}' in (REPOSITORY / model.config).read_text(), model.name
 
 
 def test_mask_rcnn_r50_has_the_authors_layout_and_schedule(mmdet_scope):

@@ -1,4 +1,4 @@
-"""A real, tiny run of mmdet: train, test, load again, resume, with the toolkit's own unmodified scripts."""
+"""Real, tiny runs of mmdet and mmseg: train, test, load again, resume, with the toolkits' own unmodified scripts."""
 
 import json
 import shutil
@@ -7,19 +7,23 @@ from pathlib import Path
 
 import cv2
 import mmdet
+import mmseg
 import pytest
 import torch
 from conftest import REPOSITORY
 from mmdet.apis import inference_detector, init_detector
 from mmdet.datasets import CocoDataset
 from mmengine.config import Config
+from mmseg.apis import inference_model, init_model
 from test_launch import run, tool
 
 from mmws import ConvWS2d
 from mmws.safe_globals import allow_log_history
 
 CONFIG = REPOSITORY / 'configs' / 'demo' / 'mask_rcnn_r18_gnws_digits.py'
+SEGMENTATION_CONFIG = REPOSITORY / 'configs' / 'demo' / 'deeplabv3_r18_gnws_digits.py'
 MMDET_TRAIN = Path(mmdet.__file__).parent / '.mim' / 'tools' / 'train.py'
+MMSEG_TOOLS = Path(mmseg.__file__).parent / '.mim' / 'tools'
 
 
 @pytest.fixture(scope='module')
@@ -105,3 +109,55 @@ def test_one_key_on_a_stock_config_with_the_toolkits_own_script(coco):
     assert 'mmws.MaskRCNN: Weight Standardization: 53 convolutions standardized' in result.stdout + result.stderr
     assert 'Saving checkpoint at 1 epochs' in result.stdout + result.stderr
     assert 'Epoch(val) [1][3/3]' in result.stdout + result.stderr
+
+
+@pytest.fixture(scope='module')
+def segmenter(digits, tmp_path_factory) -> Path:
+    """A folder with the segmentation demo's config, on a few images."""
+    folder = tmp_path_factory.mktemp('segmenter')
+    small = f"num_workers=0, persistent_workers=False, dataset=dict(data_root='{digits}')"
+    (folder / 'config.py').write_text(
+        f"_base_ = '{SEGMENTATION_CONFIG}'\n"
+        f'train_dataloader = dict({small})\nval_dataloader = dict({small})\ntest_dataloader = val_dataloader\n'
+        'train_cfg = dict(max_iters=2, val_interval=2)\n'
+        'default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=1))\nwork_dir = "work_dir"\n')
+    return folder
+
+
+def test_segmentation_trains_tests_and_infers_with_mmsegs_own_scripts(segmenter, digits):
+    trained = run(sys.executable, str(MMSEG_TOOLS / 'train.py'), 'config.py', folder=segmenter)
+    assert trained.returncode == 0, trained.stderr
+    checkpoint = segmenter / 'work_dir' / 'iter_2.pth'
+    tested = run(sys.executable, str(MMSEG_TOOLS / 'test.py'), 'config.py', str(checkpoint), '--work-dir', 'work_dir',
+                 '--show-dir', str(segmenter / 'work_dir' / 'pictures'), folder=segmenter)
+    assert tested.returncode == 0, tested.stderr
+    assert 'mIoU' in tested.stdout + tested.stderr
+    summed = tool('summarize.py', 'work_dir', folder=segmenter)
+    assert 'miou' in summed.stdout, summed.stderr
+    assert cv2.imread(str(segmenter / 'work_dir' / 'predictions.png')).std() > 10
+    model = init_model(Config.fromfile(segmenter / 'work_dir' / 'config.py'), str(checkpoint), device='cpu')
+    assert type(model.backbone.stem[0]) is ConvWS2d
+    prediction = inference_model(model, str(digits / 'images' / 'val' / '000000.jpg')).pred_sem_seg.data
+    assert prediction.shape == (1, 128, 128)
+
+
+def test_batch_norm_fails_the_first_step_at_batch_1_where_the_prefix_trains(segmenter):
+    stock = tool('train.py', 'config.py', '--work-dir', 'bn', '--cfg-options', 'model.type=EncoderDecoder',
+                 folder=segmenter)
+    assert stock.returncode == 1
+    assert 'Expected more than 1 value per channel when training' in stock.stderr
+    prefixed = tool('train.py', 'config.py', '--work-dir', 'gnws', folder=segmenter)
+    assert prefixed.returncode == 0, prefixed.stderr
+
+
+def test_a_map_with_labels_out_of_range_is_one_line_with_the_file(segmenter, digits, tmp_path):
+    data = shutil.copytree(digits, tmp_path / 'digits')
+    for path in (data / 'masks' / 'train').iterdir():
+        cv2.imwrite(str(path), cv2.imread(str(path), cv2.IMREAD_UNCHANGED) + 20)
+    for workers in (['num_workers=0', 'persistent_workers=False'], ['num_workers=1', 'persistent_workers=True']):
+        options = [f'train_dataloader.{option}' for option in [*workers, f'dataset.data_root={data}']]
+        result = tool('train.py', 'config.py', '--work-dir', str(tmp_path), '--cfg-options', *options, folder=segmenter)
+        assert result.returncode == 1
+        assert result.stderr.splitlines()[-1].startswith(f'error: {data}/masks/train/0000')
+        assert 'has the labels [20' in result.stderr.splitlines()[-1]
+        assert 'Traceback' not in result.stderr

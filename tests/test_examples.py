@@ -1,0 +1,14 @@
+import importlib.util
+
+import pytest
+from conftest import REPOSITORY
+
+
+@pytest.mark.parametrize(('name', 'standardized'), [('video', 5), ('point_cloud', 3)])
+def test_an_example_converts_trains_and_loses_loss(name, standardized):
+    spec = importlib.util.spec_from_file_location(name, REPOSITORY / 'examples' / f'{name}.py')
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    report, losses = example.train()
+    assert len(report.converted) == standardized
+    assert sum(losses[-20:]) < 0.6 * sum(losses[:20])
