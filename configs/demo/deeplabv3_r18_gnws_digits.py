@@ -24,6 +24,8 @@ load = [
     dict(type='LoadAnnotations'),
     dict(type='mmws.CheckLabels', num_classes=11),
 ]
+test_pipeline = [  # under the name that mmseg's `inference_model` asks for
+    load[0], dict(type='Resize', scale=(128, 128)), *load[1:], dict(type='PackSegInputs')]
 dataset = dict(
     type='BaseSegDataset',
     data_root='data/digits',
@@ -45,7 +47,7 @@ val_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         **dataset, data_prefix=dict(img_path='images/val', seg_map_path='masks/val'),
-        pipeline=[load[0], dict(type='Resize', scale=(128, 128)), *load[1:], dict(type='PackSegInputs')]))
+        pipeline=test_pipeline))
 test_dataloader = val_dataloader
 val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator

@@ -33,12 +33,12 @@ class CheckLabels(BaseTransform):  # type: ignore[misc]
         self.num_classes, self.ignore_index = num_classes, ignore_index
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Return ``results`` as they came.
+        """Return ``results`` as they came; without a map, as in ``inference_model``, there is nothing to check.
 
         Raises:
             WSError: if ``results['gt_seg_map']`` has labels out of range.
         """
-        labels = np.unique(results['gt_seg_map'])
+        labels = np.unique(results.get('gt_seg_map', ()))
         wrong = labels[(labels >= self.num_classes) & (labels != self.ignore_index)]
         if wrong.size:
             path = results.get('seg_map_path', 'a segmentation map')
