@@ -40,11 +40,17 @@ def wheel(tmp_path_factory) -> Path:
     return next(folder.glob('mmws-*.whl'))
 
 
-def tool_error(name: str, *arguments: str) -> str:
-    """The one line that a tool ends with, run in this process."""
-    with patch.object(sys, 'argv', [name, *arguments]), pytest.raises(SystemExit) as error:
+def run_tool(name: str, *arguments: str) -> None:
+    """Run a tool in this process."""
+    with patch.object(sys, 'argv', [name, *arguments]):
         runpy.run_path(str(REPOSITORY / 'tools' / name), run_name='__main__')
-    assert isinstance(error.value.code, str)  # Python prints it to stderr and exits with 1
+
+
+def tool_error(name: str, *arguments: str) -> str:
+    """The one line that a tool ends with: Python prints it to stderr and exits with 1."""
+    with pytest.raises(SystemExit) as error:
+        run_tool(name, *arguments)
+    assert isinstance(error.value.code, str)
     assert '\n' not in error.value.code
     return error.value.code
 
