@@ -38,7 +38,8 @@ def to_stock(config: Config, folded: nn.Module) -> Config:
         WSError: if the config uses a type of ours that the toolkit has not, or one ``norm_cfg`` would have to say
             different numbers of groups.
     """
-    stock = Config(_strip(config.to_dict(), '', None, folded), format_python_code=False)
+    with MODELS.switch_scope_and_registry(config.default_scope):
+        stock = Config(_strip(config.to_dict(), '', None, folded), format_python_code=False)
     override_weights(stock.model, None)  # its weights are in the checkpoint
     stock.load_from, stock.resume = None, False
     imports = stock.get('custom_imports')
@@ -117,10 +118,11 @@ def _name_norm_(part: dict[str, Any], where: str, folded: nn.Module) -> None:
 
 def _default_norm(kind: Any) -> Any:
     """What ``norm_cfg`` is for a type of the toolkit where the config is silent."""
-    try:
-        found = MODELS.get(kind) if isinstance(kind, str) else kind
-    except RuntimeError:  # OneDL's mmengine raises where upstream's returns None
-        return None
+    with MODELS.switch_scope_and_registry(None) as registry:
+        try:
+            found = registry.get(kind) if isinstance(kind, str) else kind
+        except RuntimeError:  # OneDL's mmengine raises where upstream's returns None
+            return None
     for base in inspect.getmro(found) if inspect.isclass(found) else ():
         parameter = inspect.signature(base.__init__).parameters.get('norm_cfg')  # type: ignore[misc]
         if parameter is not None:

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import pickle
 
 import mmengine
 import pytest
@@ -9,6 +10,7 @@ from mmengine.logging import HistoryBuffer
 from test_stock import DEMO, random_model
 
 from mmws import __version__
+from mmws.publish import publish_model
 
 CONFIG = DEMO / 'mask_rcnn_r18_gnws_digits.py'
 
@@ -32,6 +34,14 @@ def test_the_optimizer_goes_the_hash_and_a_card_come(measured, tmp_path):
                  f'mmengine {mmengine.__version__}',
                  'box_ap 0.756, mask_ap 0.642' if measured else 'not measured: there is no summary.json'):
         assert fact in card
+
+
+def test_the_script_reads_what_mmengine_writes(tmp_path):
+    torch.save({'meta': {}, 'message_hub': HistoryBuffer([1.0], [1])}, tmp_path / 'x.pth')
+    torch.serialization.clear_safe_globals()
+    with pytest.raises(pickle.UnpicklingError, match='HistoryBuffer'):
+        torch.load(tmp_path / 'x.pth')
+    assert publish_model(tmp_path / 'x.pth', tmp_path / 'y.pth').is_file()
 
 
 def test_a_users_mistake_is_one_line_and_nothing_is_written(tmp_path):

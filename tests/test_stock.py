@@ -129,13 +129,15 @@ def resnet(**changes):
 
 @pytest.mark.parametrize(('changes', 'norm'), [
     ({}, {'type': 'GN', 'num_groups': 8}),
+    ({'norm_cfg': None}, {'type': 'GN', 'num_groups': 8}),  # BatchNorm by default, which the config does not say
     ({'ws': {'num_groups': 2}, 'norm_cfg': {'type': 'BN'}}, {'type': 'GN', 'num_groups': 2}),
     ({'ws': {'norm': 'keep'}}, {'type': 'SyncBN', 'requires_grad': True}),
     ({'norm_cfg': {'type': 'GN', 'num_groups': 4}}, {'type': 'GN', 'num_groups': 4}),
 ])
 def test_what_the_config_comes_to_say(changes, norm):
-    config = resnet(strides=(1, 1, 1, 1), **changes)
-    config.model.backbone.base_channels = 8
+    config = resnet(**changes)
+    if config.model.backbone.norm_cfg is None:
+        del config.model.backbone.norm_cfg
     config.model.backbone.num_stages, config.model.backbone.out_indices = 1, (0,)
     config.model.backbone.strides = config.model.backbone.dilations = (1,)
     folded = fold(random_model(config))
