@@ -5,12 +5,14 @@ says ``type='mmws.<Name>'``.
 """
 
 from mmws.conv import ConvWS1d, ConvWS2d, ConvWS3d
+from mmws.conv_transpose import ConvTransposeWS1d, ConvTransposeWS2d, ConvTransposeWS3d
 from mmws.convert import Report, convert_
 from mmws.errors import WSError
 from mmws.functional import standardize_weight
 from mmws.inherit import stock_config
 from mmws.version import __version__
 
-__all__ = ['ConvWS1d', 'ConvWS2d', 'ConvWS3d', 'Report', 'WSError', '__version__', 'convert_', 'standardize_weight',
+__all__ = ['ConvTransposeWS1d', 'ConvTransposeWS2d', 'ConvTransposeWS3d', 'ConvWS1d', 'ConvWS2d', 'ConvWS3d',
+           'Report', 'WSError', '__version__', 'convert_', 'standardize_weight',
            'stock_config']
 
