@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
 from typing import Any
@@ -70,7 +70,7 @@ class Report:
 
     Attributes:
         converted: the convolutions that became standardized.
-        skipped: the convolutions that stay as they were, with the reason.
+        skipped: the convolutions, and modules of other kinds, that stay as they were, with the reason.
         unseen: the convolutions that were not seen in a run and were judged by the module tree.
         norms: the norms that were replaced, with what stands in their place.
     """
@@ -82,8 +82,9 @@ class Report:
 
     def summary(self) -> str:
         """Return the figures in a line."""
+        unseen = f', {len(self.unseen)} judged by the module tree' if self.unseen else ''
         return (f'Weight Standardization: {len(self.converted)} convolutions standardized, '
-                f'{len(self.skipped)} left as they were, {len(self.norms)} BatchNorm replaced by GroupNorm')
+                f'{len(self.skipped)} left as they were, {len(self.norms)} BatchNorm replaced by GroupNorm{unseen}')
 
     def __str__(self) -> str:
         lines = [self.summary()]
@@ -135,11 +136,21 @@ def convert_(model: nn.Module, **options: Any) -> Report:
         else:
             standardize_conv_(conv, chosen.eps)
             report.converted.append(names[conv])
+    report.skipped.update(_outside_the_tree(model))
     if chosen.norm == 'GN':
         _replace_batch_norms(model, placed, chosen.num_groups, report)
     if not any(isinstance(module, WeightStandardized) for module in names):
         warnings.warn(f'nothing was standardized in {type(model).__name__}: {_what_is_missing(names)}', stacklevel=2)
     return report
+
+
+def _outside_the_tree(model: nn.Module) -> Iterator[tuple[str, str]]:
+    """The modules that are kept where ``modules()`` does not look, as mmdet's distillations keep their teacher."""
+    inside = set(model.modules())
+    for name, module in model.named_modules():
+        for attribute, value in vars(module).items():
+            if isinstance(value, nn.Module) and value not in inside:
+                yield f'{name}.{attribute}'.lstrip('.'), 'kept outside the module tree; it stays as it is'
 
 
 def _apply_globs(placement: dict[nn.Module, Verdict], model: nn.Module, options: Options) -> None:
