@@ -19,7 +19,6 @@ from mmws.tree import is_conv
 
 __all__ = ['CANNOT_RUN', 'DryRun', 'run', 'run_copy']
 
-_SIZES = (512, 64, 14, 7)  # of an image, of features, of regions
 # What a network that is run without knowledge of its inputs may raise. Anything else is a mistake of ours.
 CANNOT_RUN = (RuntimeError, TypeError, ValueError, AttributeError, LookupError, AssertionError, ArithmeticError,
                NameError, ImportError)
@@ -136,8 +135,7 @@ def _attempts(module: Any, features: Any) -> Iterator[Callable[[], Any]]:
     """Ways to run ``module``, the likeliest first."""
     needed = [parameter for parameter in inspect.signature(module.forward).parameters.values()
               if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
-    wanted = next((inner.img_size for inner in module.modules() if hasattr(inner, 'img_size')), _SIZES[0])
-    for size in (wanted[0] if isinstance(wanted, (list, tuple)) else wanted, *_SIZES):
+    for size in _sizes(module):
         levels = _inputs(module, size)
         if hasattr(module, 'extract_feat'):
             yield partial(module.extract_feat, levels[0])
@@ -146,6 +144,16 @@ def _attempts(module: Any, features: Any) -> Iterator[Callable[[], Any]]:
             features = None
         yield partial(module, *[levels[0]] * len(needed))
         yield partial(module, *[levels] * len(needed))
+
+
+def _sizes(module: nn.Module) -> Iterator[Any]:
+    """Of what ``module`` may take: an image, features, regions."""
+    first: Any = next(inner for inner in module.modules() if is_conv(inner))
+    if first.in_channels <= 4:
+        for wanted in [inner.img_size for inner in module.modules() if hasattr(inner, 'img_size')][:1]:
+            yield wanted[0] if isinstance(wanted, (list, tuple)) else wanted  # of a transformer that takes no other
+        yield 512
+    yield from (64, 14, 7)
 
 
 def _inputs(module: nn.Module, size: int) -> list[Tensor]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
+import pickle
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from mmdet.testing import demo_mm_inputs
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import InstanceData, PixelData
 from mmseg.structures import SegDataSample
@@ -21,6 +21,7 @@ from torch import Tensor, distributed, nn
 
 from mmws.convert import why_unfit
 from mmws.dry_run import CANNOT_RUN, run
+from mmws.errors import WSError
 from mmws.inherit import stock_config
 from mmws.norm import is_batch_norm
 from mmws.placement import judge
@@ -68,15 +69,17 @@ def prepare_process() -> None:
     distributed.init_process_group('gloo', store=distributed.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
 
 
-def read_model(name: str) -> tuple[str, str]:
-    """Return the default scope of a stock config and its model without pretrained weights, as JSON.
+def read_model(name: str) -> tuple[str, bytes]:
+    """Return the default scope of a stock config and its model without pretrained weights, pickled.
 
     Raises:
         Exception: whatever the config raises; some stock ones are broken.
     """
     config = Config.fromfile(stock_config(name))
     scope = config.get('default_scope') or name.partition('::')[0]
-    return scope, json.dumps(_for_a_quick_run(config.model.to_dict()), sort_keys=True, default=str)
+    if 'model' not in config:
+        raise WSError('it has no model')
+    return scope, pickle.dumps(_for_a_quick_run(config.model.to_dict()))
 
 
 def _for_a_quick_run(config: Any) -> Any:
@@ -89,11 +92,11 @@ def _for_a_quick_run(config: Any) -> Any:
             changed['num'] = 8
         if isinstance(pretrained, dict) and pretrained.get('type') == 'Pretrained':
             changed['init_cfg'] = None
-        return {key: _for_a_quick_run(value) for key, value in config.items()} | changed
-    return [_for_a_quick_run(part) for part in config] if isinstance(config, (list, tuple)) else config
+        return {key: changed.get(key, _for_a_quick_run(config[key])) for key in sorted(config, key=str)}
+    return type(config)(map(_for_a_quick_run, config)) if isinstance(config, (list, tuple)) else config
 
 
-def check_model(name: str, scope: str, model: str) -> Row:
+def check_model(name: str, scope: str, model: bytes) -> Row:
     """Build a model with its own type and with the prefix, run the second, and compare what was chosen with what ran.
 
     The run is real: on the CPU, with the toolkit's own ``loss``, ``predict`` and ``forward`` on a small random image.
@@ -105,7 +108,7 @@ def check_model(name: str, scope: str, model: str) -> Row:
     """
     row = Row(name)
     with DefaultScope.overwrite_default_scope(scope):
-        config = Config({'model': json.loads(model)}).model
+        config = ConfigDict(pickle.loads(model))
         try:
             own = MODELS.build(copy.deepcopy(config))
         except (*CANNOT_RUN, OSError) as error:

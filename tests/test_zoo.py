@@ -1,7 +1,7 @@
 """The smallest model of every family of the zoo against a real run; all models in ``make sweep``."""
 
 import csv
-import json
+import pickle
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -82,7 +82,7 @@ def test_the_check_finds_each_kind_of_mistake(monkeypatch, tamper, message):
 
 
 def test_what_cannot_be_built_with_its_own_type_is_no_pass():
-    row = zoo.check_model('broken', 'mmdet', json.dumps({'type': 'RetinaNet', 'backbone': {'type': 'NoSuchNet'}}))
+    row = zoo.check_model('broken', 'mmdet', pickle.dumps({'type': 'RetinaNet', 'backbone': {'type': 'NoSuchNet'}}))
     assert row.verdict == 'cannot build'
     assert 'NoSuchNet is not in the' in row.why
 

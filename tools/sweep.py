@@ -36,7 +36,7 @@ def main() -> None:
     if not names:
         raise SystemExit(f'error: no stock config has {options.only!r} in its name')
     with Progress(*BAR) as progress, ProcessPoolExecutor(
-            options.processes, get_context('spawn'), prepare_process) as pool:
+            options.processes, get_context('spawn'), prepare_process, max_tasks_per_child=100) as pool:
         rows = sweep(names, pool, progress)
     options.table.parent.mkdir(parents=True, exist_ok=True)
     with options.table.open('w', newline='') as file:
