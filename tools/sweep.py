@@ -19,7 +19,7 @@ try:
     from rich.table import Table
 
     from mmws.inherit import stock_configs
-    from mmws.zoo import Row, check_model, prepare_process, read_model
+    from mmws.sweep import Row, check_model, prepare_process, read_model
 except ModuleNotFoundError as error:
     raise SystemExit(f'error: {error}; run `make setup` and `source .venv/bin/activate`') from None
 
@@ -36,7 +36,7 @@ def main() -> None:
     if not names:
         raise SystemExit(f'error: no stock config has {options.only!r} in its name')
     with Progress(*BAR) as progress, ProcessPoolExecutor(
-            options.processes, get_context('spawn'), prepare_process, max_tasks_per_child=100) as pool:
+            options.processes, get_context('spawn'), prepare_process) as pool:
         rows = sweep(names, pool, progress)
     options.table.parent.mkdir(parents=True, exist_ok=True)
     with options.table.open('w', newline='') as file:

@@ -12,7 +12,7 @@ from mmengine.registry import MODELS
 from test_launch import tool
 from torch import nn
 
-from mmws import convert, zoo
+from mmws import convert, sweep
 from mmws.placement import Placement
 from mmws.tree import read_tree
 
@@ -27,14 +27,14 @@ def sample() -> list[str]:
 
 
 @pytest.fixture(scope='module')
-def rows() -> dict[str, zoo.Row]:
+def rows() -> dict[str, sweep.Row]:
     """What the check finds, by config."""
-    with ProcessPoolExecutor(2, get_context('spawn'), zoo.prepare_process) as pool:
+    with ProcessPoolExecutor(2, get_context('spawn'), sweep.prepare_process) as pool:
         return {row.config: row for row in pool.map(_check, sample())}
 
 
-def _check(name: str) -> zoo.Row:
-    return zoo.check_model(name, *zoo.read_model(name))
+def _check(name: str) -> sweep.Row:
+    return sweep.check_model(name, *sweep.read_model(name))
 
 
 @pytest.mark.parametrize('name', sample())
@@ -75,14 +75,14 @@ def test_the_check_finds_each_kind_of_mistake(monkeypatch, tamper, message):
         return model
 
     real = MODELS.build
-    monkeypatch.setattr(zoo.MODELS, 'build', build)
+    monkeypatch.setattr(sweep.MODELS, 'build', build)
     row = _check('mmseg::fcn/fcn_r18-d8_4xb2-80k_cityscapes-512x1024.py')
     assert row.verdict == 'fail'
     assert message in row.why
 
 
 def test_what_cannot_be_built_with_its_own_type_is_no_pass():
-    row = zoo.check_model('broken', 'mmdet', pickle.dumps({'type': 'RetinaNet', 'backbone': {'type': 'NoSuchNet'}}))
+    row = sweep.check_model('broken', 'mmdet', pickle.dumps({'type': 'RetinaNet', 'backbone': {'type': 'NoSuchNet'}}))
     assert row.verdict == 'cannot build'
     assert 'NoSuchNet is not in the' in row.why
 
