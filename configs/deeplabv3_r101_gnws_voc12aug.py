@@ -4,4 +4,4 @@ mmseg reports mIoU 77.92 for its BatchNorm original, deeplabv3_r101-d8_4xb4-40k_
 """
 _base_ = './deeplabv3_r50_gnws_voc12aug.py'
 
-model = dict(pretrained='open-mmlab://jhu/resnet101_gn_ws', backbone=dict(depth=101))
+model = dict(pretrained='jhu://resnet101_gn_ws', backbone=dict(depth=101))

@@ -11,7 +11,7 @@ norm_cfg = dict(type='GN', num_groups=32)
 crop_size = (513, 513)
 model = dict(
     type='mmws.EncoderDecoder',
-    pretrained='open-mmlab://jhu/resnet101_gn_ws',
+    pretrained='jhu://resnet101_gn_ws',
     data_preprocessor=dict(size=crop_size, test_cfg=dict(size=crop_size)),  # pads after the normalization
     backbone=dict(
         type='ResNet', depth=101, strides=(1, 2, 2, 1), dilations=(1, 1, 1, 2), norm_cfg=norm_cfg),

@@ -7,5 +7,5 @@ _base_ = __import__('mmws').stock_config('mmseg::deeplabv3/deeplabv3_r50-d8_4xb4
 
 model = dict(
     type='mmws.EncoderDecoder',
-    pretrained='open-mmlab://jhu/resnet50_gn_ws',
+    pretrained='jhu://resnet50_gn_ws',
     backbone=dict(type='ResNet'))

@@ -7,6 +7,6 @@ _base_ = './faster_rcnn_r50_gnws.py'
 
 model = dict(
     backbone=dict(
-        depth=101, init_cfg=dict(checkpoint='open-mmlab://jhu/resnet101_gn_ws')))
+        depth=101, init_cfg=dict(checkpoint='jhu://resnet101_gn_ws')))
 optim_wrapper = dict(optimizer=dict(lr=0.005))
 auto_scale_lr = dict(base_batch_size=4)

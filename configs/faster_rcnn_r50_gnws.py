@@ -14,7 +14,7 @@ _base_ = [
 norm_cfg = dict(type='GN', num_groups=32)
 model = dict(
     type='mmws.FasterRCNN',
-    backbone=dict(norm_cfg=norm_cfg, init_cfg=dict(checkpoint='open-mmlab://jhu/resnet50_gn_ws')),
+    backbone=dict(norm_cfg=norm_cfg, init_cfg=dict(checkpoint='jhu://resnet50_gn_ws')),
     neck=dict(norm_cfg=norm_cfg),
     roi_head=dict(bbox_head=dict(type='Shared4Conv1FCBBoxHead', conv_out_channels=256, norm_cfg=norm_cfg)))
 train_dataloader = dict(batch_size=1)

@@ -1,12 +1,12 @@
 """Faster R-CNN, ResNeXt-101 32x4d, GroupNorm + Weight Standardization, as its authors trained it on COCO: 4 images a step.
 
 Box AP 41.90, theirs. The GN baseline: `model.type=FasterRCNN` (its ImageNet weights:
-`model.backbone.init_cfg.checkpoint=open-mmlab://jhu/resnext101_32x4d_gn`).
+`model.backbone.init_cfg.checkpoint=jhu://resnext101_32x4d_gn`).
 """
 _base_ = './faster_rcnn_r50_gnws.py'
 
 model = dict(
     backbone=dict(
-        type='ResNeXt', depth=101, groups=32, base_width=4, init_cfg=dict(checkpoint='open-mmlab://jhu/resnext101_32x4d_gn_ws')))
+        type='ResNeXt', depth=101, groups=32, base_width=4, init_cfg=dict(checkpoint='jhu://resnext101_32x4d_gn_ws')))
 optim_wrapper = dict(optimizer=dict(lr=0.005))
 auto_scale_lr = dict(base_batch_size=4)

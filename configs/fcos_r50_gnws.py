@@ -13,7 +13,7 @@ model = dict(
     backbone=dict(
         norm_cfg=dict(_delete_=True, **norm_cfg),
         style='pytorch',
-        init_cfg=dict(checkpoint='open-mmlab://jhu/resnet50_gn_ws')),
+        init_cfg=dict(checkpoint='jhu://resnet50_gn_ws')),
     neck=dict(norm_cfg=norm_cfg))
 train_dataloader = dict(batch_size=1)
 optim_wrapper = dict(optimizer=dict(lr=0.005))  # stock: 0.01 at 16 images

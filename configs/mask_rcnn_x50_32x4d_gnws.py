@@ -1,10 +1,10 @@
 """Mask R-CNN, ResNeXt-50 32x4d, GroupNorm + Weight Standardization, as its authors trained it on COCO.
 
 Box / mask AP 42.00 / 37.28, theirs. The GN baseline: `model.type=MaskRCNN` (its ImageNet weights:
-`model.backbone.init_cfg.checkpoint=open-mmlab://jhu/resnext50_32x4d_gn`).
+`model.backbone.init_cfg.checkpoint=jhu://resnext50_32x4d_gn`).
 """
 _base_ = './mask_rcnn_r50_gnws.py'
 
 model = dict(
     backbone=dict(
-        type='ResNeXt', groups=32, base_width=4, init_cfg=dict(checkpoint='open-mmlab://jhu/resnext50_32x4d_gn_ws')))
+        type='ResNeXt', groups=32, base_width=4, init_cfg=dict(checkpoint='jhu://resnext50_32x4d_gn_ws')))

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from mmws.errors import WSError
 from mmws.functional import check_fan_in, standardize_weight
 
 __all__ = ['ConvWS1d', 'ConvWS2d', 'ConvWS3d', 'WeightStandardized']
+
+
+FOLD_FIRST = 'fold first: model.eval(); model = mmws.fold(model)'
 
 
 class WeightStandardized(nn.Module):
@@ -25,6 +30,12 @@ class WeightStandardized(nn.Module):
         check_fan_in(self.filters())
         self.eps = eps
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == 'weight' and 'eps' in vars(self) and _rescales(self._parameters.get(name), value):
+            raise WSError(f'the filters of {self} are to be scaled one by one, as fusing a norm into them does, but '
+                          f'standardization undoes the scale; {FOLD_FIRST}')
+        super().__setattr__(name, value)
+
     def filters(self) -> Tensor:
         """Return the raw weight with a filter in each row."""
         weight: Tensor = self.weight  # type: ignore[assignment]
@@ -35,11 +46,25 @@ class WeightStandardized(nn.Module):
         return standardize_weight(self.filters(), self.eps)
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if 'weight' in self._parameters and weight is not self.weight:
+            raise WSError(f'{self} is called with another weight than its own, as fusing a norm on the fly does '
+                          f'(efficient_conv_bn_eval), but standardization undoes the scale; {FOLD_FIRST}')
         output: Tensor = super()._conv_forward(input, self.standardized_weight(), bias)  # type: ignore[misc]
         return output
 
     def extra_repr(self) -> str:
         return f'{super().extra_repr()}, eps={self.eps:g}'
+
+
+@torch.no_grad()
+def _rescales(old: Any, new: Any) -> bool:
+    """Whether each filter of ``new`` is that of ``old`` times a factor, and not all factors are 1."""
+    if type(old) is not nn.Parameter or type(new) is not nn.Parameter or old.shape != new.shape:
+        return False  # not the plain parameters of one convolution: a DTensor, say
+    if old.is_meta or new.is_meta or old.device != new.device or torch.equal(old, new):
+        return False
+    cosine = nn.functional.cosine_similarity(old.double().flatten(1), new.double().flatten(1))
+    return bool(((cosine.abs() > 1 - 1e-4) | (new == 0).flatten(1).all(1)).all())
 
 
 # The torch class is a direct base of each: mmengine's `init_cfg` with `layer='Conv2d'` looks no further.

@@ -12,13 +12,14 @@ from torch import nn
 
 from mmws.conv import WeightStandardized
 from mmws.errors import WSError, near_matches
+from mmws.zoo import AUTHORS, SCHEME
 
 __all__ = ['GN_WS_WEIGHTS', 'fit_weights', 'override_weights']
 
-GN_WS_WEIGHTS = {name: f'open-mmlab://jhu/{name}_gn_ws'
-                 for name in ('resnet50', 'resnet101', 'resnext50_32x4d', 'resnext101_32x4d')}
+GN_WS_WEIGHTS = {name.removesuffix('_gn_ws'): f'{SCHEME}{name}' for name in AUTHORS}
 """ImageNet weights that the authors trained with GroupNorm and Weight Standardization, by architecture: v1, the stride
-in the 3x3 convolution (style='pytorch'), RGB input with torchvision's mean and std."""
+in the 3x3 convolution (style='pytorch'), RGB input with torchvision's mean and std. ``open-mmlab://jhu/<name>`` are the
+same from the toolkits' mirror alone."""
 
 RGB_INPUT = 'data_preprocessor=dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True)'
 
@@ -55,7 +56,7 @@ def fit_weights(model: nn.Module, norm: str) -> None:
         WSError: if published weights meet another architecture, or an input that is not RGB.
     """
     for name, module, init_cfg in _pretrained(model):
-        where, asked, own = name or 'the model', init_cfg['checkpoint'], _architecture(module)
+        where, asked, own = name or 'the model', _one_name(init_cfg['checkpoint']), _architecture(module)
         if norm == 'GN' and own and asked in (f'torchvision://{own}', f'open-mmlab://{own}'):
             init_cfg['checkpoint'] = GN_WS_WEIGHTS[own]
             print_log(f'mmws: {where} gets the GN+WS weights {GN_WS_WEIGHTS[own]} in place of {asked}', 'current')
@@ -66,7 +67,7 @@ def fit_weights(model: nn.Module, norm: str) -> None:
             _check_name(asked)
             print_log(f'mmws: {where} asks for the weights {asked}, which were not trained with GroupNorm and Weight '
                       f'Standardization. {_what_loads(module)} {_advice()}', 'current', logging.WARNING)
-        if init_cfg['checkpoint'] in GN_WS_WEIGHTS.values() and _takes_bgr(model):
+        if _one_name(init_cfg['checkpoint']) in GN_WS_WEIGHTS.values() and _takes_bgr(model):
             raise WSError(f'{where}.init_cfg: the weights {init_cfg["checkpoint"]} were trained on RGB images, but the '
                           f'data_preprocessor hands on BGR; set {RGB_INPUT}')
         _watch(module)
@@ -94,9 +95,14 @@ def _asks(entry: Any) -> bool:
     return isinstance(entry, Mapping) and entry.get('type') == 'Pretrained'
 
 
+def _one_name(checkpoint: str) -> str:
+    return checkpoint.replace('open-mmlab://jhu/', SCHEME)
+
+
 def _check_name(checkpoint: str) -> None:
+    checkpoint = _one_name(checkpoint)
     known = GN_WS_WEIGHTS.values()
-    if checkpoint.startswith('open-mmlab://jhu/') and 'gn_ws' in checkpoint and checkpoint not in known:
+    if checkpoint.startswith(SCHEME) and 'gn_ws' in checkpoint and checkpoint not in known:
         raise WSError(f'there are no weights {checkpoint}: {near_matches(checkpoint, known)}')
 
 

@@ -1,8 +1,10 @@
 import logging
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from mmengine.logging import MMLogger
@@ -36,6 +38,21 @@ def wheel(tmp_path_factory) -> Path:
     subprocess.run([sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation', '-w',
                     str(folder), str(folder / 'source')], check=True)
     return next(folder.glob('mmws-*.whl'))
+
+
+def run_tool(name: str, *arguments: str) -> None:
+    """Run a tool in this process."""
+    with patch.object(sys, 'argv', [name, *arguments]):
+        runpy.run_path(str(REPOSITORY / 'tools' / name), run_name='__main__')
+
+
+def tool_error(name: str, *arguments: str) -> str:
+    """The one line that a tool ends with: Python prints it to stderr and exits with 1."""
+    with pytest.raises(SystemExit) as error:
+        run_tool(name, *arguments)
+    assert isinstance(error.value.code, str)
+    assert '\n' not in error.value.code
+    return error.value.code
 
 
 @pytest.fixture

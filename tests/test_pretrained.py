@@ -60,7 +60,7 @@ def test_other_weights_stay_with_a_warning_of_what_loads(checkpoint, arguments, 
     assert loads in line
 
 
-@pytest.mark.parametrize('checkpoint', [None, 'open-mmlab://jhu/resnet50_gn_ws', 'file.pth'])
+@pytest.mark.parametrize('checkpoint', [None, 'open-mmlab://jhu/resnet50_gn_ws', 'jhu://resnet50_gn_ws', 'file.pth'])
 def test_no_word_on_weights_that_fit_or_that_only_loading_shows(checkpoint, mmdet_scope, log):
     model = resnet(checkpoint)
     assert checkpoint is None or model.init_cfg['checkpoint'] == checkpoint
@@ -73,9 +73,10 @@ def test_a_network_that_nothing_was_converted_in_keeps_its_weights_in_peace(mmde
     assert warnings(log) == []
 
 
-@pytest.mark.parametrize('checkpoint', ['torchvision://resnet50', 'open-mmlab://jhu/resnet50_gn_ws'])
+@pytest.mark.parametrize('checkpoint', [
+    'torchvision://resnet50', 'jhu://resnet50_gn_ws', 'open-mmlab://jhu/resnet50_gn_ws'])
 def test_rgb_weights_and_a_bgr_preprocessor_are_an_error(checkpoint, mmdet_scope):
-    message = r'backbone\.init_cfg: .*jhu/resnet50_gn_ws were trained on RGB .* bgr_to_rgb=True'
+    message = r'backbone\.init_cfg: .*jhu.*resnet50_gn_ws were trained on RGB .* bgr_to_rgb=True'
     for preprocessor in ({'type': 'DetDataPreprocessor'}, {'type': 'mmseg.SegDataPreProcessor', 'bgr_to_rgb': False}):
         with pytest.raises(WSError, match=message):
             detector(checkpoint, preprocessor)
@@ -88,7 +89,7 @@ def test_rgb_weights_and_a_bgr_preprocessor_are_an_error(checkpoint, mmdet_scope
     ({'deep_stem': True}, 'deep_stem=True'),
 ])
 def test_published_weights_for_another_architecture_are_an_error(arguments, found, mmdet_scope):
-    with pytest.raises(WSError, match=f'jhu/resnet50_gn_ws are for that architecture in its v1 form .*{found}'):
+    with pytest.raises(WSError, match=f'jhu://resnet50_gn_ws are for that architecture in its v1 form .*{found}'):
         resnet('open-mmlab://jhu/resnet50_gn_ws', **arguments)
 
 
@@ -114,7 +115,7 @@ def test_the_option_overrides_mmsegs_pretrained_key(in_scope):
 @pytest.mark.parametrize(('value', 'message'), [
     (3, 'ws option pretrained: expected a path, a URL or None, got 3'),
     ('nowhere.pth', r'ws option pretrained: there is no file nowhere\.pth'),
-    ('open-mmlab://jhu/resnet34_gn_ws', r"no weights open-mmlab://jhu/resnet34_gn_ws: did you mean 'open-mmlab://jhu/res"),
+    ('open-mmlab://jhu/resnet34_gn_ws', r"no weights jhu://resnet34_gn_ws: did you mean 'jhu://resnet50_gn_ws'"),
 ])
 def test_wrong_values_of_the_option(value, message, mmdet_scope):
     with pytest.raises(WSError, match=message):

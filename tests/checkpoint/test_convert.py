@@ -1,0 +1,267 @@
+"""The source networks: torchvision's with the authors' convolution and GroupNorm, and the authors' DeepLabv3."""
+
+import json
+import pickle
+import re
+import struct
+from functools import cache, partial
+
+import pytest
+import torch
+from conftest import REPOSITORY, tool_error
+from mmengine.config import Config
+from mmengine.registry import MODELS
+from mmengine.runner import load_checkpoint
+from safetensors import safe_open
+from test_heads import Authors
+from test_launch import tool
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+from torchvision.models import resnet
+
+from mmws import WSError
+from mmws.checkpoint import convert_checkpoint, read_checkpoint
+from mmws.checkpoint.resnet import resnet_shapes
+
+ARCHITECTURES = {'resnet50': ('ResNet', 50, {}), 'resnet101': ('ResNet', 101, {}),
+                 'resnext50_32x4d': ('ResNeXt', 50, {'groups': 32, 'base_width': 4}),
+                 'resnext101_32x4d': ('ResNeXt', 101, {'groups': 32, 'base_width': 4})}
+
+
+class AuthorsConv2d(nn.Conv2d):
+    """As layers.py of joe-siyuan-qiao/pytorch-classification describes it."""
+
+    def forward(self, x):
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        std = weight.flatten(1).std(dim=1).view(-1, 1, 1, 1) + 1e-5
+        return F.conv2d(x, weight / std, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+@cache
+def source_network(architecture):
+    """In float64, where 53 layers of rounding do not show, with weights that float32 can hold."""
+    groups = {'groups': 32, 'width_per_group': 4} if 'resnext' in architecture else {}
+    with torch.device('meta'):
+        net = resnet.ResNet(resnet.Bottleneck, [3, 4, 6, 3], norm_layer=partial(nn.GroupNorm, 32), **groups)
+    net.to_empty(device='cpu')
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            module.__class__ = AuthorsConv2d
+    for name, parameter in net.named_parameters():
+        nn.init.normal_(parameter, float('conv' not in name), 0.2)
+    return net.double().eval()
+
+
+def features(net, x):
+    x = net.maxpool(net.relu(net.bn1(net.conv1(x))))
+    outputs = []
+    for stage in (net.layer1, net.layer2, net.layer3, net.layer4):
+        x = stage(x)
+        outputs.append(x)
+    return outputs
+
+
+def target_network(architecture, in_scope):
+    kind, depth, groups = ARCHITECTURES[architecture]
+    with in_scope('mmdet'), torch.device('meta'):
+        net = MODELS.build({'type': f'mmws.{kind}', 'depth': depth, **groups})
+    net.eval()
+    return net
+
+
+def in_authors_form(net, path):
+    torch.save({f'module.{key}': value.float() for key, value in net.state_dict().items()}, path,
+               _use_new_zipfile_serialization=False)
+
+
+CAFFE2 = {'conv1': 'branch2a', 'conv2': 'branch2b', 'conv3': 'branch2c', 'downsample': 'branch1'}
+
+
+def caffe2_name(key):
+    owner, part = key.rsplit('.', 1)
+    norm = 'bn' in owner or owner.endswith('downsample.1')
+    end = ('_gn_s' if part == 'weight' else '_gn_b') if norm else '_w'
+    if owner in ('fc',):
+        return f'pred_{part[0]}'
+    if 'layer' not in owner:
+        return f'conv1{end}'
+    stage, block, inner = re.match(r'layer(\d)\.(\d+)\.(\w+)', owner).groups()
+    return f'res{int(stage) + 1}_{block}_{CAFFE2[inner.replace("bn", "conv")]}{end}'
+
+
+class Python2Pickler(pickle._Pickler):
+    """Writes bytes and text as Python 2 does its str."""
+
+    def save_string(self, value):
+        value = value if isinstance(value, bytes) else value.encode()
+        self.write(pickle.BINSTRING + struct.pack('<i', len(value)) + value)
+
+    dispatch = pickle._Pickler.dispatch | {bytes: save_string, str: save_string}
+
+
+def in_caffe2_form(net, path, python2):
+    blobs = {caffe2_name(key): value.float().numpy() for key, value in net.state_dict().items()}
+    assert len(blobs) == len(net.state_dict())
+    blobs['conv1_w'] = blobs['conv1_w'][:, ::-1].copy()
+    with path.open('wb') as file:
+        pickler = Python2Pickler(file, 2) if python2 else pickle.Pickler(file, 2)
+        pickler.dump({'blobs': {**blobs, 'lr': 0.1}})
+
+
+@torch.no_grad()
+def assert_same_features(state_dict, architecture, in_scope, swap=False):
+    ours, theirs = target_network(architecture, in_scope), source_network(architecture)
+    ours.load_state_dict({key: value.double() for key, value in state_dict.items()}, strict=True, assign=True)
+    x = torch.randn(1, 3, 64, 64).double()
+    for a, b in zip(ours(x), features(theirs, x.flip(1) if swap else x), strict=True):
+        assert (a - b).norm() <= 1e-9 * b.norm()
+
+
+@pytest.mark.parametrize('architecture', ['resnet50', 'resnext50_32x4d'])
+def test_authors_imagenet_weights_compute_what_they_did(architecture, in_scope, tmp_path):
+    in_authors_form(source_network(architecture), tmp_path / 'R.pth.tar')
+    converted = convert_checkpoint(tmp_path / 'R.pth.tar')
+    assert_same_features(converted.state_dict, architecture, in_scope)
+    about = converted.meta['mmws']
+    assert about['network'] == architecture
+    assert about['left_over'].keys() == {'fc.weight', 'fc.bias'}
+    assert (about['eps'], about['unbiased'], about['input']['channels']) == (1e-5, True, 'RGB')
+
+
+@pytest.mark.parametrize('python2', [False, True])
+def test_caffe2_weights_compute_what_they_did_and_reordered_on_rgb(python2, in_scope, tmp_path):
+    in_caffe2_form(source_network('resnet50'), tmp_path / 'R.pkl', python2)
+    converted = convert_checkpoint(tmp_path / 'R.pkl')
+    assert_same_features(converted.state_dict, 'resnet50', in_scope, swap=True)
+    about = converted.meta['mmws']
+    assert about['input'] == {'channels': 'BGR', 'mean': [102.9801, 115.9465, 122.7717], 'std': [1, 1, 1]}
+    assert about['left_over'].keys() == {'pred_w', 'pred_b', 'lr'}
+    reordered = convert_checkpoint(tmp_path / 'R.pkl', to_rgb=True)
+    about = reordered.meta['mmws']
+    assert about['input'] == {'channels': 'RGB', 'mean': [122.7717, 115.9465, 102.9801], 'std': [1, 1, 1]}
+    assert torch.equal(reordered.state_dict.pop('conv1.weight'), converted.state_dict.pop('conv1.weight').flip(1))
+    assert all(torch.equal(value, reordered.state_dict[key]) for key, value in converted.state_dict.items())
+
+
+HEAD = {'bottleneck.conv': 'conv2', 'bottleneck.gn': 'bn2', 'conv_seg': 'conv3', 'image_pool.1.conv': 'aspp5',
+        'image_pool.1.gn': 'aspp5_bn'}
+HEAD |= {f'aspp_modules.{i}.conv': f'aspp{i + 1}' for i in range(4)}
+HEAD |= {f'aspp_modules.{i}.gn': f'aspp{i + 1}_bn' for i in range(4)}
+
+
+def authors_deeplab_name(key):
+    place, name = key.split('.', 1)
+    owner, part = name.rsplit('.', 1)
+    return f'module.{name.replace("gn", "bn")}' if place == 'backbone' else f'module.aspp.{HEAD[owner]}.{part}'
+
+
+@torch.no_grad()
+def test_authors_deeplab_computes_what_it_did(in_scope, tmp_path):
+    config = Config.fromfile(REPOSITORY / 'configs' / 'deeplabv3_r101_gnws_voc12aug_jhu.py').model
+    config.pretrained = None
+    with in_scope('mmseg'), torch.device('meta'):
+        net = MODELS.build(config).eval()
+    weights = {key: torch.randn(value.shape) * 0.3 for key, value in net.state_dict().items()}
+    theirs = {authors_deeplab_name(key): value for key, value in weights.items()}
+    torch.save({'epoch': 50, 'state_dict': theirs, 'optimizer': {'state': {0: torch.ones(3)}}}, tmp_path / 'd.pth')
+    converted = convert_checkpoint(tmp_path / 'd.pth')
+    net.load_state_dict({key: value.double() for key, value in converted.state_dict.items()}, strict=True, assign=True)
+    image = torch.randn(1, 3, 65, 97).double()
+    ours = net.encode_decode(image, [{'img_shape': (65, 97)}])
+    expected = Authors({key: value.double() for key, value in weights.items()}).logits(image)
+    assert (ours - expected).norm() <= 1e-9 * expected.norm()
+    assert converted.meta['mmws']['left_over'] == {'epoch': 'no weight', 'optimizer': 'no weight'}
+    assert converted.meta['mmws']['network'] == 'DeepLabv3 resnet101'
+
+
+@pytest.mark.parametrize('architecture', ARCHITECTURES)
+def test_the_shapes_are_the_toolkits(architecture, in_scope):
+    net = target_network(architecture, in_scope)
+    expected = {key: tuple(value.shape) for key, value in net.state_dict().items()}
+    assert resnet_shapes(net.state_dict()) == (architecture, expected)
+
+
+def test_the_toolkits_own_weights_are_taken_as_they_are(tmp_path):
+    weights = {key: torch.randn(shape) for key, shape in resnet_shapes(ONLY_NAMES)[1].items()}
+    torch.save({'state_dict': weights, 'meta': {'CLASSES': ('a', 'b'), 'time': 'now'}}, tmp_path / 'b.pth')
+    converted = convert_checkpoint(tmp_path / 'b.pth')
+    assert all(torch.equal(value, weights[key]) for key, value in converted.state_dict.items())
+    assert converted.meta['CLASSES'] == ('a', 'b')
+    model = {f'backbone.{key}': value for key, value in weights.items()} | {'head.w': torch.ones(1)}
+    torch.save(model, tmp_path / 'm.pth')
+    assert convert_checkpoint(tmp_path / 'm.pth').state_dict.keys() == model.keys()
+    del model['backbone.layer4.2.gn3.bias']
+    torch.save(model, tmp_path / 'm.pth')
+    with pytest.raises(WSError, match=r'resnet50 needs backbone\.layer4\.2\.gn3\.bias of shape \(2048,\), which is'):
+        convert_checkpoint(tmp_path / 'm.pth')
+
+
+def shapes_of(**changes):
+    """The authors' ResNet-50 as far as keys and shapes go, changed."""
+    tensors = {f'module.{re.sub("gn", "bn", key)}': torch.zeros(1).expand(shape).contiguous()
+               for key, shape in resnet_shapes(ONLY_NAMES)[1].items()}
+    tensors |= {f'module.{key}': value for key, value in changes.items() if value is not None}
+    return {key: value for key, value in tensors.items() if changes.get(key.removeprefix('module.'), 0) is not None}
+
+
+ONLY_NAMES = {f'layer{stage}.{block}.conv2.weight': torch.empty(64, 64, 3, 3)
+              for stage, blocks in enumerate((3, 4, 6, 3), 1) for block in range(blocks)}
+
+
+@pytest.mark.parametrize(('tensors', 'message'), [
+    (shapes_of(**{'layer2.1.bn3.bias': None}), r'resnet50 needs layer2\.1\.gn3\.bias of shape \(512,\), which is mis'),
+    (shapes_of(**{'conv1.weight': torch.ones(64, 4, 7, 7)}),
+     r'conv1\.weight has shape \(64, 4, 7, 7\), but conv1\.weight of resnet50 has \(64, 3, 7, 7\)'),
+    (shapes_of(**{'layer1.0.se.weight': torch.ones(2)}),
+     r'layer1\.0\.se\.weight of shape \(2,\) has no place in resnet50: did you mean'),
+    (shapes_of(**{'gn1.bias': torch.ones(64)}), r'gn1\.bias and gn1\.bias are both|bn1\.bias and gn1\.bias are both'),
+    (shapes_of(**{f'layer3.5.{rest}': None for rest in (
+        *(f'{kind}{i}.weight' for kind in ('conv', 'bn') for i in (1, 2, 3)), *(f'bn{i}.bias' for i in (1, 2, 3)))}),
+     r'expected the blocks \(3, 4, 6, 3\) .* got \(3, 4, 5, 3\)'),
+    ({'stem.conv.weight': torch.ones(1), 'stages.0.blocks.0.conv1.weight': torch.ones(1)},
+     r"do not fit: timm's resnetv2_\* of BiT .* biased one, with eps inside the root"),
+    ({'root.conv.weight': torch.ones(1), 'body.block1.unit01.gn1.weight': torch.ones(1)}, "do not fit: BiT's weights"),
+    ({'stages.0.0.conv1.gain': torch.ones(1)}, r"timm's ScaledStdConv2d .*biased"),
+    ({'backbone.conv1.weight_gamma': torch.ones(1)}, "mmcv's ConvAWS"),
+    (shapes_of(**{'bn1.running_mean': torch.ones(64)}), r'BatchNorm statistics: .* \(bn1\.running_mean\)'),
+    ({'features.0.weight': torch.ones(1)}, r'of no known format; expected .*its tensors are features\.0\.weight'),
+])
+def test_what_does_not_fit_is_named(tensors, message, tmp_path):
+    torch.save(tensors, tmp_path / 'x.pth')
+    with pytest.raises(WSError, match=message):
+        convert_checkpoint(tmp_path / 'x.pth')
+
+
+@pytest.mark.parametrize('ending', ['pth', 'safetensors'])
+def test_the_tool_says_what_it_found_and_what_it_left(ending, in_scope, tmp_path):
+    torch.save(shapes_of(**{'fc.bias': torch.ones(1000)}), tmp_path / 'R-50-GN-WS.pth.tar')
+    result = tool('convert_checkpoint.py', 'R-50-GN-WS.pth.tar', f'out.{ending}', folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    for line in ("found the authors' ImageNet weights: resnet50, 159 tensors", "'channels': 'RGB'",
+                 'left over fc.bias: the classifier'):
+        assert line in result.stdout
+    assert {path.name for path in tmp_path.iterdir()} == {'R-50-GN-WS.pth.tar', f'out.{ending}'}
+    about = read_checkpoint(tmp_path / f'out.{ending}').rest['meta']['mmws']
+    assert about['sha256'] == read_checkpoint(tmp_path / 'R-50-GN-WS.pth.tar').sha256
+    assert about['source'] == 'R-50-GN-WS.pth.tar'
+    if ending == 'pth':
+        with in_scope('mmdet'):
+            load_checkpoint(MODELS.build({'type': 'mmws.ResNet', 'depth': 50}), str(tmp_path / 'out.pth'), strict=True)
+    else:
+        with safe_open(tmp_path / 'out.safetensors', 'pt') as file:
+            assert json.loads(file.metadata()['meta'])['mmws'] == about
+
+
+@pytest.mark.parametrize(('arguments', 'message'), [
+    (['nowhere.pth', 'out.pth'], 'there is no checkpoint nowhere.pth'),
+    (['bit.pth', 'out.pth'], "these weights do not fit: timm's resnetv2"),
+    (['r.pth', 'out.pth', '--to-rgb'], 'take RGB already'),
+    (['r.pth', 'out.onnx'], 'expected a name that ends in .pth or .safetensors'),
+    (['r.pth', 'no/out.pth'], 'there is no folder no'),
+])
+def test_a_users_mistake_is_one_line_and_nothing_is_written(arguments, message, tmp_path, monkeypatch):
+    torch.save({'stages.0.blocks.0.conv1.weight': torch.ones(1)}, tmp_path / 'bit.pth')
+    torch.save(shapes_of(), tmp_path / 'r.pth')
+    monkeypatch.chdir(tmp_path)
+    assert message in tool_error('convert_checkpoint.py', *arguments)
+    assert {path.name for path in tmp_path.iterdir()} == {'bit.pth', 'r.pth'}

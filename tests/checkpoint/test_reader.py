@@ -1,0 +1,164 @@
+"""Hostile files: refused with one line, nothing executed."""
+
+import io
+import json
+import os
+import pickle
+import pickletools
+import struct
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from conftest import tool_error
+
+from mmws import WSError
+from mmws.checkpoint import read_checkpoint
+
+
+class Calls:
+    """Pickles as the call of a function."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def named(module, name, argument=b'I0\n'):
+    """A pickle that calls ``module.name`` with one argument."""
+    return b'c' + f'{module}\n{name}\n'.encode() + b'(' + argument + b'tR.'
+
+
+def torch_zip(tensors, replace=(), compress=zipfile.ZIP_STORED, byteorder=b'little'):
+    """What torch.save writes, with bytes of its pickle replaced."""
+    whole, out = io.BytesIO(), io.BytesIO()
+    torch.save(tensors, whole)
+    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(out, 'w', compress) as target:
+        for entry in source.infolist():
+            data = source.read(entry)
+            if entry.filename.endswith('data.pkl') and replace:
+                assert replace[0] in data
+                data = data.replace(*replace)
+            target.writestr(entry.filename, byteorder if entry.filename.endswith('byteorder') else data)
+    return out.getvalue()
+
+
+def overlapping_zip():
+    """Two names for the same bytes: the central directory points twice at one entry."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, 'w') as archive:
+        archive.writestr('x/data.pkl', bytes(10**5))
+        archive.filelist.append(archive.filelist[0])
+    return out.getvalue()
+
+
+def safetensors(header, data=bytes(32)):
+    text = json.dumps(header).encode()
+    return struct.pack('<Q', len(text)) + text + data
+
+
+def legacy(tensors):
+    out = io.BytesIO()
+    torch.save(tensors, out, _use_new_zipfile_serialization=False)
+    return out.getvalue()
+
+
+COMMAND = {'a': Calls(os.system, 'touch executed')}
+ONES = {'a': torch.ones(4)}
+ARRAY = {'a': np.ones(4, 'f4')}
+SHAPE = b'K\x04\x85'  # (4,)
+HUGE = b'\x8a\x06' + (2**40).to_bytes(6, 'little') + b'\x85'
+F32 = {'dtype': 'F32', 'shape': [4]}
+
+HOSTILE = {
+    'a command, torch': ('pth', torch_zip(COMMAND), 'system'),
+    'a command, torch legacy': ('pth', legacy(COMMAND), 'system'),
+    'a command, pickle': ('pkl', pickle.dumps(COMMAND, 2), r'\.system, which is refused'),
+    'a command, protocol 4': ('pkl', pickle.dumps(COMMAND, 4), 'is refused: only numpy'),
+    'eval': ('pkl', named('builtins', 'eval', b'Vopen("executed","w")\n'), r'builtins\.eval, which is refused'),
+    'of torch': ('pth', torch_zip({'a': Calls(torch.load, 'x')}), r'torch\.serialization\.load'),
+    'of numpy': ('pkl', named('numpy', 'fromfile', b'Vx\n'), r'numpy\.fromfile, which is refused'),
+    'of numpy.core': ('pkl', named('numpy.core.multiarray', 'fromstring'), 'fromstring, which is refused'),
+    'dotted': ('pkl', named('numpy', 'ndarray.tofile'), r'numpy\.ndarray\.tofile, which is refused'),
+    'an empty array of any size': ('pkl', named('numpy', 'ndarray', b'I99999999999\n'), 'in another way than numpy'),
+    'of objects': ('pkl', pickle.dumps({'a': np.array([None])}, 2), 'where numbers are expected'),
+    'bytes in another encoding': ('pkl', named('_codecs', 'encode', b'Vx\nVrot13\n'), "encodes text as 'rot13'"),
+    'a huge array': ('pkl', pickle.dumps(ARRAY, 2).replace(SHAPE, HUGE), r'\(1099511627776,\) claims to be in 16'),
+    'a huge storage': ('pth', torch_zip(ONES, (b'K\x04t', HUGE[:-1] + b't')), 'does not match expected size'),
+    'a huge tensor': ('pth', torch_zip(ONES, (SHAPE, HUGE)), 'refused'),
+    'a huge tensor of one number': ('pth', torch_zip({'a': torch.ones(1).expand(2**40)}), '1099511627776,'),
+    'a sparse tensor, of any size': ('pth', torch_zip({'a': torch.eye(2).to_sparse()}), 'no dense tensor'),
+    'a tensor without data': ('pth', torch_zip({'a': torch.empty(2**40, device='meta')}), 'no dense tensor'),
+    'a huge legacy storage': ('pth', legacy(ONES).replace(b'K\x04N', HUGE[:-1] + b'N'), 'refused'),
+    'a huge memo': ('pkl', b'\x80\x02}r\xff\xff\xff\x7f.', 'it holds no tensors'),
+    'a huge text': ('pkl', b'\x80\x02X\xff\xff\xff\x7fabc.', 'refused'),
+    'a zip bomb': ('pth', torch_zip({'a': torch.zeros(10**6)}, compress=8), r'more than it is \(archive'),
+    'overlapping entries': ('pth', overlapping_zip(), r'more than it is \(entries overlap\)'),
+    'big-endian, torch': ('pth', torch_zip(ONES, byteorder=b'big'), 'big-endian'),
+    'big-endian, pickle': ('pkl', pickle.dumps({'a': np.ones(4, '>f4')}, 2), 'big-endian'),
+    'overlapping offsets': ('safetensors', safetensors(
+        {'a': F32 | {'data_offsets': [0, 16]}, 'b': F32 | {'data_offsets': [8, 24]}}), 'refused'),
+    'offsets beyond the end': ('safetensors', safetensors({'a': F32 | {'data_offsets': [0, 2**40]}}), 'refused'),
+    'a huge header': ('safetensors', struct.pack('<Q', 2**60) + b'{}', 'refused'),
+    'a swapped header': ('safetensors', struct.pack('>Q', 2) + b'{}', 'refused'),
+    'meta that is no JSON': ('safetensors', safetensors({'__metadata__': {'meta': 'x'}}, b''), 'refused'),
+    'truncated zip': ('pth', torch_zip(ONES)[:-200], 'refused'),
+    'truncated legacy': ('pth', legacy(ONES)[:-8], 'refused'),
+    'truncated pickle': ('pkl', pickle.dumps(ARRAY, 2)[:-20], 'refused'),
+    'truncated safetensors': ('safetensors', safetensors({'a': F32 | {'data_offsets': [0, 16]}}, bytes(8)), 'refused'),
+    'empty': ('pth', b'', 'refused'),
+    'text': ('pth', b'<html>404</html>', 'refused'),
+    'no dict': ('pkl', pickle.dumps([1], 2), 'it holds a list'),
+    'deep': ('pkl', b'(' * 10**5 + b't' * 10**5 + b'.', 'refused'),
+}
+
+
+@pytest.mark.parametrize(('ending', 'content', 'message'), HOSTILE.values(), ids=HOSTILE.keys())
+def test_a_hostile_file_is_refused(ending, content, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / f'x.{ending}'
+    path.write_bytes(content)
+    with pytest.raises(WSError, match=message) as error:
+        read_checkpoint(path)
+    assert '\n' not in str(error.value)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_harm_is_real(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.load(io.BytesIO(HOSTILE['a command, torch'][1]), weights_only=False)
+    assert (tmp_path / 'executed').exists()
+
+
+@pytest.mark.parametrize('name', ['a command, torch', 'a command, pickle', 'truncated zip', 'a zip bomb'])
+def test_the_tool_refuses_with_one_line_and_writes_nothing(name, tmp_path, monkeypatch):
+    ending, content, _ = HOSTILE[name]
+    (tmp_path / f'x.{ending}').write_bytes(content)
+    (tmp_path / 'out.pth').write_text('the old one')
+    monkeypatch.chdir(tmp_path)
+    error = tool_error('convert_checkpoint.py', f'x.{ending}', 'out.pth')
+    assert error.startswith(f'error: x.{ending} is refused, nothing in it was executed: ')
+    assert (tmp_path / 'out.pth').read_text() == 'the old one'
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_nest_of_one_dict_takes_no_time(tmp_path):
+    nest = {'a': np.ones(1)}
+    for _ in range(100):
+        nest = {'x': nest, 'y': nest}
+    (tmp_path / 'x.pkl').write_bytes(pickletools.optimize(pickle.dumps(nest, 2)))
+    with pytest.raises(WSError, match='no tensors'):
+        read_checkpoint(tmp_path / 'x.pkl')
+
+
+@pytest.mark.parametrize('order', ['C', 'F'])
+@pytest.mark.parametrize('dtype', ['f4', 'f8', 'i8'])
+def test_arrays_are_read_as_they_were(dtype, order, tmp_path):
+    array = np.arange(24).reshape(2, 3, 4).astype(dtype, order=order)
+    for protocol in range(5):
+        (tmp_path / 'x.pkl').write_bytes(pickle.dumps({'blobs': {'a': array}}, protocol))
+        tensor = read_checkpoint(tmp_path / 'x.pkl').tensors['a']
+        assert torch.equal(tensor, torch.from_numpy(array.copy()))

@@ -1,0 +1,37 @@
+#!/usr/bin/env python3
+"""Convert a GN+WS checkpoint of any known format to the toolkits' own; the format is told by its keys."""
+
+import argparse
+
+try:
+    from rich.console import Console
+
+    from mmws.checkpoint import convert_checkpoint, write_checkpoint
+    from mmws.errors import WSError
+except ModuleNotFoundError as error:
+    raise SystemExit(f'error: {error}; run `make setup` and `source .venv/bin/activate`') from None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('src', help='.pth.tar, .pth, .pkl or .safetensors')
+    parser.add_argument('dst', help='.pth or .safetensors')
+    parser.add_argument('--to-rgb', action='store_true', help='reorder the input channels of a stem trained on BGR')
+    arguments = parser.parse_args()
+    console = Console(soft_wrap=True, highlight=False)
+    try:
+        with console.status(f'converting {arguments.src}'):
+            converted = convert_checkpoint(arguments.src, arguments.to_rgb)
+            write_checkpoint(arguments.dst, converted.state_dict, converted.meta)
+    except (WSError, OSError) as error:
+        raise SystemExit(f'error: {error}') from None
+    about = converted.meta['mmws']
+    console.print(f'found {about["format"]}: {about["network"]}, {len(converted.state_dict)} tensors')
+    console.print(f'input {about["input"]}', markup=False)
+    for name, reason in about['left_over'].items():
+        console.print(f'left over {name}: {reason}', markup=False)
+    console.print(f'{arguments.dst}', markup=False)
+
+
+if __name__ == '__main__':
+    main()

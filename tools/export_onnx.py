@@ -1,0 +1,34 @@
+#!/usr/bin/env python3
+"""Export a trained segmenter, or a detector's backbone and neck, to ONNX: folded, and checked against onnxruntime."""
+
+import argparse
+from pathlib import Path
+
+try:
+    from mmws import fold
+    from mmws.errors import WSError
+    from mmws.onnx import export_onnx
+    from mmws.trained import load_config, load_trained
+except ModuleNotFoundError as error:
+    raise SystemExit(f'error: {error}; run `make setup` and `source .venv/bin/activate`') from None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config')
+    parser.add_argument('checkpoint')
+    parser.add_argument('out', type=Path, help='.onnx')
+    arguments = parser.parse_args()
+    try:
+        model, _ = load_trained(load_config(arguments.config), arguments.checkpoint)
+        content = export_onnx(fold(model))
+        partial = arguments.out.with_name(f'.{arguments.out.name}.partial')
+        partial.write_bytes(content)
+        partial.replace(arguments.out)
+    except (WSError, OSError) as error:
+        raise SystemExit(f'error: {error}') from None
+    print(arguments.out)
+
+
+if __name__ == '__main__':
+    main()
