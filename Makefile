@@ -1,5 +1,6 @@
 # make demo    train, test and show Mask R-CNN with GN+WS at one image a step; make demo-seg DeepLabv3
 # make test    everything that can go wrong
+# make sweep   the prefix before every stock config, checked by running the models: docs/sweep.csv, 20 min
 # make setup   the environment of both; STACK=openmmlab takes the upstream distributions
 
 PYTHON ?= python3
@@ -7,7 +8,7 @@ STACK ?= onedl
 VENV := .venv$(if $(filter-out onedl,$(STACK)),-$(STACK))
 RUN := $(VENV)/bin/python
 
-.PHONY: setup demo demo-seg test lint
+.PHONY: setup demo demo-seg sweep test lint
 
 setup:
 	@$(PYTHON) requirements/setup_env.py $(VENV) $(STACK)
@@ -20,6 +21,9 @@ demo demo-seg: setup
 	$(RUN) tools/test.py $(CONFIG) "$$(cat work_dirs/$@/last_checkpoint)" --work-dir work_dirs/$@ \
 		--show-dir $(CURDIR)/work_dirs/$@/pictures
 	$(RUN) tools/summarize.py work_dirs/$@
+
+sweep: setup
+	$(RUN) tools/sweep.py docs/sweep.csv
 
 test: setup lint
 	$(RUN) -m pytest

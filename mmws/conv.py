@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mmws.errors import WSError
 from mmws.functional import check_fan_in, standardize_weight
 
-__all__ = ['ConvWS1d', 'ConvWS2d', 'ConvWS3d', 'standardize_conv_', 'standardized_class']
+__all__ = ['ConvWS1d', 'ConvWS2d', 'ConvWS3d', 'WeightStandardized']
 
 
 FOLD_FIRST = 'fold first: model.eval(); model = mmws.fold(model)'
@@ -27,7 +27,7 @@ class WeightStandardized(nn.Module):
 
     def __init__(self, *args: Any, eps: float = 1e-5, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        check_fan_in(self.weight)  # type: ignore[arg-type]
+        check_fan_in(self.filters())
         self.eps = eps
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -36,12 +36,20 @@ class WeightStandardized(nn.Module):
                           f'standardization undoes the scale; {FOLD_FIRST}')
         super().__setattr__(name, value)
 
+    def filters(self) -> Tensor:
+        """Return the raw weight with a filter in each row."""
+        weight: Tensor = self.weight  # type: ignore[assignment]
+        return weight
+
+    def standardized_weight(self) -> Tensor:
+        """Return what goes to the kernel, in the layout of the weight."""
+        return standardize_weight(self.filters(), self.eps)
+
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if 'weight' in self._parameters and weight is not self.weight:
             raise WSError(f'{self} is called with another weight than its own, as fusing a norm on the fly does '
                           f'(efficient_conv_bn_eval), but standardization undoes the scale; {FOLD_FIRST}')
-        output: Tensor = super()._conv_forward(  # type: ignore[misc]
-            input, standardize_weight(weight, self.eps), bias)
+        output: Tensor = super()._conv_forward(input, self.standardized_weight(), bias)  # type: ignore[misc]
         return output
 
     def extra_repr(self) -> str:
@@ -122,44 +130,3 @@ class ConvWS3d(WeightStandardized, nn.Conv3d):
         >>> ConvWS3d(4, 8, 3)(torch.randn(2, 4, 5, 6, 7)).shape
         torch.Size([2, 8, 3, 4, 5])
     """
-
-
-# By name, so that mmcv's classes are known without importing mmcv. Exact classes only: a subclass may do anything.
-_STANDARDIZED = {
-    'torch.nn.modules.conv.Conv1d': ConvWS1d,
-    'torch.nn.modules.conv.Conv2d': ConvWS2d,
-    'torch.nn.modules.conv.Conv3d': ConvWS3d,
-    'mmcv.cnn.bricks.wrappers.Conv2d': ConvWS2d,
-    'mmcv.cnn.bricks.wrappers.Conv3d': ConvWS3d,
-    'mmcv.cnn.bricks.conv_ws.ConvWS2d': ConvWS2d,
-}
-
-
-def standardized_class(conv: nn.Module) -> type[WeightStandardized] | None:
-    """Return the class that ``conv`` becomes under Weight Standardization, None if there is none.
-
-    Example:
-        >>> standardized_class(nn.Conv2d(2, 2, 1)).__name__
-        'ConvWS2d'
-    """
-    return _STANDARDIZED.get(f'{type(conv).__module__}.{type(conv).__qualname__}')
-
-
-def standardize_conv_(conv: nn.Module, eps: float = 1e-5) -> nn.Module:
-    """Make ``conv`` standardize its weight, in place.
-
-    The module stays the same object, and with it parameters, hooks, sharing, ``training`` and every reference that
-    somebody holds: only its class changes.
-
-    Raises:
-        KeyError: if :func:`standardized_class` knows no class for it.
-        ValueError: if its fan-in is below 2.
-
-    Example:
-        >>> standardize_conv_(nn.Conv2d(2, 4, 1))
-        ConvWS2d(2, 4, kernel_size=(1, 1), stride=(1, 1), eps=1e-05)
-    """
-    check_fan_in(conv.weight)  # type: ignore[arg-type]
-    conv.__class__ = _STANDARDIZED[f'{type(conv).__module__}.{type(conv).__qualname__}']
-    conv.eps = eps  # type: ignore[assignment]
-    return conv

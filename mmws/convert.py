@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
 
-from mmws.conv import WeightStandardized, standardize_conv_, standardized_class
+from mmws.conv import WeightStandardized
 from mmws.errors import WSError, near_matches
 from mmws.norm import is_batch_norm, is_norm, to_group_norm_
-from mmws.placement import Verdict, find_placement
+from mmws.placement import LAYER_NORM, Placement, Verdict, find_placement
+from mmws.swap import standardize_conv_, standardized_class, standardizes_itself
 
-__all__ = ['Options', 'Report', 'convert_']
+__all__ = ['Options', 'Report', 'convert_', 'why_unfit']
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Options:
         num_groups: upper bound of the number of groups; the largest divisor of the channels within it is taken.
         eps: added to each filter's standard deviation, see :func:`mmws.standardize_weight`.
         exclude: globs on module names; the convolutions they match stay plain, their norms are replaced all the same.
+        include: globs on module names; where given, the convolutions they match alone are standardized, and
+            for these a LayerNorm counts as a norm too.
 
     Raises:
         WSError: if a value is not one of these.
@@ -37,6 +40,7 @@ class Options:
     num_groups: int = 32
     eps: float = 1e-5
     exclude: Sequence[str] = ()
+    include: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if self.norm not in ('GN', 'keep'):
@@ -45,8 +49,10 @@ class Options:
             raise WSError(f'ws option num_groups: expected a positive integer, got {self.num_groups!r}')
         if type(self.eps) not in (int, float) or not 0 <= self.eps < float('inf'):
             raise WSError(f'ws option eps: expected a number from 0 on, got {self.eps!r}')
-        if isinstance(self.exclude, str) or not all(isinstance(glob, str) for glob in self.exclude):
-            raise WSError(f"ws option exclude: expected a list of globs such as ['neck.*'], got {self.exclude!r}")
+        for name in ('exclude', 'include'):
+            globs = getattr(self, name)
+            if not isinstance(globs, (list, tuple)) or not all(isinstance(glob, str) for glob in globs):
+                raise WSError(f"ws option {name}: expected a list of globs such as ['neck.*'], got {globs!r}")
 
     @classmethod
     def parse(cls, options: Mapping[str, Any], also: Sequence[str] = ()) -> Options:
@@ -64,23 +70,27 @@ class Report:
 
     Attributes:
         converted: the convolutions that became standardized.
-        skipped: the convolutions that stay as they were, with the reason.
+        skipped: the convolutions, and modules of other kinds, that stay as they were, with the reason.
+        unseen: the convolutions that were not seen in a run and were judged by the module tree.
         norms: the norms that were replaced, with what stands in their place.
     """
 
     converted: list[str] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
+    unseen: list[str] = field(default_factory=list)
     norms: dict[str, str] = field(default_factory=dict)
 
     def summary(self) -> str:
         """Return the figures in a line."""
+        unseen = f', {len(self.unseen)} judged by the module tree' if self.unseen else ''
         return (f'Weight Standardization: {len(self.converted)} convolutions standardized, '
-                f'{len(self.skipped)} left as they were, {len(self.norms)} BatchNorm replaced by GroupNorm')
+                f'{len(self.skipped)} left as they were, {len(self.norms)} BatchNorm replaced by GroupNorm{unseen}')
 
     def __str__(self) -> str:
         lines = [self.summary()]
         lines += [f'  standardized  {name}' for name in self.converted]
         lines += [f'  left          {name}: {reason}' for name, reason in self.skipped.items()]
+        lines += [f'  not seen run  {name}: judged by the module tree' for name in self.unseen]
         lines += [f'  norm          {name}: {became}' for name, became in self.norms.items()]
         return '\n'.join(lines)
 
@@ -110,55 +120,81 @@ def convert_(model: nn.Module, **options: Any) -> Report:
         >>> print(convert_(net))
         Weight Standardization: 1 convolutions standardized, 1 left as they were, 1 BatchNorm replaced by GroupNorm
           standardized  0
-          left          3: no norm takes its output: it ends its block
+          left          3: no norm takes its output: it leaves the network
           norm          1: BatchNorm2d -> GroupNorm(8, 8)
     """
     chosen = Options.parse(options)
-    placement = find_placement(model)
+    placed = find_placement(model)
+    placement = placed.convs
     names = {module: name for name, module in reversed(list(model.named_modules(remove_duplicate=False)))}
-    _exclude(placement, model, chosen.exclude)
-    report = Report()
+    _apply_globs(placement, model, chosen)
+    report = Report(unseen=[names[conv] for conv, verdict in placement.items() if not verdict.ran])
     for conv, verdict in placement.items():
-        reason = verdict.reason or _why_unfit(conv)
+        reason = verdict.reason or why_unfit(conv)
         if reason:
             report.skipped[names[conv]] = reason
         else:
             standardize_conv_(conv, chosen.eps)
             report.converted.append(names[conv])
+    report.skipped.update(_outside_the_tree(model))
     if chosen.norm == 'GN':
-        _replace_batch_norms(model, placement, chosen.num_groups, report)
+        _replace_batch_norms(model, placed, chosen.num_groups, report)
     if not any(isinstance(module, WeightStandardized) for module in names):
         warnings.warn(f'nothing was standardized in {type(model).__name__}: {_what_is_missing(names)}', stacklevel=2)
     return report
 
 
-def _exclude(placement: dict[nn.Module, Verdict], model: nn.Module, globs: Sequence[str]) -> None:
+def _outside_the_tree(model: nn.Module) -> Iterator[tuple[str, str]]:
+    """The modules that are kept where ``modules()`` does not look, as mmdet's distillations keep their teacher."""
+    inside = set(model.modules())
+    for name, module in model.named_modules():
+        for attribute, value in vars(module).items():
+            if isinstance(value, nn.Module) and value not in inside:
+                yield f'{name}.{attribute}'.lstrip('.'), 'kept outside the module tree; it stays as it is'
+
+
+def _apply_globs(placement: dict[nn.Module, Verdict], model: nn.Module, options: Options) -> None:
+    asked_for = _matching(placement, model, 'include', options.include)
+    for conv, verdict in placement.items() if asked_for else ():
+        if conv not in asked_for:
+            verdict.reason = f'not in include={list(options.include)}'
+        elif verdict.reason == LAYER_NORM:
+            verdict.reason = ''
+    for conv, glob in _matching(placement, model, 'exclude', options.exclude).items():
+        placement[conv].reason = f'excluded by {glob!r}'
+
+
+def _matching(placement: Iterable[nn.Module], model: nn.Module, option: str,
+              globs: Iterable[str]) -> dict[nn.Module, str]:
+    """The convolutions that one of the ``globs`` matches, by any of their names, and which."""
     convs = [(name, module) for name, module in model.named_modules(remove_duplicate=False) if module in placement]
+    found: dict[nn.Module, str] = {}
     for glob in globs:
         matching = [conv for name, conv in convs if fnmatchcase(name, glob)]
         if not matching:
-            raise WSError(f'ws option exclude: {glob!r} matches no convolution of {type(model).__name__}; '
+            raise WSError(f'ws option {option}: {glob!r} matches no convolution of {type(model).__name__}; '
                           + near_matches(glob, [name for name, _ in convs]))
-        for conv in matching:
-            placement[conv].reason = f'excluded by {glob!r}'
+        found.update(dict.fromkeys(matching, glob))
+    return found
 
 
-def _why_unfit(conv: nn.Module) -> str:
-    if isinstance(conv, WeightStandardized):
+def why_unfit(conv: nn.Module) -> str:
+    """Say why ``conv`` cannot be standardized, whatever takes its output; nothing if it can."""
+    if standardizes_itself(conv):
         return 'already standardized'
-    if standardized_class(conv) is None:
+    standardized = standardized_class(conv)
+    if standardized is None:
         return f'{type(conv).__name__} has no standardized form'
-    if conv.weight[0].numel() < 2:  # type: ignore[index]
+    if standardized.filters(conv)[0].numel() < 2:  # type: ignore[arg-type]
         return 'a fan-in of 1 has no standard deviation'
     return ''
 
 
-def _replace_batch_norms(model: nn.Module, placement: dict[nn.Module, Verdict], num_groups: int,
-                         report: Report) -> None:
+def _replace_batch_norms(model: nn.Module, placed: Placement, num_groups: int, report: Report) -> None:
     was = {norm: type(norm).__name__ for norm in model.modules() if is_batch_norm(norm)}
     for norm in was:
-        to_group_norm_(norm, num_groups)
-    for conv, verdict in placement.items():
+        to_group_norm_(norm, num_groups, norm in placed.pointwise)
+    for conv, verdict in placed.convs.items():
         for norm in verdict.norms:
             if norm in was and conv.weight.requires_grad:
                 norm.requires_grad_()  # BatchNorm is frozen for its statistics' sake; GroupNorm has none

@@ -71,20 +71,22 @@ def plain_class(module: nn.Module, name: str = '') -> type[nn.Module] | None:
     kind = type(module)
     if not isinstance(module, WeightStandardized):
         return _PLAIN.get(f'{kind.__module__}.{kind.__qualname__}')
-    if WeightStandardized not in kind.__bases__:
+    if not kind.__module__.startswith('mmws.'):
         raise WSError(f'fold: {name or "the module"} is a {kind.__name__}, a subclass of a standardized convolution; '
                       'what it would be without standardization is not known')
     if 'weight' not in module._parameters:
         raise WSError(f'fold: the weight of {name or "the module"} is no parameter: something computes it; '
                       'make that permanent first (torch.nn.utils.prune.remove and the like)')
-    return next(base for base in kind.__bases__ if base is not WeightStandardized)
+    return kind.__bases__[-1]
 
 
 def _fold_conv_(conv: Any, kind: type[nn.Module], shared: dict[tuple[nn.Parameter, float], nn.Parameter]) -> None:
     """Make ``conv`` a plain convolution, in place; ``shared`` holds what its parameters became elsewhere."""
     raw, eps = conv.weight, conv.eps
     if (raw, eps) not in shared:
-        shared[raw, eps] = nn.Parameter(standardize_weight(raw.detach(), eps), raw.requires_grad)
+        ours = isinstance(conv, WeightStandardized)
+        standardized = conv.standardized_weight() if ours else standardize_weight(raw, eps)
+        shared[raw, eps] = nn.Parameter(standardized.detach(), raw.requires_grad)
     conv.__class__ = kind
     del conv.eps
     conv.weight = shared[raw, eps]

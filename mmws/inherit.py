@@ -14,7 +14,7 @@ from typing import Any
 
 from mmws.errors import WSError, near_matches
 
-__all__ = ['read_config', 'stock_config']
+__all__ = ['read_config', 'stock_config', 'stock_configs']
 
 
 def stock_config(name: str) -> str:
@@ -35,14 +35,34 @@ def stock_config(name: str) -> str:
         True
     """
     package, _, inner = name.partition('::')
-    spec = find_spec(package)
-    if spec is None or spec.origin is None:
-        raise WSError(f'{name}: {package} is not installed')
-    folder = Path(spec.origin).parent / '.mim' / 'configs'
+    folder = _configs_of(package)
     if not (folder / inner).is_file():
         there = [str(path.relative_to(folder)) for path in folder.rglob('*.py')]
         raise WSError(f'{folder} has no {inner}: {near_matches(inner, there)}')
     return str(folder / inner)
+
+
+def stock_configs(package: str) -> list[str]:
+    """Return the names of all the configs that a toolkit's package carries, as :func:`stock_config` takes them.
+
+    Raises:
+        WSError: if the package is not installed.
+
+    Example:
+        >>> 'mmseg::pspnet/pspnet_r50-d8_4xb2-40k_cityscapes-512x1024.py' in stock_configs('mmseg')
+        True
+    """
+    folder = _configs_of(package)
+    inside = (path.relative_to(folder) for path in sorted(folder.rglob('*.py')))
+    return [f'{package}::{path}' for path in inside if '_base_' not in path.parts]
+
+
+def _configs_of(package: str) -> Path:
+    spec = find_spec(package) if package.isidentifier() else None
+    if spec is None or spec.origin is None:
+        raise WSError(f'{package} is not installed; expected <package>::<path below its configs>, as in '
+                      'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py')
+    return Path(spec.origin).parent / '.mim' / 'configs'
 
 
 def read_config(name: str) -> dict[str, Any]:

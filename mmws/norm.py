@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-__all__ = ['group_count', 'is_batch_norm', 'is_norm', 'norm_channels', 'to_group_norm_']
+__all__ = ['group_count', 'is_batch_norm', 'is_layer_norm', 'is_norm', 'norm_channels', 'to_group_norm_']
 
 # By name, so that the toolkit's classes are known without importing it. Exact classes only.
 _BATCH_NORMS = {
@@ -34,26 +34,37 @@ def is_norm(module: nn.Module) -> bool:
         module, (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm))
 
 
+def is_layer_norm(module: nn.Module) -> bool:
+    """Whether ``module`` is a LayerNorm, over all channels of each place."""
+    return isinstance(module, nn.LayerNorm)
+
+
 def norm_channels(norm: nn.Module) -> int:
     """Return the number of channels that ``norm`` takes."""
     return norm.num_channels if isinstance(norm, nn.GroupNorm) else norm.num_features  # type: ignore[return-value]
 
 
-def group_count(channels: int, at_most: int = 32) -> int:
+def group_count(channels: int, at_most: int = 32, pointwise: bool = False) -> int:
     """Return the largest divisor of ``channels`` that is at most ``at_most``.
+
+    Where there is one place per image to take statistics over (``pointwise``), groups of one channel would hold a
+    single value, which has none: there the groups have 8 channels or more.
 
     Example:
         >>> group_count(64), group_count(48), group_count(20), group_count(37)
         (32, 24, 20, 1)
+        >>> group_count(64, pointwise=True), group_count(32, pointwise=True)
+        (32, 4)
     """
-    return next(groups for groups in range(min(channels, at_most), 0, -1) if channels % groups == 0)
+    groups = next(groups for groups in range(min(channels, at_most), 0, -1) if channels % groups == 0)
+    return group_count(channels, max(channels // 8, 1)) if pointwise and groups == channels else groups
 
 
-def to_group_norm_(norm: nn.Module, num_groups: int = 32) -> nn.Module:
+def to_group_norm_(norm: nn.Module, num_groups: int = 32, pointwise: bool = False) -> nn.Module:
     """Make a BatchNorm of any kind a GroupNorm, in place.
 
     The module stays the same object, with its affine parameters, hooks, ``training`` and sharing; the running
-    statistics go. ``eps`` becomes GroupNorm's 1e-5. The number of groups is :func:`group_count` of the channels.
+    statistics go. ``eps`` becomes GroupNorm's 1e-5. The number of groups is what :func:`group_count` says.
     GroupNorm: arXiv 1803.08494.
 
     Example:
@@ -67,5 +78,5 @@ def to_group_norm_(norm: nn.Module, num_groups: int = 32) -> nn.Module:
     for name in ('running_mean', 'running_var', 'num_batches_tracked'):
         norm._buffers.pop(name, None)
     norm.__class__ = nn.GroupNorm
-    norm.num_channels, norm.num_groups, norm.eps = channels, group_count(channels, num_groups), 1e-5  # type: ignore[assignment]
+    norm.num_channels, norm.num_groups, norm.eps = channels, group_count(channels, num_groups, pointwise), 1e-5  # type: ignore[assignment]
     return norm

@@ -2,106 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from torch import nn
 
-from mmws.norm import is_norm, norm_channels
+from mmws.dry_run import run_copy
+from mmws.norm import is_layer_norm
+from mmws.trace import NORM_FUNCTIONS
+from mmws.tree import LAYER_NORM, Verdict, is_conv, read_tree
 
-__all__ = ['Verdict', 'find_placement', 'is_conv']
-
-
-def is_conv(module: nn.Module) -> bool:
-    """Whether ``module`` is a convolution: of torch, a subclass of one, or one of its own such as mmcv's deformable."""
-    weight = getattr(module, 'weight', None)
-    return isinstance(module, nn.modules.conv._ConvNd) or (
-        'Conv' in type(module).__name__ and hasattr(module, 'out_channels') and isinstance(weight, nn.Parameter))
+__all__ = ['LAYER_NORM', 'Placement', 'Verdict', 'find_placement', 'is_conv', 'judge']
 
 
 @dataclass
-class Verdict:
-    """What becomes of a convolution's output.
+class Placement:
+    """Where Weight Standardization belongs in a model.
 
     Attributes:
-        norms: the normalization layers that take it.
-        reason: why the convolution must stay plain; empty if norms alone take its output.
+        convs: the verdict on each convolution, in the order of ``model.modules()``.
+        pointwise: the norms that were seen to take a single value per channel and image.
     """
 
-    norms: list[nn.Module] = field(default_factory=list)
-    reason: str = ''
+    convs: dict[nn.Module, Verdict]
+    pointwise: set[nn.Module]
 
 
-def find_placement(model: nn.Module) -> dict[nn.Module, Verdict]:
-    """Judge each convolution of ``model``: does a normalization layer take its output, and nothing else?
+def find_placement(model: nn.Module) -> Placement:
+    """Judge each convolution of ``model``: do normalization layers take its output, and nothing else?
 
-    Read off the module tree. The modules of an ``nn.Sequential`` run one after another, those of mmcv's
-    ``ConvModule`` in the order it names, and in any other module a norm takes the output of the convolution
-    registered right before it (as in ``conv1, bn1, conv2, bn2``). A convolution that stands in several places
-    feeds a norm only if it does so in each of them.
-
-    Returns:
-        The verdict on each convolution, in the order of ``model.modules()``.
+    A copy of the network runs on the meta device (:func:`mmws.dry_run.run_copy`), and what takes each output is seen.
+    Where the network cannot be run, the module tree decides (:func:`mmws.tree.read_tree`).
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 2, 1))
-        >>> [verdict.reason for verdict in find_placement(net).values()]
-        ['', 'no norm takes its output: it ends its block']
+        >>> [verdict.reason for verdict in find_placement(net).convs.values()]
+        ['', 'no norm takes its output: it leaves the network']
     """
-    found = {module: Verdict() for module in model.modules() if is_conv(module)}
-    for run in _runs(model):
-        for conv, following in zip(run, [*run[1:], None], strict=True):
-            if conv in found:
-                reason = _why_plain(conv, following)
-                found[conv].reason = found[conv].reason or reason
-                found[conv].norms += [following] if following is not None and not reason else []
-    return found
+    ran = run_copy(model)
+    return Placement(read_tree(model) | {conv: judge(takers) for conv, takers in ran.takers.items()}, ran.pointwise)
 
 
-def _why_plain(conv: nn.Module, following: nn.Module | None) -> str:
-    if following is None:
-        return 'no norm takes its output: it ends its block'
-    if not is_norm(following):
-        return f'no norm takes its output: {type(following).__name__} follows'
-    if norm_channels(following) != conv.out_channels:
-        return f'the norm that follows has {norm_channels(following)} channels, not its {conv.out_channels}'
-    return ''
-
-
-def _runs(module: nn.Module) -> Iterator[list[nn.Module]]:
-    """Yield the runs of modules that are executed in a row, as far as the tree tells."""
-    run = _in_order(module)
-    yield run
-    for child in run:
-        if child is not module and next(child.children(), None) is not None:
-            yield from _runs(child)
-
-
-def _in_order(module: nn.Module) -> list[nn.Module]:
-    """The modules in ``module``, with what is certain to run in a row laid flat."""
-    children = _children_in_order(module)
-    if not isinstance(module, nn.Sequential):
-        return children or [module]
-    return [inner for child in children for inner in (_in_order(child) if _runs_in_a_row(child) else [child])]
-
-
-def _runs_in_a_row(module: nn.Module) -> bool:
-    return isinstance(module, nn.Sequential) or _is_conv_module(module)
-
-
-def _is_conv_module(module: nn.Module) -> bool:
-    """mmcv's ConvModule or one of its kind: it names the order in which it runs its conv, norm and activation."""
-    order = getattr(module, 'order', None)
-    return isinstance(order, tuple) and set(order) == {'conv', 'norm', 'act'} and hasattr(module, 'conv')
-
-
-def _children_in_order(module: nn.Module) -> list[nn.Module]:
-    if isinstance(module, nn.Sequential):
-        return [child for child in module._modules.values() if child is not None]  # one that stands twice runs twice
-    if not _is_conv_module(module):
-        return list(module.children())
-    attribute = {'conv': 'conv', 'norm': 'norm', 'act': 'activate'}
-    order: Any = module.order
-    parts = [getattr(module, attribute[step], None) for step in order]
-    return [part for part in parts if part is not None]
+def judge(takers: list[nn.Module | str]) -> Verdict:
+    """Turn what took a convolution's output in a run into a verdict."""
+    norms = [taker for taker in takers if isinstance(taker, nn.Module)]
+    others = [taker for taker in takers if isinstance(taker, str) and taker not in NORM_FUNCTIONS]
+    if not takers:
+        return Verdict([], 'no norm takes its output: it leaves the network', ran=True)
+    if others:
+        who = 'not only norms take' if norms else 'no norm takes'
+        return Verdict([], f'{who} its output: {", ".join(others)}', ran=True)
+    return Verdict(norms, LAYER_NORM if any(map(is_layer_norm, norms)) else '', ran=True)

@@ -47,24 +47,28 @@ def check_classes(config: Config, loader: str) -> None:
     Raises:
         WSError: if they differ; the toolkits would train on, or fail far from here.
     """
+    if 'language_model' in config.model:
+        return  # open vocabulary: the classes come with the text, and num_classes bounds the tokens
     dataset = next(_datasets(config.get(loader)), ConfigDict())
-    classes = _classes(dataset, config.default_scope)
+    classes, things = _classes(dataset, config.default_scope)
     for head in HEADS if classes else ():
         part = functools.reduce(lambda part, key: part.get(key) or {}, head.split('.'), config.model)
         for one in part if isinstance(part, (list, tuple)) else [part]:
-            if one.get('num_classes', len(classes)) != len(classes):
+            if one.get('num_classes', len(classes)) not in (len(classes), things) and 'boundary_threshold' not in one:
                 raise WSError(f'model.{head}.num_classes is {one.num_classes}, but {dataset.type} in {loader} has '
                               f'{len(classes)} classes: {", ".join(map(str, classes[:5]))}, ...; set one to the other '
                               '(the classes with metainfo=dict(classes=(...)) of each dataset)')
 
 
-def _classes(dataset: ConfigDict, scope: str) -> Sequence[str]:
+def _classes(dataset: ConfigDict, scope: str) -> tuple[Sequence[str], int]:
+    """The classes, and how many of them are things, which are all that a detector in a panoptic model knows."""
     if 'type' not in dataset:
-        return ()
+        return (), 0
     with DATASETS.switch_scope_and_registry(scope) as registry:
         kind = registry.get(dataset.type) if isinstance(dataset.type, str) else dataset.type
     metainfo = getattr(kind, 'METAINFO', {}) | (dataset.get('metainfo') or {})
-    return metainfo.get('classes') or metainfo.get('CLASSES') or ()
+    classes = metainfo.get('classes') or metainfo.get('CLASSES') or ()
+    return classes, len(metainfo.get('thing_classes') or classes)
 
 
 def _datasets(config: Any) -> Iterator[ConfigDict]:

@@ -17,6 +17,7 @@ from mmengine.registry import DefaultScope, Registry
 from torch import nn
 
 from mmws.conv import ConvWS1d, ConvWS2d, ConvWS3d
+from mmws.conv_transpose import ConvTransposeWS1d, ConvTransposeWS2d, ConvTransposeWS3d
 from mmws.convert import Options, convert_
 from mmws.errors import WSError, near_matches
 from mmws.pretrained import fit_weights, override_weights
@@ -26,6 +27,8 @@ __all__ = ['MODELS', 'TRANSFORMS', 'build']
 
 SCOPE = 'mmws'
 LAYERS = {'ConvWS': ConvWS2d, 'ConvWS1d': ConvWS1d, 'ConvWS2d': ConvWS2d, 'ConvWS3d': ConvWS3d,
+          'ConvTransposeWS1d': ConvTransposeWS1d, 'ConvTransposeWS2d': ConvTransposeWS2d,
+          'ConvTransposeWS3d': ConvTransposeWS3d,
           'Conv': ConvWS2d, 'Conv1d': ConvWS1d, 'Conv2d': ConvWS2d, 'Conv3d': ConvWS3d}
 IMPORTED_WHEN_ASKED_FOR = {'DeepLabV3Head': 'mmws.heads'}
 

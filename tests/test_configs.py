@@ -33,7 +33,7 @@ def sample(config: Config) -> dict:
 def test_config_trains_a_step_without_batch_norm_and_survives_a_dump(path, in_scope):
     config = Config.fromfile(path)
     if 'size' in config.model.get('data_preprocessor', {}):
-        config.model.data_preprocessor.size = (96, 96)
+        config.model.data_preprocessor.size = (64, 96)
     with in_scope(config.default_scope):
         model = MODELS.build(Config.fromstring(config.pretty_text, '.py').model).train()
         data = model.data_preprocessor(sample(config), training=True)

@@ -5,12 +5,10 @@ import pickle
 import pytest
 import torch
 from mmcv.cnn.bricks.conv_ws import ConvWS2d as MmcvConvWS2d
-from mmcv.cnn.bricks.wrappers import Conv2d as MmcvConv2d
 from mmengine.model import BaseModule
 from torch import nn
 
 from mmws import ConvWS1d, ConvWS2d, ConvWS3d, standardize_weight
-from mmws.conv import standardize_conv_, standardized_class
 
 PAIRS = [(ConvWS1d, nn.Conv1d, 1), (ConvWS2d, nn.Conv2d, 2), (ConvWS3d, nn.Conv3d, 3)]
 ARGUMENTS = [
@@ -98,24 +96,3 @@ def test_channels_last_stays():
 def test_compiles_in_one_graph():
     conv, x = ConvWS2d(4, 6, 3), torch.randn(1, 4, 8, 8)
     torch.testing.assert_close(torch.compile(conv, fullgraph=True, backend='aot_eager')(x), conv(x))
-
-
-@pytest.mark.parametrize('plain', [nn.Conv2d, MmcvConv2d, MmcvConvWS2d])
-def test_swap_keeps_the_object_and_all_that_hangs_on_it(plain):
-    conv = plain(4, 6, 3).eval()
-    conv.weight.requires_grad_(False)
-    weight, calls = conv.weight, []
-    conv.register_forward_hook(lambda *_: calls.append(1))
-    assert standardize_conv_(conv, eps=1e-3) is conv
-    assert type(conv) is ConvWS2d
-    assert (conv.weight is weight, conv.training, conv.weight.requires_grad, conv.eps) == (True, False, False, 1e-3)
-    conv(torch.randn(1, 4, 5, 5))
-    assert calls == [1]
-
-
-def test_a_subclass_of_unknown_behaviour_has_no_standardized_class():
-    class Scaled(nn.Conv2d):
-        pass
-
-    assert standardized_class(Scaled(2, 2, 1)) is None
-    assert standardized_class(nn.ConvTranspose2d(2, 2, 1)) is None

@@ -4,7 +4,6 @@ import warnings
 
 import pytest
 import torch
-from mmcv.ops import DeformConv2d
 from torch import nn
 
 from mmws import ConvWS1d, ConvWS2d, ConvWS3d, WSError, convert_
@@ -30,7 +29,7 @@ def test_norm_names_follow_the_type_where_the_module_keeps_the_name():
     report = convert_(net)
     assert list(net._modules) == ['conv1', 'gn1', 'bn_fixed', 'conv2']
     assert report.converted == ['conv1']
-    assert report.skipped == {'conv2': 'no norm takes its output: it ends its block'}
+    assert report.skipped == {'conv2': 'no norm takes its output: it leaves the network'}
     assert report.norms == {'gn1': 'BatchNorm2d -> GroupNorm(32, 64)', 'bn_fixed': 'BatchNorm2d -> GroupNorm(32, 64)'}
     assert net(torch.randn(1, 3, 8, 8)).shape == (1, 2, 6, 6)
 
@@ -100,20 +99,16 @@ def test_what_cannot_be_standardized_is_named():
     class OddNorm(nn.BatchNorm2d):
         pass
 
-    net = nn.Sequential(Odd(3, 4, 1), nn.BatchNorm2d(4), nn.ConvTranspose2d(4, 4, 1), nn.BatchNorm2d(4),
+    net = nn.Sequential(Odd(3, 4, 1), nn.BatchNorm2d(4), nn.ConvTranspose2d(4, 4, 1, groups=4),
+                        nn.BatchNorm2d(4),
                         nn.Conv2d(4, 4, 1, groups=4), OddNorm(4), nn.Conv2d(4, 4, 2), nn.BatchNorm2d(4))
     assert convert_(net).skipped == {
         '0': 'Odd has no standardized form',
-        '2': 'ConvTranspose2d has no standardized form',
+        '2': 'a fan-in of 1 has no standard deviation',
         '4': 'a fan-in of 1 has no standard deviation',
         '5': 'OddNorm is a BatchNorm of unknown behaviour',
     }
     assert type(net[5]) is OddNorm
-
-
-def test_a_deformable_conv_is_named():
-    net = nn.Sequential(DeformConv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
-    assert convert_(net).skipped == {'0': 'DeformConv2d has no standardized form'}
 
 
 @pytest.mark.parametrize(('net', 'why'), [
@@ -127,7 +122,7 @@ def test_a_model_with_nothing_to_convert_is_warned_of(net, why):
 
 @pytest.mark.parametrize(('options', 'message'), [
     ({'nrom': 'GN'}, "unknown ws option 'nrom': did you mean 'norm'"),
-    ({'colour': 1}, "unknown ws option 'colour': expected one of 'eps', 'exclude', 'norm', 'num_groups'"),
+    ({'colour': 1}, "unknown ws option 'colour': expected one of 'eps', 'exclude', 'include', 'norm', 'num_groups'"),
     ({'norm': 'BN'}, "norm: expected 'GN' or 'keep', got 'BN'"),
     ({'num_groups': 0}, 'num_groups: expected a positive integer, got 0'),
     ({'num_groups': 32.0}, r'num_groups: expected a positive integer, got 32\.0'),
@@ -145,3 +140,29 @@ def test_wrong_options_are_refused_and_the_model_is_untouched(options, message):
     with pytest.raises(WSError, match=message):
         convert_(net, **options)
     assert str(net) == before
+
+
+def test_include_names_the_only_ones_and_lets_a_layer_norm_count():
+    def net():
+        return nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.LayerNorm([4, 512, 512]),
+                             nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
+
+    assert convert_(net()).converted == ['0', '6']
+    report = convert_(net(), include=['[24]', '6'], exclude=['6'])
+    assert report.converted == ['2']
+    assert report.skipped == {'0': "not in include=['[24]', '6']", '4': 'no norm takes its output: relu',
+                              '6': "excluded by '6'"}
+    assert len(report.norms) == 2  # whatever the globs say
+    with pytest.raises(WSError, match=r"ws option include: 'nekc\.' matches no convolution of Sequential"):
+        convert_(net(), include=['nekc.'])
+
+
+def test_the_report_names_what_no_run_showed():
+    class Unrunnable(nn.Sequential):
+        def forward(self, x, y, *, z):
+            raise NotImplementedError
+
+    report = convert_(Unrunnable(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU())))
+    assert report.unseen == ['0']
+    assert report.converted == ['0']
+    assert '  not seen run  0: judged by the module tree' in str(report)

@@ -4,7 +4,9 @@ import pickle
 import pytest
 import torch
 from mmcv.cnn import ConvModule, fuse_conv_bn
+from mmcv.cnn.bricks import Conv2dAdaptivePadding
 from mmcv.cnn.bricks.conv_ws import ConvWS2d as MmcvConvWS2d
+from mmcv.ops import DeformConv2dPack
 from mmengine.model.efficient_conv_bn_eval import turn_on_efficient_conv_bn_eval
 from mmengine.registry import MODELS
 from torch import nn
@@ -12,6 +14,7 @@ from torch.nn.utils import parametrize, prune
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mmws import ConvWS1d, ConvWS2d, ConvWS3d, WSError, convert_, fold, standardize_weight
+from mmws.swap import standardize_conv_
 
 
 def batch_normed() -> nn.Module:
@@ -165,3 +168,16 @@ def test_export_and_compile(folding):
 def test_the_formula_is_the_layers():
     conv = ConvWS2d(3, 4, 3, eps=1e-2).eval()
     assert torch.equal(fold(conv).weight, standardize_weight(conv.weight, 1e-2))
+
+
+@pytest.mark.parametrize('conv', [
+    nn.ConvTranspose2d(4, 6, 2, stride=2, groups=2), DeformConv2dPack(4, 6, 3, padding=1),
+    Conv2dAdaptivePadding(4, 6, 3)],
+    ids=lambda conv: type(conv).__name__)
+def test_transposed_and_other_libraries_convs_fold_to_their_own_class(conv):
+    plain, x = type(conv), torch.randn(2, 4, 8, 8)
+    standardize_conv_(conv).eval()
+    folded = fold(conv)
+    assert type(folded) is plain
+    torch.testing.assert_close(folded(x), conv(x))
+    assert 'eps' not in vars(folded)

@@ -41,3 +41,12 @@ def test_a_right_number_and_an_unknown_one_pass():
                          'loader': {'dataset': dataset | {'pipeline': [], 'ann_file': ''}}})
         check_classes(config, 'loader')
     check_classes(Config({'default_scope': 'mmdet', 'model': {}}), 'loader')
+    panoptic = {'roi_head': {'bbox_head': {'num_classes': 80}}, 'panoptic_head': {'num_classes': 133}}
+    check_classes(Config({'default_scope': 'mmdet', 'model': panoptic, 'loader':
+                          {'dataset': {'type': 'CocoPanopticDataset', 'pipeline': [], 'ann_file': ''}}}), 'loader')
+    boundaries = {'auxiliary_head': [{'num_classes': 19}, {'num_classes': 2, 'boundary_threshold': 0.1}]}
+    check_classes(Config({'default_scope': 'mmseg', 'model': boundaries, 'loader':
+                          {'dataset': {'type': 'CityscapesDataset', 'pipeline': [], 'data_prefix': {}}}}), 'loader')
+    open_vocabulary = {'language_model': {'type': 'BertModel'}, 'bbox_head': {'num_classes': 256}}
+    check_classes(Config({'default_scope': 'mmdet', 'model': open_vocabulary, 'loader':
+                          {'dataset': {'type': 'CocoDataset', 'pipeline': [], 'ann_file': ''}}}), 'loader')

@@ -11,7 +11,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS
 from torch import nn
 
-from mmws import ConvWS1d, ConvWS2d, ConvWS3d, WSError
+from mmws import ConvTransposeWS2d, ConvWS1d, ConvWS2d, ConvWS3d, WSError, convert_
 
 BN = {'type': 'BN'}
 GN = {'type': 'GN', 'num_groups': 32}
@@ -100,7 +100,8 @@ def test_scope_may_be_written_out(in_scope):
 
 
 @pytest.mark.parametrize(('name', 'kind'), [
-    ('ConvWS', ConvWS2d), ('ConvWS1d', ConvWS1d), ('ConvWS3d', ConvWS3d), ('Conv2d', ConvWS2d), ('Conv', ConvWS2d)])
+    ('ConvWS', ConvWS2d), ('ConvWS1d', ConvWS1d), ('ConvWS3d', ConvWS3d), ('Conv2d', ConvWS2d), ('Conv', ConvWS2d),
+    ('ConvTransposeWS2d', ConvTransposeWS2d)])
 def test_conv_cfg_takes_the_layer(mmdet_scope, name, kind):
     block = mmcv.cnn.ConvModule(3, 4, 1, conv_cfg={'type': f'mmws.{name}', 'eps': 1e-3}, norm_cfg=BN)
     assert type(block.conv) is kind
@@ -156,3 +157,12 @@ def test_without_a_default_scope_the_error_says_so(in_scope):
         MODELS.build({'type': 'mmws.ResNet', 'depth': 50})
     with in_scope('mmws'), pytest.raises(WSError, match="default_scope='mmws' is no toolkit"):
         MODELS.build({'type': 'mmws.ResNet', 'depth': 50})
+
+
+def test_a_distillations_student_is_converted_and_its_teacher_stays_and_is_named(mmdet_scope):
+    config = Config.fromfile(STOCK / 'lad' / 'lad_r50-paa-r101_fpn_2xb8_coco_1x.py').model
+    model = MODELS.build(config | {'type': 'mmws.LAD', 'teacher_ckpt': None})
+    assert type(model.backbone.conv1) is ConvWS2d
+    assert type(model.teacher_model.backbone.conv1) is nn.Conv2d
+    assert type(model.teacher_model.backbone.bn1) is nn.BatchNorm2d
+    assert convert_(model).skipped['teacher_model'] == 'kept outside the module tree; it stays as it is'
