@@ -31,10 +31,14 @@ class WeightStandardized(nn.Module):
         self.eps = eps
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == 'weight' and 'eps' in vars(self) and _rescales(self._parameters.get(name), value):
+        old = self._parameters.get('weight') if name == 'weight' and 'eps' in vars(self) else None
+        comparable = type(old) is type(value) is nn.Parameter and old.shape == value.shape  # no DTensor, say
+        before = self.filters() if comparable else None
+        super().__setattr__(name, value)
+        if before is not None and _rescales(before, self.filters()):
+            self._parameters['weight'] = old
             raise WSError(f'the filters of {self} are to be scaled one by one, as fusing a norm into them does, but '
                           f'standardization undoes the scale; {FOLD_FIRST}')
-        super().__setattr__(name, value)
 
     def filters(self) -> Tensor:
         """Return the raw weight with a filter in each row."""
@@ -57,10 +61,8 @@ class WeightStandardized(nn.Module):
 
 
 @torch.no_grad()
-def _rescales(old: Any, new: Any) -> bool:
+def _rescales(old: Tensor, new: Tensor) -> bool:
     """Whether each filter of ``new`` is that of ``old`` times a factor, and not all factors are 1."""
-    if type(old) is not nn.Parameter or type(new) is not nn.Parameter or old.shape != new.shape:
-        return False  # not the plain parameters of one convolution: a DTensor, say
     if old.is_meta or new.is_meta or old.device != new.device or torch.equal(old, new):
         return False
     cosine = nn.functional.cosine_similarity(old.double().flatten(1), new.double().flatten(1))

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.utils import parametrize, prune
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from mmws import ConvWS1d, ConvWS2d, ConvWS3d, WSError, convert_, fold, standardize_weight
+from mmws import ConvTransposeWS2d, ConvWS1d, ConvWS2d, ConvWS3d, WSError, convert_, fold, standardize_weight
 from mmws.swap import standardize_conv_
 
 
@@ -117,6 +117,15 @@ def test_fusing_a_norm_into_a_standardized_conv_is_refused_and_folded_it_is_righ
     assert gap(fused(x), expected) < 1e-5
     torch_fused = fuse_conv_bn_eval(fold(net)[0], net[1])
     assert gap(torch_fused(x), net[1](net[0](x))) < 1e-5
+
+
+@torch.no_grad()
+def test_fusing_into_a_transposed_conv_likewise():
+    conv, norm, x = ConvTransposeWS2d(4, 6, 2, bias=False).eval(), nn.BatchNorm2d(6).eval(), torch.randn(1, 4, 5, 5)
+    nn.init.normal_(norm.weight)
+    with pytest.raises(WSError, match=r'ConvTransposeWS2d\(4, 6.* scaled one by one'):
+        fuse_conv_bn_eval(conv, norm, transpose=True)
+    assert gap(fuse_conv_bn_eval(fold(conv), norm, transpose=True)(x), norm(conv(x))) < 1e-5
 
 
 def test_fusing_on_the_fly_is_refused_and_folded_it_is_right():

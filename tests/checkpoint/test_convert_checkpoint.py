@@ -1,6 +1,5 @@
 """The source networks: torchvision's with the authors' convolution and GroupNorm, and the authors' DeepLabv3."""
 
-import json
 import pickle
 import re
 import struct
@@ -8,19 +7,15 @@ from functools import cache, partial
 
 import pytest
 import torch
-from conftest import REPOSITORY, tool_error
+from conftest import REPOSITORY
 from mmengine.config import Config
 from mmengine.registry import MODELS
-from mmengine.runner import load_checkpoint
-from safetensors import safe_open
 from test_heads import Authors
-from test_launch import tool
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 from torchvision.models import resnet
 
-from mmws import WSError
-from mmws.checkpoint import convert_checkpoint, read_checkpoint
+from mmws.checkpoint import convert_checkpoint
 from mmws.checkpoint.resnet import resnet_shapes
 
 ARCHITECTURES = {'resnet50': ('ResNet', 50, {}), 'resnet101': ('ResNet', 101, {}),
@@ -179,89 +174,3 @@ def test_the_shapes_are_the_toolkits(architecture, in_scope):
     net = target_network(architecture, in_scope)
     expected = {key: tuple(value.shape) for key, value in net.state_dict().items()}
     assert resnet_shapes(net.state_dict()) == (architecture, expected)
-
-
-def test_the_toolkits_own_weights_are_taken_as_they_are(tmp_path):
-    weights = {key: torch.randn(shape) for key, shape in resnet_shapes(ONLY_NAMES)[1].items()}
-    torch.save({'state_dict': weights, 'meta': {'CLASSES': ('a', 'b'), 'time': 'now'}}, tmp_path / 'b.pth')
-    converted = convert_checkpoint(tmp_path / 'b.pth')
-    assert all(torch.equal(value, weights[key]) for key, value in converted.state_dict.items())
-    assert converted.meta['CLASSES'] == ('a', 'b')
-    model = {f'backbone.{key}': value for key, value in weights.items()} | {'head.w': torch.ones(1)}
-    torch.save(model, tmp_path / 'm.pth')
-    assert convert_checkpoint(tmp_path / 'm.pth').state_dict.keys() == model.keys()
-    del model['backbone.layer4.2.gn3.bias']
-    torch.save(model, tmp_path / 'm.pth')
-    with pytest.raises(WSError, match=r'resnet50 needs backbone\.layer4\.2\.gn3\.bias of shape \(2048,\), which is'):
-        convert_checkpoint(tmp_path / 'm.pth')
-
-
-def shapes_of(**changes):
-    """The authors' ResNet-50 as far as keys and shapes go, changed."""
-    tensors = {f'module.{re.sub("gn", "bn", key)}': torch.zeros(1).expand(shape).contiguous()
-               for key, shape in resnet_shapes(ONLY_NAMES)[1].items()}
-    tensors |= {f'module.{key}': value for key, value in changes.items() if value is not None}
-    return {key: value for key, value in tensors.items() if changes.get(key.removeprefix('module.'), 0) is not None}
-
-
-ONLY_NAMES = {f'layer{stage}.{block}.conv2.weight': torch.empty(64, 64, 3, 3)
-              for stage, blocks in enumerate((3, 4, 6, 3), 1) for block in range(blocks)}
-
-
-@pytest.mark.parametrize(('tensors', 'message'), [
-    (shapes_of(**{'layer2.1.bn3.bias': None}), r'resnet50 needs layer2\.1\.gn3\.bias of shape \(512,\), which is mis'),
-    (shapes_of(**{'conv1.weight': torch.ones(64, 4, 7, 7)}),
-     r'conv1\.weight has shape \(64, 4, 7, 7\), but conv1\.weight of resnet50 has \(64, 3, 7, 7\)'),
-    (shapes_of(**{'layer1.0.se.weight': torch.ones(2)}),
-     r'layer1\.0\.se\.weight of shape \(2,\) has no place in resnet50: did you mean'),
-    (shapes_of(**{'gn1.bias': torch.ones(64)}), r'gn1\.bias and gn1\.bias are both|bn1\.bias and gn1\.bias are both'),
-    (shapes_of(**{f'layer3.5.{rest}': None for rest in (
-        *(f'{kind}{i}.weight' for kind in ('conv', 'bn') for i in (1, 2, 3)), *(f'bn{i}.bias' for i in (1, 2, 3)))}),
-     r'expected the blocks \(3, 4, 6, 3\) .* got \(3, 4, 5, 3\)'),
-    ({'stem.conv.weight': torch.ones(1), 'stages.0.blocks.0.conv1.weight': torch.ones(1)},
-     r"do not fit: timm's resnetv2_\* of BiT .* biased one, with eps inside the root"),
-    ({'root.conv.weight': torch.ones(1), 'body.block1.unit01.gn1.weight': torch.ones(1)}, "do not fit: BiT's weights"),
-    ({'stages.0.0.conv1.gain': torch.ones(1)}, r"timm's ScaledStdConv2d .*biased"),
-    ({'backbone.conv1.weight_gamma': torch.ones(1)}, "mmcv's ConvAWS"),
-    (shapes_of(**{'bn1.running_mean': torch.ones(64)}), r'BatchNorm statistics: .* \(bn1\.running_mean\)'),
-    ({'features.0.weight': torch.ones(1)}, r'of no known format; expected .*its tensors are features\.0\.weight'),
-])
-def test_what_does_not_fit_is_named(tensors, message, tmp_path):
-    torch.save(tensors, tmp_path / 'x.pth')
-    with pytest.raises(WSError, match=message):
-        convert_checkpoint(tmp_path / 'x.pth')
-
-
-@pytest.mark.parametrize('ending', ['pth', 'safetensors'])
-def test_the_tool_says_what_it_found_and_what_it_left(ending, in_scope, tmp_path):
-    torch.save(shapes_of(**{'fc.bias': torch.ones(1000)}), tmp_path / 'R-50-GN-WS.pth.tar')
-    result = tool('convert_checkpoint.py', 'R-50-GN-WS.pth.tar', f'out.{ending}', folder=tmp_path)
-    assert result.returncode == 0, result.stderr
-    for line in ("found the authors' ImageNet weights: resnet50, 159 tensors", "'channels': 'RGB'",
-                 'left over fc.bias: the classifier'):
-        assert line in result.stdout
-    assert {path.name for path in tmp_path.iterdir()} == {'R-50-GN-WS.pth.tar', f'out.{ending}'}
-    about = read_checkpoint(tmp_path / f'out.{ending}').rest['meta']['mmws']
-    assert about['sha256'] == read_checkpoint(tmp_path / 'R-50-GN-WS.pth.tar').sha256
-    assert about['source'] == 'R-50-GN-WS.pth.tar'
-    if ending == 'pth':
-        with in_scope('mmdet'):
-            load_checkpoint(MODELS.build({'type': 'mmws.ResNet', 'depth': 50}), str(tmp_path / 'out.pth'), strict=True)
-    else:
-        with safe_open(tmp_path / 'out.safetensors', 'pt') as file:
-            assert json.loads(file.metadata()['meta'])['mmws'] == about
-
-
-@pytest.mark.parametrize(('arguments', 'message'), [
-    (['nowhere.pth', 'out.pth'], 'there is no checkpoint nowhere.pth'),
-    (['bit.pth', 'out.pth'], "these weights do not fit: timm's resnetv2"),
-    (['r.pth', 'out.pth', '--to-rgb'], 'take RGB already'),
-    (['r.pth', 'out.onnx'], 'expected a name that ends in .pth or .safetensors'),
-    (['r.pth', 'no/out.pth'], 'there is no folder no'),
-])
-def test_a_users_mistake_is_one_line_and_nothing_is_written(arguments, message, tmp_path, monkeypatch):
-    torch.save({'stages.0.blocks.0.conv1.weight': torch.ones(1)}, tmp_path / 'bit.pth')
-    torch.save(shapes_of(), tmp_path / 'r.pth')
-    monkeypatch.chdir(tmp_path)
-    assert message in tool_error('convert_checkpoint.py', *arguments)
-    assert {path.name for path in tmp_path.iterdir()} == {'bit.pth', 'r.pth'}
