@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from torch import nn
 
 __all__ = ['group_count', 'is_batch_norm', 'is_layer_norm', 'is_norm', 'norm_channels', 'to_group_norm_']
@@ -16,13 +18,16 @@ _BATCH_NORMS = {
     'mmengine.model.utils._BatchNormXd',
     'mmengine.utils.dl_utils.parrots_wrapper.SyncBatchNorm',
 }
+# With an activation inside: what stands in for it is the GroupNorm of that name beside it.
+_BATCH_NORM_ACTS = {'timm.layers.norm_act.BatchNormAct2d': 'GroupNormAct'}
 _BATCH_NORM_STATE = ('num_features', 'momentum', 'track_running_stats', 'process_group', 'group', 'group_size',
                      'stats_mode')
 
 
 def is_batch_norm(module: nn.Module) -> bool:
     """Whether ``module`` is a BatchNorm that GroupNorm can stand in for (a subclass of unknown behaviour is not)."""
-    return f'{type(module).__module__}.{type(module).__qualname__}' in _BATCH_NORMS
+    name = f'{type(module).__module__}.{type(module).__qualname__}'
+    return name in _BATCH_NORMS or name in _BATCH_NORM_ACTS
 
 
 def is_norm(module: nn.Module) -> bool:
@@ -77,6 +82,15 @@ def to_group_norm_(norm: nn.Module, num_groups: int = 32, pointwise: bool = Fals
         norm.__dict__.pop(name, None)
     for name in ('running_mean', 'running_var', 'num_batches_tracked'):
         norm._buffers.pop(name, None)
-    norm.__class__ = nn.GroupNorm
+    norm.__class__ = _group_norm_class(norm)
     norm.num_channels, norm.num_groups, norm.eps = channels, group_count(channels, num_groups, pointwise), 1e-5  # type: ignore[assignment]
     return norm
+
+
+def _group_norm_class(norm: nn.Module) -> type[nn.Module]:
+    kind = type(norm)
+    if name := _BATCH_NORM_ACTS.get(f'{kind.__module__}.{kind.__qualname__}'):
+        norm._fast_norm = False  # type: ignore[assignment]
+        act: type[nn.Module] = getattr(sys.modules[kind.__module__], name)
+        return act
+    return nn.GroupNorm

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import logging
 import pickle
 import warnings
@@ -106,6 +107,7 @@ def check_model(name: str, scope: str, model: bytes) -> Row:
         scope: the toolkit.
         model: as :func:`read_model` gives it.
     """
+    gc.collect()  # the model before is held in cycles
     row = Row(name)
     with DefaultScope.overwrite_default_scope(scope):
         config = ConfigDict(pickle.loads(model))
@@ -184,7 +186,7 @@ def _wrongly_placed(model: nn.Module, takers: Mapping[nn.Module, list[nn.Module 
 def _wrongly_changed(own: nn.Module, ours: nn.Module, names: Mapping[nn.Module, str]) -> Iterator[str]:
     """Differences of a converted model from the one it was made of, other than the two that it is made by."""
     for before, after in zip(own.modules(), ours.modules(), strict=True):
-        replaced = is_batch_norm(before) and type(after) is nn.GroupNorm
+        replaced = is_batch_norm(before) and isinstance(after, nn.GroupNorm)
         standardized = is_conv(before) and type(after) is standardized_class(before)
         if type(after) is not type(before) and not replaced and not standardized:
             yield f'{names[after]} was {type(before).__name__} and is {type(after).__name__}'

@@ -69,3 +69,15 @@ def test_what_counts_as_a_norm():
     assert is_norm(Renorm(4))
     assert not is_batch_norm(Renorm(4))
     assert not is_norm(nn.LayerNorm(4))
+
+
+def test_timms_norm_with_an_activation_inside_keeps_it():
+    norm_act = pytest.importorskip('timm.layers.norm_act')
+    norm = norm_act.BatchNormAct2d(8, act_layer=nn.SiLU)
+    nn.init.normal_(norm.weight)
+    reference = norm_act.GroupNormAct(8, num_groups=8, act_layer=nn.SiLU)
+    x = torch.randn(2, 8, 5, 5)
+    to_group_norm_(norm)
+    reference.load_state_dict(norm.state_dict())
+    assert type(norm) is norm_act.GroupNormAct
+    torch.testing.assert_close(norm(x), reference(x))
