@@ -61,9 +61,9 @@ def test_the_check_finds_what_the_module_tree_misses(monkeypatch):
 
 @pytest.mark.parametrize(('tamper', 'message'), [
     (lambda model: convert.standardize_conv_(model.decode_head.conv_seg), 'conv_seg is standardized, but no norm'),
-    (lambda model: setattr(model.backbone.conv1, '__class__', nn.Conv2d), 'conv1 is plain, but norms alone'),
+    (lambda model: setattr(model.backbone.stem[0], '__class__', nn.Conv2d), 'stem.0 is plain, but norms'),
     (lambda model: setattr(model.decode_head, 'dropout', nn.ReLU()), 'decode_head.dropout was Dropout2d and is ReLU'),
-    (lambda model: setattr(model.backbone, 'gn1', nn.BatchNorm2d(64)), 'backbone.gn1 is a BatchNorm still'),
+    (lambda model: model.backbone.stem.__setitem__(1, nn.BatchNorm2d(32)), 'stem.1 is a BatchNorm still'),
     (lambda model: setattr(model.decode_head.conv_seg, 'bias', nn.Parameter(model.decode_head.conv_seg.bias[:3])),
      'decode_head.conv_seg has parameters of other shapes'),
 ])
@@ -82,7 +82,7 @@ def test_the_check_finds_each_kind_of_mistake(monkeypatch, tamper, message):
 
 
 def test_what_cannot_be_built_with_its_own_type_is_no_pass():
-    row = sweep.check_model('broken', 'mmdet', pickle.dumps({'type': 'RetinaNet', 'backbone': {'type': 'NoSuchNet'}}))
+    row = sweep.check_model('broken', 'mmdet', pickle.dumps({'type': 'NoSuchNet'}))
     assert row.verdict == 'cannot build'
     assert 'NoSuchNet is not in the' in row.why
 
