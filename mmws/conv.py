@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mmws.functional import check_fan_in, standardize_weight
+from mmws.functional import check_fan_in, runs_eagerly, standardize_weight
+from mmws.keep import Keeper
 
 __all__ = ['ConvWS1d', 'ConvWS2d', 'ConvWS3d', 'standardize_conv_', 'standardized_class']
 
@@ -19,16 +20,33 @@ class WeightStandardized(nn.Module):
     """
 
     eps: float
+    _keeper: Keeper | None = None
 
     def __init__(self, *args: Any, eps: float = 1e-5, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         check_fan_in(self.weight)  # type: ignore[arg-type]
         self.eps = eps
 
+    def standardized_weight(self, weight: Tensor | None = None) -> Tensor:
+        """Return the weight as the kernel takes it, computed once per update; see :class:`mmws.keep.Keeper`.
+
+        Args:
+            weight: what the convolution was called with if not its own parameter.
+        """
+        weight = self.weight if weight is None else weight  # type: ignore[assignment]
+        if not isinstance(weight, nn.Parameter) or not runs_eagerly(weight):
+            return standardize_weight(weight, self.eps)  # type: ignore[arg-type]
+        if self._keeper is None:
+            self._keeper = Keeper()
+        return self._keeper.standardize(weight, self.eps)
+
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         output: Tensor = super()._conv_forward(  # type: ignore[misc]
-            input, standardize_weight(weight, self.eps), bias)
+            input, self.standardized_weight(weight), bias)
         return output
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != '_keeper'}
 
     def extra_repr(self) -> str:
         return f'{super().extra_repr()}, eps={self.eps:g}'
