@@ -34,11 +34,11 @@ class WeightStandardized(nn.Module):
             weight: what the convolution was called with if not its own parameter.
         """
         weight = self.weight if weight is None else weight  # type: ignore[assignment]
-        if not isinstance(weight, nn.Parameter) or not runs_eagerly(weight):
+        if not runs_eagerly(weight):  # type: ignore[arg-type]
             return standardize_weight(weight, self.eps)  # type: ignore[arg-type]
         if self._keeper is None:
             self._keeper = Keeper()
-        return self._keeper.standardize(weight, self.eps)
+        return self._keeper.standardize(weight, self.eps)  # type: ignore[arg-type]
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         output: Tensor = super()._conv_forward(  # type: ignore[misc]

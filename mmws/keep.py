@@ -7,7 +7,7 @@ import weakref
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from mmws.functional import HALF, attach, standardize_filters, standardize_weight
@@ -42,7 +42,7 @@ class Keeper:
     parameters), if it lies in shared memory or in a file, or inside of a CUDA graph.
 
     Example:
-        >>> keeper, weight = Keeper(), nn.Parameter(torch.randn(2, 3))
+        >>> keeper, weight = Keeper(), torch.nn.Parameter(torch.randn(2, 3))
         >>> first = keeper.standardize(weight, 1e-5)
         >>> first.data_ptr() == keeper.standardize(weight, 1e-5).data_ptr()
         True
@@ -55,7 +55,7 @@ class Keeper:
         self._lock = threading.Lock()
         self._kept: _Kept | None = None
 
-    def standardize(self, weight: nn.Parameter, eps: float) -> Tensor:
+    def standardize(self, weight: Tensor, eps: float) -> Tensor:
         """Return ``standardize_weight(weight, eps)``, computed once while ``weight`` stays as it is.
 
         Args:
@@ -74,8 +74,7 @@ class Keeper:
 
     # What is made in inference mode could not be saved for a backward pass later.
     @torch.inference_mode(False)
-    @torch.no_grad()
-    def _keep(self, weight: nn.Parameter, eps: float) -> _Kept | None:
+    def _keep(self, weight: Tensor, eps: float) -> _Kept | None:
         with self._lock:
             if self._kept is not None and self._kept.holds(weight, eps):
                 return self._kept  # another thread was here

@@ -9,6 +9,7 @@ from mmdet.registry import MODELS
 from mmengine.hooks import EMAHook
 from mmengine.model import ExponentialMovingAverage
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils import parameters_to_vector, prune, vector_to_parameters
 from torch.utils.checkpoint import checkpoint
 
@@ -188,6 +189,19 @@ def test_weights_of_inference_mode():
             torch.testing.assert_close(conv.standardized_weight(), mmws.standardize_weight(conv.weight))
 
 
+def test_a_result_made_to_need_a_gradient_is_nobody_elses():
+    conv = build().requires_grad_(False)
+    conv.standardized_weight().requires_grad_()
+    assert not conv.standardized_weight().requires_grad
+
+
+def test_a_fake_forward_pass_leaves_nothing():
+    conv = build()
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        conv(mode.from_tensor(X))
+    assert_right(conv)
+
+
 def test_inference_before_training():
     conv = build()
     with torch.inference_mode():
@@ -274,6 +288,16 @@ def test_training_saves_no_more_than_the_standardized_weight(dtype):
     plain, ours = nn.Conv2d(16, 32, 3, bias=False, dtype=dtype), ConvWS2d(16, 32, 3, bias=False, dtype=dtype)
     widened = 32 * 16 * 9 if dtype == torch.bfloat16 else 0
     assert saved(ours) <= saved(plain) + 32 + widened
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_precision_has_the_gradient_of_float32_statistics(dtype):
+    conv, upstream = ConvWS2d(16, 32, 3).to(dtype), torch.randn(32, 16, 3, 3, dtype=dtype)
+    kept, functional = conv.standardized_weight(), mmws.standardize_weight(conv.weight, conv.eps)
+    with torch.no_grad():
+        assert torch.equal(conv.standardized_weight(), functional)
+    gradients = [torch.autograd.grad(out, conv.weight, upstream)[0] for out in (kept, functional)]
+    assert torch.equal(*gradients)
 
 
 def test_nothing_is_added_to_copies_and_checkpoints():
