@@ -156,13 +156,14 @@ def _version(tensor: Tensor) -> int:
 def _gradient(grad: Tensor, standardized: Tensor, std: Tensor, eps: float, unbiased: bool) -> Tensor:
     rows, back = _as_rows(standardized)
     filters, fan_in = rows.shape
-    # GroupNorm's backward has the same two terms with reciprocal and reciprocal**3 / n before them: this value puts
-    # them into the right proportion, and one factor per filter makes them ours.
+    # GroupNorm's backward has the same two terms with affine * reciprocal and affine * reciprocal**3 / n before them:
+    # these two values make the factors ours.
     reciprocal = ((std + eps) / std).sqrt_() * _unbias(fan_in, unbiased)
+    affine = (reciprocal * (std + eps)).reciprocal_()
     gradient, _, _ = torch.ops.aten.native_group_norm_backward(
         _as_rows(grad, like=standardized)[0].unsqueeze(0), rows.unsqueeze(0), torch.zeros_like(std).unsqueeze(0),
-        reciprocal.unsqueeze(0), None, 1, filters, fan_in, filters, [True, False, False])
-    return back(gradient.view(filters, fan_in).mul_((reciprocal * (std + eps)).reciprocal_().unsqueeze(1)))
+        reciprocal.unsqueeze(0), affine, 1, filters, fan_in, filters, [True, False, False])
+    return back(gradient.view(filters, fan_in))
 
 
 def _unbias(fan_in: int, unbiased: bool) -> float:

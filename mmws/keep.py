@@ -18,16 +18,16 @@ __all__ = ['Keeper']
 class _Kept(NamedTuple):
     standardized: Tensor
     std: Tensor
-    watch: Tensor
+    watch: Tensor | None
     eps: float
     parameter: int
     version: int
 
     def holds(self, weight: Tensor, eps: float) -> bool:
         """Whether ``standardized`` is what ``weight`` gives: neither was written to."""
-        return (_address(weight) == _address(self.watch) and weight.stride() == self.watch.stride()
-                and weight.shape == self.watch.shape and eps == self.eps
-                and self.standardized._version == self.version)
+        return (self.watch is not None and _address(weight) == _address(self.watch)
+                and weight.stride() == self.watch.stride() and weight.shape == self.watch.shape
+                and eps == self.eps and self.standardized._version == self.version)
 
 
 class Keeper:
@@ -67,6 +67,7 @@ class Keeper:
             return standardize_weight(weight, eps)  # the gradient wants it in float32
         kept = self._kept
         if kept is None or not kept.holds(weight, eps):
+            kept = None
             kept = self._keep(weight, eps)
         if kept is None:
             return standardize_weight(weight, eps)
@@ -78,7 +79,7 @@ class Keeper:
         with self._lock:
             if self._kept is not None and self._kept.holds(weight, eps):
                 return self._kept  # another thread was here
-            self._kept = None  # before the next one is computed: it will take the same memory
+            self._kept = None  # now, that the next one takes the same memory: fresh pages cost more than the arithmetic
             watch = _watch(weight)
             if watch is not None:
                 standardized, std = standardize_filters(weight.float() if weight.dtype in HALF else weight, eps)
@@ -87,10 +88,10 @@ class Keeper:
                 _keepers.add(self)
             return self._kept
 
-    def drop(self, parameters: set[int]) -> None:
-        """Forget the weight if it is one of ``parameters``, given by their ids."""
+    def stop_watching(self, parameters: set[int]) -> None:
+        """Let go of the weight if it is one of ``parameters``, given by their ids."""
         if self._kept is not None and self._kept.parameter in parameters:
-            self._kept = None
+            self._kept = self._kept._replace(watch=None)
 
 
 def _address(tensor: Tensor) -> int:
@@ -117,7 +118,7 @@ def _before_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
     stepped = {id(parameter) for group in optimizer.param_groups for parameter in group['params']
                if parameter.grad is not None}
     for keeper in list(_keepers):
-        keeper.drop(stepped)
+        keeper.stop_watching(stepped)
 
 
 register_optimizer_step_pre_hook(_before_step)

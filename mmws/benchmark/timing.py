@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
-from typing import Any, Protocol
+from typing import Any
 from unittest import mock
 
 import torch
@@ -65,7 +65,7 @@ class Subject:
     """One form of a scenario's network, taking steps."""
 
     def __init__(self, scenario: Scenario, form: Form, device: str) -> None:
-        self.scenario, self.form, self.device = scenario, form, device
+        self.scenario, self.device = scenario, device
         self.net = form.build(scenario.network).to(device)
         self.optimizer = torch.optim.SGD(self.net.parameters(), lr=1e-4, momentum=0.9)
         self.data = _data(scenario)
@@ -85,13 +85,10 @@ class Subject:
         self._synchronize()
         return time.perf_counter() - start
 
-    def peak(self, mode: str) -> int | None:
-        """Return how many bytes a first step's passes hold at most beyond those held before it."""
-        if self.form.compiled:
-            return None
+    def peak(self, mode: str) -> int:
+        """Return how many bytes the passes of a step hold at most beyond those held before; meant for the first one."""
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
             self._passes(mode)
-        self.optimizer.zero_grad()
         held = highest = 0
         for event in sorted(record.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
             if event.name() == '[memory]':
@@ -132,14 +129,6 @@ class _Alone:
     def run(self, mode: str) -> float:
         return self.process.submit(_run, mode).result()
 
-    def peak(self, mode: str) -> None:
-        return None
-
-
-class _Runs(Protocol):
-    def run(self, mode: str) -> float: ...
-    def peak(self, mode: str) -> int | None: ...
-
 
 _subjects: list[Subject] = []  # in the process of an _Alone: the one
 
@@ -169,14 +158,15 @@ def measure(scenario: Scenario, device: str, on_run: Callable[[], None] = lambda
 
     Returns:
         For each mode and form ``seconds`` (median over rounds), ``ratio`` to the first form (median over the pairs of a
-        round, with its quartiles ``low`` and ``high``) and ``peak``, in bytes, where it can be had.
+        round, with its quartiles ``low`` and ``high``) and ``peak``, in bytes: of a first step, where it can be had.
     """
-    subjects: dict[str, _Runs] = {
+    subjects = {
         name: (Subject if form.environment is None else _Alone)(scenario, form, device)
         for name, form in scenario.forms.items()}
     results = []
     for mode in scenario.modes:
-        peaks = {name: subject.peak(mode) for name, subject in subjects.items()}
+        peaks = {name: Subject(scenario, form, device).peak(mode) for name, form in scenario.forms.items()
+                 if not form.compiled and form.environment is None}
         seconds: dict[str, list[float]] = {name: [] for name in subjects}
         for _ in range(scenario.rounds + WARM_UP):
             for name, subject in subjects.items():
@@ -187,5 +177,5 @@ def measure(scenario: Scenario, device: str, on_run: Callable[[], None] = lambda
             ratios = [one / other for one, other in zip(took[WARM_UP:], base[WARM_UP:], strict=True)]
             low, ratio, high = statistics.quantiles(ratios, n=4, method='inclusive')
             results.append({'scenario': scenario.title, 'mode': mode, 'form': name, 'ratio': ratio, 'low': low,
-                            'high': high, 'seconds': statistics.median(took[WARM_UP:]), 'peak': peaks[name]})
+                            'high': high, 'seconds': statistics.median(took[WARM_UP:]), 'peak': peaks.get(name)})
     return results
