@@ -1,5 +1,6 @@
 # make demo    train, test and show Mask R-CNN with GN+WS at one image a step; make demo-seg DeepLabv3
 # make test    everything that can go wrong
+# make bench   what Weight Standardization costs, in work_dirs/benchmark
 # make setup   the environment of both; STACK=openmmlab takes the upstream distributions
 
 PYTHON ?= python3
@@ -7,7 +8,7 @@ STACK ?= onedl
 VENV := .venv$(if $(filter-out onedl,$(STACK)),-$(STACK))
 RUN := $(VENV)/bin/python
 
-.PHONY: setup demo demo-seg test lint
+.PHONY: setup demo demo-seg test lint bench
 
 setup:
 	@$(PYTHON) requirements/setup_env.py $(VENV) $(STACK)
@@ -27,3 +28,6 @@ test: setup lint
 lint: setup
 	$(RUN) -m ruff check
 	$(RUN) -m mypy
+
+bench: setup
+	$(RUN) tools/benchmark.py

@@ -108,7 +108,6 @@ COSTS = {
     "timm's trick": Form(TimmTrick),
     "authors' code": Form(AuthorsConv),
     'parametrize': Form(Parametrized),
-    'plain, compiled': Form(nn.Conv2d, compiled=True),
     'mmws, compiled': Form(compiled=True),
     'mmcv, compiled': Form(MmcvConvWS2d, compiled=True),
 }
