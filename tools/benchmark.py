@@ -3,6 +3,7 @@
 
 import argparse
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 try:
@@ -38,11 +39,13 @@ def plan(quick: bool, device: str) -> dict[str, list[Scenario]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--quick', action='store_true', help='the backbone at 224 pixels alone')
+    parser.add_argument('--shared', action='store_true',
+                        help='count the CPU time of one thread: on a machine that others are at work on')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmark'), help='folder of the results')
     options = parser.parse_args()
     logging.disable(logging.WARNING)
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    about, parts = describe_machine(device), plan(options.quick, device)
+    about, parts = describe_machine(device, options.shared), plan(options.quick, device)
     console = Console()
     console.print(*(f'{name}: {value}' for name, value in about.items()), sep='\n')
     results: dict[str, list] = {}
@@ -52,6 +55,7 @@ def main() -> None:
         for part, scenarios in parts.items():
             results[part] = []
             for scenario in scenarios:
+                scenario = replace(scenario, shared=options.shared)
                 progress.update(task, description=scenario.title)
                 share = work(scenario) / scenario.runs
                 results[part] += measure(scenario, device, lambda share=share: progress.advance(task, share))

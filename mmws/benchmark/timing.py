@@ -39,6 +39,7 @@ class Scenario:
         modes: of :data:`MODES`.
         micro_steps: forward and backward passes before the optimizer steps.
         amp: whether autocast is on (bfloat16 on CPU, float16 on CUDA).
+        shared: count the CPU seconds of one thread, for a machine that others are at work on.
     """
 
     network: str
@@ -48,6 +49,7 @@ class Scenario:
     modes: tuple[str, ...] = MODES
     micro_steps: int = 1
     amp: bool = False
+    shared: bool = False
 
     @property
     def title(self) -> str:
@@ -66,6 +68,9 @@ class Subject:
 
     def __init__(self, scenario: Scenario, form: Form, device: str) -> None:
         self.scenario, self.device = scenario, device
+        self.clock = time.process_time if scenario.shared else time.perf_counter
+        if scenario.shared:
+            torch.set_num_threads(1)
         self.net = form.build(scenario.network).to(device)
         self.optimizer = torch.optim.SGD(self.net.parameters(), lr=1e-4, momentum=0.9)
         self.data = _data(scenario)
@@ -77,13 +82,13 @@ class Subject:
     def run(self, mode: str) -> float:
         """Return the seconds of one step or of one forward pass."""
         self._synchronize()
-        start = time.perf_counter()
+        start = self.clock()
         self._passes(mode)
         if mode == 'training':
             self.optimizer.step()
             self.optimizer.zero_grad()
         self._synchronize()
-        return time.perf_counter() - start
+        return self.clock() - start
 
     def peak(self, mode: str) -> int:
         """Return how many bytes the passes of a step hold at most beyond those held before; meant for the first one."""
