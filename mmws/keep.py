@@ -22,12 +22,14 @@ class _Kept(NamedTuple):
     eps: float
     parameter: int
     version: int
+    stream: int
 
     def holds(self, weight: Tensor, eps: float) -> bool:
         """Whether ``standardized`` is what ``weight`` gives: neither was written to."""
         return (self.watch is not None and _address(weight) == _address(self.watch)
                 and weight.stride() == self.watch.stride() and weight.shape == self.watch.shape
-                and eps == self.eps and self.standardized._version == self.version)
+                and eps == self.eps and self.standardized._version == self.version
+                and _stream(weight) == self.stream)
 
 
 class Keeper:
@@ -84,7 +86,8 @@ class Keeper:
             if watch is not None:
                 standardized, std = standardize_filters(weight.float() if weight.dtype in HALF else weight, eps)
                 standardized = standardized.to(weight.dtype)
-                self._kept = _Kept(standardized, std, watch, eps, id(weight), standardized._version)
+                self._kept = _Kept(standardized, std, watch, eps, id(weight), standardized._version,
+                                   _stream(weight))
                 _keepers.add(self)
             return self._kept
 
@@ -97,6 +100,11 @@ class Keeper:
 def _address(tensor: Tensor) -> int:
     """``data_ptr()`` counts as a request to write."""
     return torch._C._data_address(tensor)  # type: ignore[attr-defined, no-any-return]
+
+
+def _stream(weight: Tensor) -> int:
+    """What another stream computes may not be there yet."""
+    return torch.cuda.current_stream(weight.device).cuda_stream if weight.is_cuda else 0
 
 
 def _watch(weight: Tensor) -> Tensor | None:
