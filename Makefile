@@ -1,6 +1,7 @@
 # make demo    train, test and show Mask R-CNN with GN+WS at one image a step; make demo-seg DeepLabv3
 # make test    everything that can go wrong
 # make sweep   the prefix before every stock config, checked by running the models: docs/sweep.csv, 20 min
+# make bench   what Weight Standardization costs, in work_dirs/benchmark
 # make setup   the environment of both; STACK=openmmlab takes the upstream distributions
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ STACK ?= onedl
 VENV := .venv$(if $(filter-out onedl,$(STACK)),-$(STACK))
 RUN := $(VENV)/bin/python
 
-.PHONY: setup demo demo-seg sweep test lint
+.PHONY: setup demo demo-seg sweep bench test lint
 
 setup:
 	@$(PYTHON) requirements/setup_env.py $(VENV) $(STACK)
@@ -31,3 +32,6 @@ test: setup lint
 lint: setup
 	$(RUN) -m ruff check
 	$(RUN) -m mypy
+
+bench: setup
+	$(RUN) tools/benchmark.py

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from mmws.errors import WSError
-from mmws.functional import check_fan_in, standardize_weight
+from mmws.functional import check_fan_in, runs_eagerly, standardize_weight
+from mmws.keep import Keeper
 
 __all__ = ['ConvWS1d', 'ConvWS2d', 'ConvWS3d', 'WeightStandardized']
 
@@ -24,6 +25,7 @@ class WeightStandardized(nn.Module):
     """
 
     eps: float
+    _keeper: Keeper | None = None
 
     def __init__(self, *args: Any, eps: float = 1e-5, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -46,8 +48,13 @@ class WeightStandardized(nn.Module):
         return weight
 
     def standardized_weight(self) -> Tensor:
-        """Return what goes to the kernel, in the layout of the weight."""
-        return standardize_weight(self.filters(), self.eps)
+        """Return the weight as the kernel takes it, computed once per update; see :class:`mmws.keep.Keeper`."""
+        weight: Tensor = self.weight  # type: ignore[assignment]
+        if not runs_eagerly(weight):
+            return standardize_weight(weight, self.eps)
+        if self._keeper is None:
+            self._keeper = Keeper()
+        return self._keeper.standardize(weight, self.eps)
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if 'weight' in self._parameters and weight is not self.weight:
@@ -55,6 +62,9 @@ class WeightStandardized(nn.Module):
                           f'(efficient_conv_bn_eval), but standardization undoes the scale; {FOLD_FIRST}')
         output: Tensor = super()._conv_forward(input, self.standardized_weight(), bias)  # type: ignore[misc]
         return output
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != '_keeper'}
 
     def extra_repr(self) -> str:
         return f'{super().extra_repr()}, eps={self.eps:g}'

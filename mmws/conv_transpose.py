@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mmws.conv import WeightStandardized
+from mmws.functional import standardize_weight
 
 __all__ = ['ConvTransposeWS1d', 'ConvTransposeWS2d', 'ConvTransposeWS3d']
 
@@ -19,7 +20,8 @@ class _Transposed(WeightStandardized):
         return _swap_channels(self.weight, self.groups)  # type: ignore[arg-type]
 
     def standardized_weight(self) -> Tensor:
-        return _swap_channels(super().standardized_weight(), self.groups)  # type: ignore[arg-type]
+        standardized = standardize_weight(self.filters(), self.eps)  # not kept: these are few
+        return _swap_channels(standardized, self.groups)  # type: ignore[arg-type]
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         conv: Any = self

@@ -95,7 +95,7 @@ class _OwnForward(WeightStandardized):
         return self.plain.forward(stand_in, *args, **kwargs)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return _new, (self.plain,), self.__dict__.copy()
+        return _new, (self.plain,), self.__getstate__()
 
 
 @cache

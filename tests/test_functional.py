@@ -38,7 +38,7 @@ def test_biased_form_is_the_formula_in_numpy(shape):
 @pytest.mark.parametrize('unbiased', [True, False])
 def test_gradcheck(unbiased):
     weight = torch.randn(3, 2, 3, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda w: standardize_weight(w, unbiased=unbiased), weight)
+    assert torch.autograd.gradcheck(lambda w: standardize_weight(w, unbiased=unbiased), weight, check_forward_ad=True)
     assert torch.autograd.gradgradcheck(lambda w: standardize_weight(w, unbiased=unbiased), weight)
 
 
@@ -58,6 +58,30 @@ def test_constant_filter_gives_zeros_and_a_finite_gradient(value, dtype):
     assert weight.grad.isfinite().all()
 
 
+def test_constant_filter_gives_zeros_where_the_kernel_fuses_multiply_and_add(monkeypatch):
+    kernel = torch.native_group_norm
+
+    def fused(*args):
+        normalized, mean, reciprocal = kernel(*args)
+        return normalized + reciprocal.unsqueeze(2) * 1e-9, mean, reciprocal
+
+    monkeypatch.setattr(torch, 'native_group_norm', fused)
+    assert not standardize_weight(torch.full((4, 37, 3, 3), 0.1)).any()
+
+
+@pytest.mark.parametrize('std', [1e-12, 1e-8, 1e-5, 1e-3, 1, 1e4])
+@pytest.mark.parametrize('mean', [0, 1, 30])
+@pytest.mark.parametrize('dtype', TOLERANCE)
+def test_weights_of_any_size(std, mean, dtype):
+    weight = ((mean + torch.randn(8, 64, 3, 3)) * std).to(dtype).requires_grad_()
+    exact = weight.detach().double().requires_grad_()
+    upstream = torch.randn_like(exact)
+    pairs = [(out, torch.autograd.grad(out, leaf, upstream.to(out))[0]) for out, leaf in (
+        (standardize_weight(weight), weight), (authors(exact), exact))]
+    for ours, theirs in zip(*pairs, strict=True):
+        assert (ours - theirs).abs().max() <= TOLERANCE[dtype] * max(1, mean) * theirs.abs().max()
+
+
 @pytest.mark.parametrize('unbiased', [True, False])
 def test_fan_in_of_1_is_refused(unbiased):
     with pytest.raises(ValueError, match=r'fan-in of at least 2, got 1 .*\(8, 1, 1, 1\)'):
@@ -69,8 +93,7 @@ def test_half_precision_has_float32_statistics(dtype):
     weight = (10 + torch.randn(8, 4, 3, 3)).to(dtype)  # statistics in half precision would be off by far more
     out = standardize_weight(weight)
     assert out.dtype == dtype
-    assert torch.equal(out, authors(weight.double()).to(dtype)) or torch.allclose(
-        out.double(), authors(weight.double()), rtol=torch.finfo(dtype).eps, atol=0)
+    torch.testing.assert_close(out.double(), authors(weight.double()), rtol=torch.finfo(dtype).eps, atol=1e-5)
 
 
 def test_autocast_changes_nothing():

@@ -1,0 +1,74 @@
+#!/usr/bin/env python3
+"""Time what Weight Standardization costs, beside other ways to compute it, and what the step as a whole costs."""
+
+import argparse
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+try:
+    import torch
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    from mmws.benchmark.forms import COSTS, STEPS
+    from mmws.benchmark.report import describe_machine, table, write
+    from mmws.benchmark.timing import Scenario, measure
+except ModuleNotFoundError as error:
+    raise SystemExit(f'error: {error}; run `make setup` and `source .venv/bin/activate`') from None
+
+EAGER = {name: form for name, form in COSTS.items() if not form.compiled}
+COST, STEP = 'cost of Weight Standardization', 'the step as a whole'
+
+
+def plan(quick: bool, device: str) -> dict[str, list[Scenario]]:
+    if quick:
+        return {COST: [Scenario('ResNet-50', (224, 224), 10, EAGER)]}
+    cost = [
+        Scenario('ResNet-50', (224, 224), 20, COSTS), Scenario('ResNet-50', (512, 512), 10, EAGER),
+        Scenario('ResNet-50', (224, 224), 4, EAGER, ('training',), micro_steps=8),
+        Scenario('RetinaNet', (512, 512), 5, EAGER), Scenario('Mask R-CNN', (512, 512), 4, EAGER)]
+    if device == 'cuda':
+        cost += [Scenario('Mask R-CNN', (800, 1333), 20, COSTS, amp=amp) for amp in (False, True)]
+    without_batch_norm = {name: form for name, form in STEPS.items() if form.converted}  # it fails on one image
+    return {COST: cost, STEP: [
+        Scenario('stock Mask R-CNN', (512, 512), 4, STEPS, ('training',)),
+        Scenario('stock DeepLabv3', (256, 256), 4, without_batch_norm, ('training',))]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--quick', action='store_true', help='the backbone at 224 pixels alone')
+    parser.add_argument('--shared', action='store_true',
+                        help='count the CPU time of one thread: on a machine that others are at work on')
+    parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmark'), help='folder of the results')
+    options = parser.parse_args()
+    logging.disable(logging.WARNING)
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    about, parts = describe_machine(device, options.shared), plan(options.quick, device)
+    console = Console()
+    console.print(*(f'{name}: {value}' for name, value in about.items()), sep='\n')
+    results: dict[str, list] = {}
+    with Progress(TextColumn('{task.description}'), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+                  console=console) as progress:
+        task = progress.add_task('', total=sum(work(scenario) for part in parts.values() for scenario in part))
+        for part, scenarios in parts.items():
+            results[part] = []
+            for scenario in scenarios:
+                scenario = replace(scenario, shared=options.shared)
+                progress.update(task, description=scenario.title)
+                share = work(scenario) / scenario.runs
+                results[part] += measure(scenario, device, lambda share=share: progress.advance(task, share))
+                written = write(results, about, options.out)  # each time: a run that is cut off has what came before
+            console.print(table(results[part], part))
+    console.print(*written, sep='\n')
+
+
+def work(scenario: Scenario) -> float:
+    """For the estimate of the time left: pixels, and a detector costs more of it than its backbone."""
+    heads = 1 if scenario.network == 'ResNet-50' else 4
+    return scenario.runs * scenario.size[0] * scenario.size[1] * scenario.micro_steps * heads
+
+
+if __name__ == '__main__':
+    main()
