@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -29,6 +30,7 @@ class Recorder(TorchFunctionMode):
             that looks at no value (a shape, ``zeros_like``) does not count, nor does a copy of the same values.
 
     Example:
+        >>> import torch
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 2, 1), nn.Sigmoid())
         >>> with Recorder(net) as recorder:
         ...     _ = net(torch.zeros(1, 3, 4, 4))
@@ -40,7 +42,7 @@ class Recorder(TorchFunctionMode):
         super().__init__()
         self.takers: dict[nn.Module, list[nn.Module | str]] = {}
         self._model = model
-        self._made: dict[int, tuple[Tensor, list[nn.Module]]] = {}  # holds the tensor, so that its id stays its own
+        self._made: dict[int, tuple[weakref.ref[Tensor], list[nn.Module]]] = {}  # by id, as long as the tensor lives
         self._weights: dict[int, list[nn.Module]] = {}
         self._running = {'conv': 0, 'norm': 0}
         self._hooks: list[Any] = []
@@ -88,7 +90,12 @@ class Recorder(TorchFunctionMode):
                 yield self._made[id(leaf)][1]
 
     def _note_made(self, result: Any, convs: list[nn.Module]) -> None:
-        self._made.update({id(leaf): (leaf, convs) for leaf in tree_leaves(result) if isinstance(leaf, Tensor)})
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._made[id(leaf)] = weakref.ref(leaf, partial(self._forget, id(leaf))), convs
+
+    def _forget(self, key: int, _: Any) -> None:
+        self._made.pop(key, None)
 
     def _note_taken(self, convs: list[nn.Module], taker: nn.Module | str) -> None:
         for conv in convs:
