@@ -34,8 +34,8 @@ class Recorder(TorchFunctionMode):
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 2, 1), nn.Sigmoid())
         >>> with Recorder(net) as recorder:
         ...     _ = net(torch.zeros(1, 3, 4, 4))
-        >>> [[str(taker) for taker in takers] for takers in recorder.takers.values()]
-        [['BatchNorm2d(8, eps=1e-05, momentum=0.1, affine=True, track_running_stats=True)'], ['sigmoid']]
+        >>> recorder.takers[net[0]] == [net[1]], recorder.takers[net[3]]
+        (True, ['sigmoid'])
     """
 
     def __init__(self, model: nn.Module) -> None:
