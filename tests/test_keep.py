@@ -11,6 +11,7 @@ from mmengine.model import ExponentialMovingAverage
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils import parameters_to_vector, prune, vector_to_parameters
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import mmws.conv
@@ -200,6 +201,22 @@ def test_a_fake_forward_pass_leaves_nothing():
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         conv(mode.from_tensor(X))
     assert_right(conv)
+
+
+def test_a_dispatch_mode_sees_the_same_operators_in_each_pass():
+    seen: list[list[str]] = []
+
+    class Record(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            seen[-1].append(str(function))
+            return function(*args, **kwargs or {})
+
+    conv = build()
+    for _ in range(2):
+        seen.append([])
+        with Record():
+            conv(X)
+    assert seen[0] == seen[1]
 
 
 def test_inference_before_training():

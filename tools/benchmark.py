@@ -22,12 +22,14 @@ COST, STEP = 'cost of Weight Standardization', 'the step as a whole'
 
 
 def plan(quick: bool, device: str) -> dict[str, list[Scenario]]:
-    if quick:
-        return {COST: [Scenario('ResNet-50', (224, 224), 10, EAGER)]}
+    forms, rounds = (EAGER, 10) if quick else (COSTS, 20)
     cost = [
-        Scenario('ResNet-50', (224, 224), 20, COSTS), Scenario('ResNet-50', (512, 512), 10, EAGER),
+        Scenario('ResNet-50', (224, 224), rounds, forms), Scenario('ResNet-50', (512, 512), rounds // 2, EAGER),
         Scenario('ResNet-50', (224, 224), 4, EAGER, ('training',), micro_steps=8),
-        Scenario('RetinaNet', (512, 512), 5, EAGER), Scenario('Mask R-CNN', (512, 512), 4, EAGER)]
+        Scenario('RetinaNet', (512, 512), 4, EAGER)]
+    if quick:
+        return {COST: cost}
+    cost.append(Scenario('Mask R-CNN', (512, 512), 4, EAGER))
     if device == 'cuda':
         cost += [Scenario('Mask R-CNN', (800, 1333), 20, COSTS, amp=amp) for amp in (False, True)]
     without_batch_norm = {name: form for name, form in STEPS.items() if form.converted}  # it fails on one image
@@ -38,7 +40,7 @@ def plan(quick: bool, device: str) -> dict[str, list[Scenario]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--quick', action='store_true', help='the backbone at 224 pixels alone')
+    parser.add_argument('--quick', action='store_true', help='without torch.compile, Mask R-CNN and the step as a whole')
     parser.add_argument('--shared', action='store_true',
                         help='count the CPU time of one thread: on a machine that others are at work on')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmark'), help='folder of the results')
