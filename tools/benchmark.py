@@ -40,7 +40,7 @@ def plan(quick: bool, device: str) -> dict[str, list[Scenario]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--quick', action='store_true', help='without torch.compile, Mask R-CNN and the step as a whole')
+    parser.add_argument('--quick', action='store_true', help='no torch.compile, Mask R-CNN, step as a whole')
     parser.add_argument('--shared', action='store_true',
                         help='count the CPU time of one thread: on a machine that others are at work on')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmark'), help='folder of the results')
