@@ -81,6 +81,13 @@ def test_the_tool_prints_and_writes_what_it_measured(tmp_path, monkeypatch, caps
     assert 'ResNet-50 32' in printed
 
 
+def test_the_readme_carries_the_table_of_the_last_run():
+    results = json.loads((REPOSITORY / 'docs' / 'benchmark.json').read_text())
+    part = results['cost of Weight Standardization']
+    assert markdown(part) in (REPOSITORY / 'README.md').read_text()
+    assert markdown(part) in (REPOSITORY / 'docs' / 'benchmark.md').read_text()
+
+
 def test_markdown_leaves_out_what_was_not_measured():
     def result(mode, form, ratio, peak):
         return {'scenario': 'A', 'mode': mode, 'form': form, 'ratio': ratio, 'low': 0.9, 'high': 1.3, 'seconds': 0.5,
@@ -88,5 +95,5 @@ def test_markdown_leaves_out_what_was_not_measured():
 
     assert markdown([result('training', 'plain', 1, 2 ** 20), result('training', 'mmws', 1.234, 3 * 2 ** 20),
                      result('inference', 'plain', 1, None), result('training', 'mmcv', 2, None)]) == (
-        '|  | A, training | A, inference |\n| --- | --- | --- |\n| plain | 500 ms | 500 ms |\n'
+        '|  | A, training | A, inference |\n| --- | --- | --- |\n| plain | 1 | 1 |\n'
         '| mmws | 1.23 (0.90-1.30), +2 MiB |  |\n| mmcv | 2.00 (0.90-1.30) |  |\n')
