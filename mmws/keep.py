@@ -22,6 +22,7 @@ class _Kept(NamedTuple):
     eps: float
     parameter: int
     version: int
+    holders: int
     stream: int
 
     def holds(self, weight: Tensor, eps: float) -> bool:
@@ -81,15 +82,26 @@ class Keeper:
         with self._lock:
             if self._kept is not None and self._kept.holds(weight, eps):
                 return self._kept  # another thread was here
-            self._kept = None  # now, that the next one takes the same memory: fresh pages cost more than the arithmetic
+            out, self._kept = self._free_memory(weight), None
             watch = _watch(weight)
             if watch is not None:
-                standardized, std = standardize_filters(weight.float() if weight.dtype in HALF else weight, eps)
+                wide = weight.float() if weight.dtype in HALF else weight
+                standardized, std = standardize_filters(wide, eps, out=out)
                 standardized = standardized.to(weight.dtype)
                 self._kept = _Kept(standardized, std, watch, eps, id(weight), standardized._version,
-                                   _stream(weight))
+                                   _holders(standardized), _stream(weight))
                 _keepers.add(self)
             return self._kept
+
+    def _free_memory(self, weight: Tensor) -> Tensor | None:
+        """What was kept, if it fits and nobody else holds it: fresh pages cost more than the arithmetic."""
+        if self._kept is None or weight.dtype in HALF:
+            return None
+        old = self._kept.standardized
+        fits = (old.shape, old.stride(), old.dtype, old.device) == (weight.shape, weight.stride(), weight.dtype,
+                                                                     weight.device)
+        alone = _holders(old) == self._kept.holders
+        return old if fits and alone and self._kept.stream == _stream(weight) else None
 
     def stop_watching(self, parameters: set[int]) -> None:
         """Let go of the weight if it is one of ``parameters``, given by their ids."""
@@ -107,9 +119,13 @@ def _stream(weight: Tensor) -> int:
     return torch.cuda.current_stream(weight.device).cuda_stream if weight.is_cuda else 0
 
 
+def _holders(tensor: Tensor) -> int:
+    """How many hold its memory, an object made to count among them."""
+    return torch._C._storage_Use_Count(tensor.untyped_storage()._cdata)
+
+
 def _watch(weight: Tensor) -> Tensor | None:
-    holders = torch._C._storage_Use_Count(weight.untyped_storage()._cdata)
-    if holders > 2 or (weight.is_cuda and torch.cuda.is_current_stream_capturing()):
+    if _holders(weight) > 2 or (weight.is_cuda and torch.cuda.is_current_stream_capturing()):
         return None  # more than the weight and the object made to count
     try:
         return weight.detach()._lazy_clone()

@@ -16,7 +16,8 @@ from torch.utils.checkpoint import checkpoint
 
 import mmws.conv
 import mmws.keep
-from mmws import ConvWS1d, ConvWS2d, ConvWS3d, convert_
+from mmws import ConvWS1d, ConvWS2d, ConvWS3d, convert_, standardize_weight
+from mmws.keep import Keeper
 
 X = torch.randn(2, 4, 8, 8, dtype=torch.float64)
 
@@ -50,8 +51,24 @@ def count(monkeypatch) -> list[int]:
     for module, name in ((mmws.keep, 'standardize_filters'), (mmws.keep, 'standardize_weight'),
                          (mmws.conv, 'standardize_weight')):
         original = getattr(module, name)
-        monkeypatch.setattr(module, name, lambda *args, original=original: calls.append(1) or original(*args))
+        monkeypatch.setattr(
+            module, name, lambda *args, original=original, **named: calls.append(1) or original(*args, **named))
     return calls
+
+
+@pytest.mark.parametrize('held', [False, True])
+def test_the_memory_is_used_again_unless_somebody_holds_it(held):
+    keeper, weight = Keeper(), nn.Parameter(torch.randn(4, 3, 3, 3))
+    first = keeper.standardize(weight, 1e-5)
+    address, before = first.data_ptr(), first.detach().clone()
+    if not held:
+        del first
+    weight.data.copy_(torch.randn_like(weight))
+    second = keeper.standardize(weight, 1e-5)
+    assert (second.data_ptr() == address) != held
+    torch.testing.assert_close(second, standardize_weight(weight, 1e-5))
+    if held:
+        assert torch.equal(first, before)
 
 
 def other(weight):
