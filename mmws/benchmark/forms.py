@@ -57,24 +57,22 @@ class FloorConv(nn.Conv2d):
     """The floor for what keeps a weight of its own: the bytes move once each way, without arithmetic."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if 'kept' not in vars(self):
-            vars(self)['kept'] = self.weight.detach().clone()
-        kept: Tensor = _Copy.apply(  # type: ignore[no-untyped-call]
-            self.weight, vars(self)['kept'], torch.is_grad_enabled())
-        return self._conv_forward(x, kept, self.bias)  # type: ignore[no-any-return]
+        if vars(self).get('version') != self.weight._version:
+            kept = vars(self).setdefault('kept', torch.empty_like(self.weight, requires_grad=False))
+            vars(self).update(version=self.weight._version, kept=kept.copy_(self.weight.detach()))
+        weight: Tensor = _Copied.apply(self.weight, vars(self)['kept'])  # type: ignore[no-untyped-call]
+        return self._conv_forward(x, weight, self.bias)  # type: ignore[no-any-return]
 
 
-class _Copy(torch.autograd.Function):
+class _Copied(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, kept: Tensor, training: bool) -> Tensor:
-        if training:
-            kept.copy_(weight)
+    def forward(ctx: Any, weight: Tensor, kept: Tensor) -> Tensor:
         ctx.save_for_backward(kept)
         return kept.detach()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # reads what was kept, as the gradient does
-        return torch.add(grad, *ctx.saved_tensors, alpha=1e-9), None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # reads what was kept, as the gradient does
+        return torch.add(grad, *ctx.saved_tensors, alpha=1e-9), None
 
 
 class _Standardize(nn.Module):
