@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -92,12 +93,18 @@ def probe(model: nn.Module, batch: Any, rate: float) -> dict[str, Any]:
     Returns:
         ``loss``, and over the step sizes ``losses`` and ``gradient_changes``; ``gradient_norm``, ``beta``,
         ``lipschitz``.
+
+    Raises:
+        WSError: if the gradient is zero or no number.
     """
     twin = copy.deepcopy(model)
     parameters = [parameter for parameter in twin.parameters() if parameter.requires_grad]
     start = [parameter.detach().clone() for parameter in parameters]
     loss, gradient = _loss_and_gradient(twin, parameters, batch)
     length = _norm(gradient)
+    if not 0 < length < math.inf:
+        raise WSError(f'the gradient of the loss ({loss:g}) has the length {length:g}, along which there is nothing to '
+                      'measure; has the training diverged? Lower its learning rate')
     losses, changes = [], []
     for multiple in MULTIPLES:
         with torch.no_grad():

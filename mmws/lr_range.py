@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import statistics
@@ -39,17 +40,19 @@ def measure_lr_range(config: Config, low: float, high: float, steps: int, out: P
         did, and what is ``usable``, see :func:`usable_range`.
 
     Raises:
-        WSError: if the rates or the number of steps make no range.
+        WSError: if the rates or the number of steps make no range, or there is no loss at the first.
     """
     if not (0 < low < high < math.inf and steps > 1):
         raise WSError(f'a range test goes from a low to a higher learning rate in 2 steps or more, '
                       f'got {low:g} to {high:g} in {steps}')
-    config = config.copy()
+    config = copy.deepcopy(config)
     config.optim_wrapper.optimizer.lr = low
     growth = (high / low) ** (1 / (steps - 1))
     recorder = _Recorder()
     short_run(config, recorder, steps, out,
               [{'type': 'ExponentialLR', 'gamma': growth, 'by_epoch': False, 'begin': 0, 'end': steps}])
+    if not recorder.losses:
+        raise WSError(f'{config.filename}: the loss of the first step is no number')
     result: dict[str, Any] = {
         'config': Path(config.filename or '').name, 'low': low, 'high': high, 'steps': steps,
         'rates': recorder.rates, 'losses': recorder.losses, 'smoothed': recorder.smoothed,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from pathlib import Path
 from typing import Any
@@ -42,14 +43,14 @@ def short_run(config: Config, hook: Hook, steps: int, work_dir: Path, schedule: 
         work_dir: of mmengine's log.
         schedule: takes the place of the config's ``param_scheduler``; empty, the learning rate stays the optimizer's.
     """
-    config = config.copy()
+    config = copy.deepcopy(config)
     for key in ('val_cfg', 'val_dataloader', 'val_evaluator', 'test_cfg', 'test_dataloader', 'test_evaluator'):
         config[key] = None
     config.train_cfg = {'type': 'IterBasedTrainLoop', 'max_iters': steps}
     config.param_scheduler = schedule
     config.auto_scale_lr = None
-    hooks = config.get('default_hooks') or {}
-    config.default_hooks = {**hooks, 'checkpoint': None, 'visualization': None,
+    hooks = {name: hook for name, hook in (config.get('default_hooks') or {}).items() if name != 'visualization'}
+    config.default_hooks = {**hooks, 'checkpoint': None,
                             'logger': {'type': 'LoggerHook', 'interval': max(steps // 10, 1)}}
     config.log_processor = {'by_epoch': False}
     config.resume, config.work_dir = False, str(work_dir)
