@@ -126,7 +126,7 @@ def _loss_and_gradient(model: Any, parameters: Sequence[Tensor], batch: Any) -> 
         loss, _ = model.parse_losses(model._run_forward(data, mode='loss'))
     gradient = torch.autograd.grad(loss, parameters, allow_unused=True)
     filled = zip(gradient, parameters, strict=True)
-    return float(loss), [torch.zeros_like(like) if grad is None else grad for grad, like in filled]
+    return loss.item(), [torch.zeros_like(like) if grad is None else grad for grad, like in filled]
 
 
 @contextmanager

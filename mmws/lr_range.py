@@ -19,7 +19,7 @@ from mmws.short_run import short_run
 
 __all__ = ['measure_lr_range', 'plot_lr_ranges', 'usable_range']
 
-SMOOTHING, FALL, RISE, DIVERGED = 0.95, 0.1, 2.0, 4.0
+SMOOTHING, FALL, RISE, DIVERGED = 0.95, 0.1, 1.5, 4.0
 
 
 def measure_lr_range(config: Config, low: float, high: float, steps: int, out: Path) -> dict[str, Any]:
@@ -73,7 +73,7 @@ class _Recorder(Hook):  # type: ignore[misc]
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         rates = runner.optim_wrapper.get_lr()
-        loss = float(outputs['loss'])
+        loss = outputs['loss'].item()
         self._average = SMOOTHING * self._average + (1 - SMOOTHING) * loss
         smoothed = self._average / (1 - SMOOTHING ** (len(self.rates) + 1))
         self.rates.append(rates.get('base_lr', rates['lr'])[0])
@@ -89,7 +89,7 @@ def usable_range(rates: Sequence[float], losses: Sequence[float], smoothed: Sequ
 
     With :math:`L` the smoothed loss, :math:`L_0` the median of the losses in the first tenth of the steps, where the
     rate is too low to matter, and :math:`L_*` the minimum of :math:`L`: from the rate at which
-    :math:`L \le L_0 - 0.1 (L_0 - L_*)` for good until the minimum, to the last one before :math:`L > 2 L_*`.
+    :math:`L \le L_0 - 0.1 (L_0 - L_*)` for good until the minimum, to the last one before :math:`L > 1.5 L_*`.
 
     Example:
         >>> usable_range([1, 2, 4, 8, 16], [5, 5, 3, 2, 9], [5, 5, 3, 2, 9])

@@ -59,7 +59,7 @@ class Witness(_Prober):
     """Takes down what a training left behind: weights, statistics, the losses on the way, the random generators."""
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        self.measurements.append(float(outputs['loss']))
+        self.measurements.append(outputs['loss'].item())
 
     def after_train(self, runner):
         self.left = {name: value.clone() for name, value in runner.model.state_dict().items()}

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Learning-rate range test: train CONFIG while the rate rises, and print the range that training can use.
 
-It is from where the smoothed loss has made a tenth of its fall to where it exceeds twice its minimum.
+It is from where the smoothed loss has made a tenth of its fall to where it exceeds 1.5 times its minimum.
 """
 
 import argparse
