@@ -19,7 +19,6 @@ from mmws.replace import NORMS
 from mmws.tree import is_conv
 from mmws.zoo import AUTHORS, SCHEME
 
-ABBREVIATIONS = {abbreviation for _, abbreviation in NORMS.values()}
 __all__ = ['GN_WS_WEIGHTS', 'fit_weights', 'override_weights']
 
 GN_WS_WEIGHTS = {name.removesuffix('_gn_ws'): f'{SCHEME}{name}' for name in AUTHORS}
@@ -27,6 +26,7 @@ GN_WS_WEIGHTS = {name.removesuffix('_gn_ws'): f'{SCHEME}{name}' for name in AUTH
 in the 3x3 convolution (style='pytorch'), RGB input with torchvision's mean and std. ``open-mmlab://jhu/<name>`` are the
 same from the toolkits' mirror alone."""
 
+ABBREVIATIONS = {abbreviation for _, abbreviation in NORMS.values()}
 RGB_INPUT = 'data_preprocessor=dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True)'
 
 

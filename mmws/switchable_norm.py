@@ -18,7 +18,7 @@ class SwitchableNorm(nn.Module):
 
     where :math:`k` is one of: instance (an image and a channel), layer (an image), batch (a channel);
     :math:`\lambda` is ``mean_weight`` and :math:`\lambda'` ``var_weight``, three numbers each, all 1 at first.
-    In eval mode the batch statistics are moving averages of those seen in training.
+    A batch is that of one process; in eval mode its statistics are moving averages of those seen in training.
 
     Switchable Norm, arXiv 1806.10779; the outputs are those of ``devkit/ops/switchable_norm.py`` of
     switchablenorms/Switchable-Normalization, whose variance of an instance is the unbiased one (of a single place it
