@@ -108,6 +108,32 @@ def test_weights_of_any_size(std, mean, dtype):
         assert (ours - theirs).abs().max() <= TOLERANCE[dtype] * max(1, mean) * theirs.abs().max()
 
 
+@pytest.mark.parametrize('eps', [0, 1e-30, 1e-5, 1e10])
+@pytest.mark.parametrize('fan_in', [2, 9, 576])
+@pytest.mark.parametrize('std', [1e-8, 1, 1e4])
+def test_any_eps_and_small_filters(eps, fan_in, std):
+    weight = (torch.randn(64, fan_in) * std).requires_grad_()
+    exact = weight.detach().double().requires_grad_()
+    upstream = torch.randn(64, fan_in)
+    (ours, gradient), (theirs, expected) = (
+        (out, torch.autograd.grad(out, leaf, upstream.to(out))[0])
+        for out, leaf in ((standardize_weight(weight, eps), weight), (authors(exact, eps), exact)))
+    spread = exact.std(1, keepdim=True)
+    conditioning = 1 + exact.mean(1, keepdim=True).abs() / spread
+    assert ((ours - theirs).abs() / conditioning).max() <= 1e-6 * max(1, theirs.abs().max())
+    # That of two weights is zero in exact arithmetic: what it is made of is what its error is relative to.
+    size = upstream.norm(dim=1, keepdim=True) / (spread + eps) * conditioning
+    assert ((gradient - expected).abs() / size).max() <= 1e-6
+
+
+@pytest.mark.parametrize('eps', [0, 1e-30])
+def test_constant_filter_without_an_eps_to_speak_of(eps):
+    weight = torch.full((4, 8), 0.1, requires_grad=True)
+    out = standardize_weight(weight, eps)
+    assert not out.any()
+    assert torch.autograd.grad(out, weight, torch.randn(4, 8))[0].isfinite().all()
+
+
 @pytest.mark.parametrize('unbiased', [True, False])
 def test_fan_in_of_1_is_refused(unbiased):
     with pytest.raises(ValueError, match=r'fan-in of at least 2, got 1 .*\(8, 1, 1, 1\)'):
