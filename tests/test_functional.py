@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mmws import standardize_weight
 
@@ -40,6 +42,30 @@ def test_gradcheck(unbiased):
     weight = torch.randn(3, 2, 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda w: standardize_weight(w, unbiased=unbiased), weight, check_forward_ad=True)
     assert torch.autograd.gradgradcheck(lambda w: standardize_weight(w, unbiased=unbiased), weight)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2 ** 32 - 1), st.integers(2, 40), st.floats(-4, 2), st.floats(-8, 1), st.booleans())
+def test_the_gradient_is_what_the_theorem_says(seed, fan_in, scale, eps, unbiased):
+    r"""With :math:`\hat w = (w - m) / (s + e)` and :math:`g` the gradient towards it, that towards :math:`w` is
+    orthogonal to the constant vector, and to :math:`\hat w` but for :math:`e \langle g, \hat w \rangle / (s + e)^2`;
+    its part along :math:`\hat w` shrinks by :math:`e / (s + e)^2 \le 1 / (s + e)`, the rest by :math:`1 / (s + e)`.
+    """
+    generator, eps = torch.Generator().manual_seed(seed), 10 ** eps
+    random = torch.randn(2, 5, fan_in, 1, generator=generator, dtype=torch.float64)
+    weight, upstream = (random[0] * 10 ** scale).requires_grad_(), random[1]
+    standardized = standardize_weight(weight, eps, unbiased)
+    ours = torch.autograd.grad(standardized, weight, upstream)[0].flatten(1)
+    std, hat = weight.flatten(1).std(1, correction=int(unbiased)).detach(), standardized.detach().flatten(1)
+    bound, along = upstream.flatten(1).norm(dim=1) / (std + eps), (upstream.flatten(1) * hat).sum(1)
+    tiny = 1e-9 * (bound + bound.mean())
+    assert (ours.sum(1).abs() <= tiny * fan_in ** 0.5).all()
+    assert ((ours * hat).sum(1) - eps * along / (std + eps) ** 2).abs().le(tiny * fan_in ** 0.5).all()
+    assert (ours.norm(dim=1) <= bound + tiny).all()
+    off = upstream.flatten(1) - upstream.flatten(1).mean(1, keepdim=True)
+    off = off - hat * (along / hat.square().sum(1)).unsqueeze(1)
+    by_parts = (off.norm(dim=1) ** 2 + (eps * along / (std + eps) / hat.norm(dim=1)) ** 2).sqrt() / (std + eps)
+    torch.testing.assert_close(ours.norm(dim=1), by_parts, rtol=1e-7, atol=float(tiny.max()))
 
 
 def test_filters_have_mean_0_and_std_1():
