@@ -17,27 +17,28 @@ from mmengine.hooks import Hook
 from mmws.errors import WSError
 from mmws.short_run import short_run
 
-__all__ = ['measure_lr_range', 'plot_lr_ranges', 'usable_range']
+__all__ = ['measure_lr_ranges', 'plot_lr_ranges', 'usable_range']
 
 SMOOTHING, FALL, RISE, DIVERGED = 0.95, 0.1, 1.5, 4.0
 
 
-def measure_lr_range(config: Config, low: float, high: float, steps: int, out: Path) -> dict[str, Any]:
-    """Train ``config`` while its learning rate rises from ``low`` to ``high``, and note the loss.
+def measure_lr_ranges(configs: Mapping[str, Config], low: float, high: float, steps: int,
+                      out: Path) -> dict[str, dict[str, Any]]:
+    """Train each of ``configs`` while its learning rate rises from ``low`` to ``high``, and note the loss.
 
     The rate grows by the same factor after each step (arXiv 1506.01186, which has it grow by the same amount), with
     the config's own optimizer, multipliers and data. It ends early where the smoothed loss is no number or exceeds
     4 times its minimum. Smoothed is an exponential moving average, of weight 0.95 and corrected for its start.
 
     Args:
-        config: of any toolkit on mmengine.
+        configs: of any toolkit on mmengine, by the names that they are to have in the figure.
         low, high: rates.
         steps: from the one to the other.
-        out: the folder for ``lr_range.json``, ``lr_range.png`` and mmengine's log.
+        out: the folder for ``lr_range.json``, ``lr_range.png`` and mmengine's logs.
 
     Returns:
-        What ``lr_range.json`` holds: ``rates``, ``losses`` and ``smoothed`` by step, the rate it ``diverged`` at, if it
-        did, and what is ``usable``, see :func:`usable_range`.
+        What ``lr_range.json`` holds, by name: ``rates``, ``losses`` and ``smoothed`` by step, the rate it ``diverged``
+        at, if it did, and what is ``usable``, see :func:`usable_range`.
 
     Raises:
         WSError: if the rates or the number of steps make no range, or there is no loss at the first.
@@ -45,22 +46,27 @@ def measure_lr_range(config: Config, low: float, high: float, steps: int, out: P
     if not (0 < low < high < math.inf and steps > 1):
         raise WSError(f'a range test goes from a low to a higher learning rate in 2 steps or more, '
                       f'got {low:g} to {high:g} in {steps}')
+    results = {}
+    for index, (name, config) in enumerate(configs.items()):
+        results[name] = _measure(config, low, high, steps, out / f'run_{index}')
+        (out / 'lr_range.json').write_text(json.dumps(results, indent=1) + '\n')
+    plot_lr_ranges(results, out / 'lr_range.png')
+    return results
+
+
+def _measure(config: Config, low: float, high: float, steps: int, work_dir: Path) -> dict[str, Any]:
     config = copy.deepcopy(config)
     config.optim_wrapper.optimizer.lr = low
     growth = (high / low) ** (1 / (steps - 1))
     recorder = _Recorder()
-    short_run(config, recorder, steps, out,
+    short_run(config, recorder, steps, work_dir,
               [{'type': 'ExponentialLR', 'gamma': growth, 'by_epoch': False, 'begin': 0, 'end': steps}])
     if not recorder.losses:
         raise WSError(f'{config.filename}: the loss of the first step is no number')
-    result: dict[str, Any] = {
-        'config': Path(config.filename or '').name, 'low': low, 'high': high, 'steps': steps,
-        'rates': recorder.rates, 'losses': recorder.losses, 'smoothed': recorder.smoothed,
-        'diverged': recorder.rates[-1] if recorder.diverged else None,
-        'usable': usable_range(recorder.rates, recorder.losses, recorder.smoothed)}
-    (out / 'lr_range.json').write_text(json.dumps(result, indent=1) + '\n')
-    plot_lr_ranges({result['config']: result}, out / 'lr_range.png')
-    return result
+    return {'low': low, 'high': high, 'steps': steps,
+            'rates': recorder.rates, 'losses': recorder.losses, 'smoothed': recorder.smoothed,
+            'diverged': recorder.rates[-1] if recorder.diverged else None,
+            'usable': usable_range(recorder.rates, recorder.losses, recorder.smoothed)}
 
 
 class _Recorder(Hook):  # type: ignore[misc]

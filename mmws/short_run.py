@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import time
+from argparse import ArgumentParser
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
@@ -15,7 +17,7 @@ from mmws.errors import WSError
 from mmws.preflight import check_classes, check_data
 from mmws.trained import load_config
 
-__all__ = ['read_config', 'short_run']
+__all__ = ['read_config', 'read_configs', 'short_run']
 
 
 def read_config(path: str, options: dict[str, Any] | None = None) -> Config:
@@ -31,6 +33,18 @@ def read_config(path: str, options: dict[str, Any] | None = None) -> Config:
     check_data(config, ['train_dataloader'])
     check_classes(config, 'train_dataloader')
     return config
+
+
+def read_configs(path: str, options: dict[str, Any], against: Sequence[Sequence[str]]) -> dict[str, Config]:
+    """Read a config, and again with each of ``against`` over it, which are ``NAME=VALUE`` as ``--cfg-options`` takes.
+
+    Returns:
+        The configs: the first by the stem of its path, the others by what differs.
+    """
+    parser = ArgumentParser()
+    parser.add_argument('--options', nargs='+', action=DictAction)
+    others = {', '.join(each): options | parser.parse_args(['--options', *each]).options for each in against}
+    return {name: read_config(path, each) for name, each in ({Path(path).stem: options} | others).items()}
 
 
 def short_run(config: Config, hook: Hook, steps: int, work_dir: Path, schedule: list[dict[str, Any]]) -> None:

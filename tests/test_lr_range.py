@@ -4,7 +4,7 @@ import pytest
 from conftest import REPOSITORY, run_tool, tool_error
 from mmengine.config import Config
 
-from mmws.lr_range import measure_lr_range, plot_lr_ranges, usable_range
+from mmws.lr_range import measure_lr_ranges, plot_lr_ranges, usable_range
 from mmws.short_run import read_config
 
 SEGMENTATION = REPOSITORY / 'configs' / 'demo' / 'deeplabv3_r18_gnws_digits.py'
@@ -40,8 +40,11 @@ def test_the_tool_raises_the_rate_stops_where_it_diverges_and_writes_what_it_saw
     monkeypatch.chdir(tmp_path)
     options = small([*HEADS, 'optim_wrapper.paramwise_cfg.bias_lr_mult=2.0', 'optim_wrapper.clip_grad=None'], digits)
     run_tool('lr_range.py', str(SEGMENTATION), '--low', '1e-2', '--high', '1e6', '--steps', '17', '--out', 'out',
-             '--cfg-options', *options)
-    result = json.loads((tmp_path / 'out' / 'lr_range.json').read_text())
+             '--cfg-options', *options, '--against', 'model.ws.weight=plain')
+    results = json.loads((tmp_path / 'out' / 'lr_range.json').read_text())
+    assert list(results) == [SEGMENTATION.stem, 'model.ws.weight=plain']
+    result, plain = results.values()
+    assert result['losses'] != plain['losses']
     steps = len(result['rates'])
     assert result['rates'] == pytest.approx([10 ** (-2 + index / 2) for index in range(steps)])
     assert 2 < steps < 17
@@ -52,7 +55,7 @@ def test_the_tool_raises_the_rate_stops_where_it_diverges_and_writes_what_it_saw
     assert result['usable'] == usable_range(result['rates'], result['losses'], result['smoothed'])
     assert (tmp_path / 'out' / 'lr_range.png').read_bytes().startswith(b'\x89PNG')
     assert not list((tmp_path / 'out').rglob('*.pth'))
-    assert 'diverged at' in capsys.readouterr().out
+    assert 'model.ws.weight=plain' in capsys.readouterr().out
 
 
 def test_a_config_that_does_not_diverge_is_measured_to_the_end_and_stays_as_it_was(digits, tmp_path):
@@ -60,7 +63,7 @@ def test_a_config_that_does_not_diverge_is_measured_to_the_end_and_stays_as_it_w
     config = read_config(str(SEGMENTATION), {key: eval(value) if value[0].isdigit() or value == 'False' else value
                                              for key, value in options.items()})
     before = config.pretty_text
-    result = measure_lr_range(config, 1e-5, 1e-4, 4, tmp_path)
+    result = measure_lr_ranges({'a': config}, 1e-5, 1e-4, 4, tmp_path)['a']
     assert config.pretty_text == before
     assert (len(result['rates']), result['diverged']) == (4, None)
     plot_lr_ranges({'a': result, 'b': result | {'usable': None}}, tmp_path / 'both.png')

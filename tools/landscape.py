@@ -17,7 +17,7 @@ try:
 
     from mmws.errors import WSError
     from mmws.landscape import measure_landscape
-    from mmws.short_run import read_config
+    from mmws.short_run import read_configs
 except ModuleNotFoundError as error:
     raise SystemExit(f'error: {error}; run `make setup` and `source .venv/bin/activate`') from None
 
@@ -25,20 +25,16 @@ except ModuleNotFoundError as error:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', metavar='CONFIG')
-    parser.add_argument('--against', nargs='+', action=DictAction, default={}, metavar='NAME=VALUE',
-                        help='what differs in the second network; without it there is one alone')
+    parser.add_argument('--against', nargs='+', action='append', default=[], metavar='NAME=VALUE',
+                        help='what differs in another network beside it; may be given several times')
     parser.add_argument('--steps', type=int, default=500, help='of each training (500)')
     parser.add_argument('--every', type=int, default=20, help='measure each so many steps (20)')
     parser.add_argument('--out', type=Path, help='folder of landscape.json and .png (work_dirs/landscape/<config>)')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, metavar='NAME=VALUE')
     options = parser.parse_args()
-    stem = Path(options.config).stem
-    out = options.out or Path('work_dirs/landscape') / stem
+    out = options.out or Path('work_dirs/landscape') / Path(options.config).stem
     try:
-        configs = {stem: read_config(options.config, options.cfg_options)}
-        if options.against:
-            name = ', '.join(f'{key}={value}' for key, value in options.against.items())
-            configs[name] = read_config(options.config, options.cfg_options | options.against)
+        configs = read_configs(options.config, options.cfg_options, options.against)
         result = measure_landscape(configs, options.steps, options.every, out)
     except WSError as error:
         raise SystemExit(f'error: {error}') from None

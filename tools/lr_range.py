@@ -1,6 +1,9 @@
 #!/usr/bin/env python3
 """Learning-rate range test: train CONFIG while the rate rises, and print the range that training can use.
 
+    tools/lr_range.py CONFIG --against model.ws.weight=plain --against model.ws.norm=keep
+
+draws several in one figure.
 It is from where the smoothed loss has made a tenth of its fall to where it exceeds 1.5 times its minimum.
 """
 
@@ -10,10 +13,11 @@ from pathlib import Path
 try:
     from mmengine.config import DictAction
     from rich.console import Console
+    from rich.table import Table
 
     from mmws.errors import WSError
-    from mmws.lr_range import measure_lr_range
-    from mmws.short_run import read_config
+    from mmws.lr_range import measure_lr_ranges
+    from mmws.short_run import read_configs
 except ModuleNotFoundError as error:
     raise SystemExit(f'error: {error}; run `make setup` and `source .venv/bin/activate`') from None
 
@@ -21,6 +25,8 @@ except ModuleNotFoundError as error:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', metavar='CONFIG')
+    parser.add_argument('--against', nargs='+', action='append', default=[], metavar='NAME=VALUE',
+                        help='what differs in another run beside it; may be given several times')
     parser.add_argument('--low', type=float, default=1e-4, help='the first rate (1e-4)')
     parser.add_argument('--high', type=float, default=10, help='the last rate (10)')
     parser.add_argument('--steps', type=int, default=300, help='from the one to the other (300)')
@@ -29,13 +35,16 @@ def main() -> None:
     options = parser.parse_args()
     out = options.out or Path('work_dirs/lr_range') / Path(options.config).stem
     try:
-        result = measure_lr_range(
-            read_config(options.config, options.cfg_options), options.low, options.high, options.steps, out)
+        results = measure_lr_ranges(read_configs(options.config, options.cfg_options, options.against),
+                                    options.low, options.high, options.steps, out)
     except WSError as error:
         raise SystemExit(f'error: {error}') from None
+    table = Table('', 'usable', 'diverged at')
+    for name, result in results.items():
+        usable = '{:.3g} to {:.3g}'.format(*result['usable']) if result['usable'] else 'the loss never fell'
+        table.add_row(name, usable, f'{result["diverged"]:.3g}' if result['diverged'] else 'did not diverge')
     console = Console()
-    console.print(f'diverged at {result["diverged"]:.3g}' if result['diverged'] else 'did not diverge')
-    console.print('usable: {:.3g} to {:.3g}'.format(*result['usable']) if result['usable'] else 'the loss never fell')
+    console.print(table)
     console.print(f'{out / "lr_range.json"}\n{out / "lr_range.png"}')
 
 
