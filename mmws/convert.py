@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -11,10 +10,11 @@ from typing import Any
 
 from torch import nn
 
-from mmws.conv import WeightStandardized
 from mmws.errors import WSError, near_matches
-from mmws.norm import is_batch_norm, is_norm, to_group_norm_
-from mmws.placement import LAYER_NORM, Placement, Verdict, find_placement
+from mmws.norm import is_norm
+from mmws.placement import LAYER_NORM, Verdict, find_placement, is_conv
+from mmws.reparametrize import WEIGHTS, reparametrize_conv_, weight_form
+from mmws.replace import NORMS, replace_batch_norms_
 from mmws.swap import standardize_conv_, standardized_class, standardizes_itself
 
 __all__ = ['Options', 'Report', 'convert_', 'why_unfit']
@@ -25,7 +25,13 @@ class Options:
     """What ``ws=dict(...)`` and the keywords of :func:`convert_` may say.
 
     Args:
-        norm: ``'GN'`` replaces BatchNorm of every kind by GroupNorm, ``'keep'`` leaves every norm as it is.
+        norm: what BatchNorm of every kind becomes: GroupNorm ``'GN'``, GroupNorm with one group ``'LN'``, instance
+            normalization ``'IN'``, :class:`mmws.switchable_norm.SwitchableNorm` ``'SN'``,
+            :class:`mmws.batch_channel_norm.BatchChannelNorm` ``'BCN'``, the same with estimated statistics
+            ``'EstBN'``; ``'keep'`` leaves every norm as it is.
+        weight: what becomes of the convolutions that feed a norm: standardized ``'ws'``, weight normalization ``'wn'``
+            or spectral normalization ``'spectral'`` (:func:`mmws.reparametrize.reparametrize_conv_`), or nothing,
+            ``'plain'``.
         num_groups: upper bound of the number of groups; the largest divisor of the channels within it is taken.
         eps: added to each filter's standard deviation, see :func:`mmws.standardize_weight`.
         exclude: globs on module names; the convolutions they match stay plain, their norms are replaced all the same.
@@ -37,14 +43,17 @@ class Options:
     """
 
     norm: str = 'GN'
+    weight: str = 'ws'
     num_groups: int = 32
     eps: float = 1e-5
     exclude: Sequence[str] = ()
     include: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        if self.norm not in ('GN', 'keep'):
-            raise WSError(f"ws option norm: expected 'GN' or 'keep', got {self.norm!r}")
+        for name, known in (('norm', [*NORMS, 'keep']), ('weight', list(WEIGHTS))):
+            if getattr(self, name) not in known:
+                listed = ' or '.join((', '.join(map(repr, known[:-1])), repr(known[-1])))
+                raise WSError(f'ws option {name}: expected {listed}, got {getattr(self, name)!r}')
         if type(self.num_groups) is not int or self.num_groups < 1:
             raise WSError(f'ws option num_groups: expected a positive integer, got {self.num_groups!r}')
         if type(self.eps) not in (int, float) or not 0 <= self.eps < float('inf'):
@@ -69,26 +78,32 @@ class Report:
     """What :func:`convert_` did, by module name.
 
     Attributes:
-        converted: the convolutions that became standardized.
+        converted: the convolutions that became standardized, or what ``weight`` says.
         skipped: the convolutions, and modules of other kinds, that stay as they were, with the reason.
         unseen: the convolutions that were not seen in a run and were judged by the module tree.
         norms: the norms that were replaced, with what stands in their place.
+        norm, weight: the options of the conversion.
     """
 
     converted: list[str] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     unseen: list[str] = field(default_factory=list)
     norms: dict[str, str] = field(default_factory=dict)
+    norm: str = 'GN'
+    weight: str = 'ws'
 
     def summary(self) -> str:
         """Return the figures in a line."""
         unseen = f', {len(self.unseen)} judged by the module tree' if self.unseen else ''
-        return (f'Weight Standardization: {len(self.converted)} convolutions standardized, '
-                f'{len(self.skipped)} left as they were, {len(self.norms)} BatchNorm replaced by GroupNorm{unseen}')
+        method, became = WEIGHTS[self.weight]
+        norms = 'norms kept' if self.norm == 'keep' else (
+            f'{len(self.norms)} BatchNorm replaced by {NORMS[self.norm][0]}')
+        return (f'{method}: {len(self.converted)} convolutions {became}, '
+                f'{len(self.skipped)} left as they were, {norms}{unseen}')
 
     def __str__(self) -> str:
         lines = [self.summary()]
-        lines += [f'  standardized  {name}' for name in self.converted]
+        lines += [f'  {WEIGHTS[self.weight][1]}  {name}' for name in self.converted]
         lines += [f'  left          {name}: {reason}' for name, reason in self.skipped.items()]
         lines += [f'  not seen run  {name}: judged by the module tree' for name in self.unseen]
         lines += [f'  norm          {name}: {became}' for name, became in self.norms.items()]
@@ -128,20 +143,42 @@ def convert_(model: nn.Module, **options: Any) -> Report:
     placement = placed.convs
     names = {module: name for name, module in reversed(list(model.named_modules(remove_duplicate=False)))}
     _apply_globs(placement, model, chosen)
-    report = Report(unseen=[names[conv] for conv, verdict in placement.items() if not verdict.ran])
+    _check_weights(placement, names, chosen.weight)
+    report = Report(unseen=[names[conv] for conv, verdict in placement.items() if not verdict.ran],
+                    norm=chosen.norm, weight=chosen.weight)
     for conv, verdict in placement.items():
-        reason = verdict.reason or why_unfit(conv)
+        asked = f'ws option weight={chosen.weight!r}' if chosen.weight == 'plain' else ''
+        reason = verdict.reason or why_unfit(conv) or asked
         if reason:
             report.skipped[names[conv]] = reason
         else:
-            standardize_conv_(conv, chosen.eps)
+            _change_conv_(conv, chosen)
             report.converted.append(names[conv])
     report.skipped.update(_outside_the_tree(model))
-    if chosen.norm == 'GN':
-        _replace_batch_norms(model, placed, chosen.num_groups, report)
-    if not any(isinstance(module, WeightStandardized) for module in names):
-        warnings.warn(f'nothing was standardized in {type(model).__name__}: {_what_is_missing(names)}', stacklevel=2)
+    if chosen.norm != 'keep':
+        by_training = sorted(placement, key=lambda conv: conv.weight.requires_grad)  # type: ignore[arg-type, return-value]
+        fed_by = {norm: conv for conv in by_training for norm in placement[conv].norms}
+        report.norms, left = replace_batch_norms_(model, chosen.norm, chosen.num_groups, fed_by, placed.pointwise)
+        report.skipped.update(left)
+    became = WEIGHTS[chosen.weight][1]
+    if chosen.weight not in ('plain', *(weight_form(module) for module in names if is_conv(module))):
+        warnings.warn(f'nothing was {became} in {type(model).__name__}: {_what_is_missing(names)}', stacklevel=2)
     return report
+
+
+def _check_weights(placement: Mapping[nn.Module, Verdict], names: Mapping[nn.Module, str], wanted: str) -> None:
+    for conv, verdict in placement.items():
+        form = weight_form(conv)
+        if not verdict.reason and form not in ('plain', wanted):
+            raise WSError(f'ws option weight: {names[conv]} is {WEIGHTS[form][1]} already, and {wanted!r} cannot undo '
+                          f'that; say weight={form!r}, or build the network with plain convolutions')
+
+
+def _change_conv_(conv: nn.Module, options: Options) -> None:
+    if options.weight == 'ws':
+        standardize_conv_(conv, options.eps)
+    else:
+        reparametrize_conv_(conv, options.weight)
 
 
 def _outside_the_tree(model: nn.Module) -> Iterator[tuple[str, str]]:
@@ -180,42 +217,15 @@ def _matching(placement: Iterable[nn.Module], model: nn.Module, option: str,
 
 def why_unfit(conv: nn.Module) -> str:
     """Say why ``conv`` cannot be standardized, whatever takes its output; nothing if it can."""
-    if standardizes_itself(conv):
-        return 'already standardized'
+    form = weight_form(conv)
+    if standardizes_itself(conv) or form in ('wn', 'spectral'):
+        return f'already {WEIGHTS[form][1]}'
     standardized = standardized_class(conv)
     if standardized is None:
         return f'{type(conv).__name__} has no standardized form'
     if standardized.filters(conv)[0].numel() < 2:  # type: ignore[arg-type]
         return 'a fan-in of 1 has no standard deviation'
     return ''
-
-
-def _replace_batch_norms(model: nn.Module, placed: Placement, num_groups: int, report: Report) -> None:
-    was = {norm: type(norm).__name__ for norm in model.modules() if is_batch_norm(norm)}
-    for norm in was:
-        to_group_norm_(norm, num_groups, norm in placed.pointwise)
-    for conv, verdict in placed.convs.items():
-        for norm in verdict.norms:
-            if norm in was and conv.weight.requires_grad:
-                norm.requires_grad_()  # BatchNorm is frozen for its statistics' sake; GroupNorm has none
-    for parent in list(model.modules()):
-        _rename_norms(parent, was)
-    for name, module in model.named_modules():
-        if module in was:
-            report.norms[name] = f'{was[module]} -> GroupNorm({module.num_groups}, {module.num_channels})'
-        elif is_norm(module) and isinstance(module, nn.modules.batchnorm._BatchNorm):
-            report.skipped[name] = f'{type(module).__name__} is a BatchNorm of unknown behaviour'
-
-
-def _rename_norms(parent: nn.Module, replaced: Mapping[nn.Module, str]) -> None:
-    """Where ``parent`` keeps the name of its norm in an attribute (``norm1_name = 'bn1'``), name the new type."""
-    for attribute, old in list(vars(parent).items()):
-        if re.fullmatch(r'norm\d*_name', attribute) and parent._modules.get(old) in replaced and old.startswith('bn'):
-            new = f'gn{old[2:]}'
-            renamed = {new if name == old else name: child for name, child in parent._modules.items()}
-            parent._modules.clear()
-            parent._modules.update(renamed)
-            setattr(parent, attribute, new)
 
 
 def _what_is_missing(modules: Iterable[nn.Module]) -> str:

@@ -10,6 +10,7 @@ from torch import nn
 from mmws.conv import WeightStandardized
 from mmws.errors import WSError
 from mmws.functional import standardize_weight
+from mmws.reparametrize import plain_conv_, weight_form
 
 __all__ = ['fold', 'plain_class']
 
@@ -23,8 +24,9 @@ def fold(model: nn.Module) -> nn.Module:
     .. math:: \mathrm{conv}(x; \hat w) \text{ with } \hat w \text{ of } :func:`mmws.standardize_weight`
 
     The copy computes what the model does, is as fast as one that was never standardized and needs no mmws. mmcv's
-    ``ConvWS2d`` folds too. Dtypes, devices, ``requires_grad``, hooks and sharing are kept: where two standardized
-    convolutions share a parameter the folded ones share theirs; a plain convolution that shares it keeps the raw one.
+    ``ConvWS2d`` folds too, and torch's weight and spectral normalization (:mod:`mmws.reparametrize`). Dtypes, devices,
+    ``requires_grad``, hooks and sharing are kept: where two standardized convolutions share a parameter the folded ones
+    share theirs; a plain convolution that shares it keeps the raw one.
     A folded network is for inference: training it on trains plain convolutions.
 
     Args:
@@ -53,6 +55,8 @@ def fold(model: nn.Module) -> nn.Module:
     for name, kind in plain.items():
         _fold_conv_(folded.get_submodule(name), kind, shared)
     for module in folded.modules():
+        if weight_form(module) in ('wn', 'spectral'):
+            plain_conv_(module)
         _remove_our_hooks_(module)
     return folded
 

@@ -18,6 +18,8 @@ from mmws.convert import Report, convert_
 from mmws.dry_run import CANNOT_RUN
 from mmws.errors import WSError
 from mmws.inherit import stock_config
+from mmws.reparametrize import WEIGHTS, weight_form
+from mmws.replace import NORMS
 from mmws.swap import standardizes_itself
 from mmws.tree import is_conv
 
@@ -49,7 +51,7 @@ class Overview:
     def as_dict(self) -> dict[str, Any]:
         """Return the figures and, by module name, what became of each convolution and norm."""
         report = self.report
-        return {**self.figures, 'standardized': report.converted, 'plain': report.skipped,
+        return {**self.figures, WEIGHTS[report.weight][1]: report.converted, 'plain': report.skipped,
                 'judged by the module tree': report.unseen, 'norms': report.norms}
 
     def tree(self) -> Tree:
@@ -83,10 +85,13 @@ def look_at(name: str, ws: Mapping[str, Any]) -> Overview:
     before = sum(parameter.numel() for parameter in model.parameters())
     report = convert_(model, **options)
     convs = [module for module in model.modules() if is_conv(module)]
+    forms = [weight_form(conv) for conv in convs]
+    became = NORMS[report.norm if report.norm in NORMS else 'GN'][0]
     return Overview(model, report, {
         'model': f'{type(model).__name__} of {name}',
-        'convolutions': len(convs), 'convolutions, standardized': sum(map(standardizes_itself, convs)),
-        'BatchNorm replaced by GroupNorm': len(report.norms), 'parameters, before': before,
+        'convolutions': len(convs), 'convolutions, standardized': forms.count('ws'),
+        **{f'convolutions, {WEIGHTS[form][1]}': forms.count(form) for form in ('wn', 'spectral') if form in forms},
+        f'BatchNorm replaced by {became}': len(report.norms), 'parameters, before': before,
         'parameters, after': sum(parameter.numel() for parameter in model.parameters()),
         'parameters in standardized weights': sum(conv.weight.numel() for conv in convs if standardizes_itself(conv))})
 
@@ -137,8 +142,9 @@ def _conv_text(conv: nn.Module, name: str, report: Report) -> str:
     kernel = 'x'.join(map(str, conv.kernel_size)) if isinstance(conv.kernel_size, tuple) else conv.kernel_size
     shape = f'{type(conv).__name__} {conv.in_channels} -> {conv.out_channels}, {kernel}'
     how = ' [yellow](judged by the module tree)' if name in report.unseen else ''
-    if standardizes_itself(conv):
-        return f'[green]WS[/]     {shape}{how}'
+    form = weight_form(conv)
+    if form != 'plain':
+        return f'[green]{"WS" if form == "ws" else form:<7}[/]{shape}{how}'
     return f'[magenta]plain[/]  {shape}: [dim]{escape(report.skipped.get(name, ""))}[/]{how}'
 
 

@@ -11,9 +11,15 @@ from mmengine.logging import print_log
 from torch import nn
 
 from mmws.conv import WeightStandardized
+from mmws.convert import Report
 from mmws.errors import WSError, near_matches
+from mmws.norm import is_norm
+from mmws.reparametrize import WEIGHTS, weight_form
+from mmws.replace import NORMS
+from mmws.tree import is_conv
 from mmws.zoo import AUTHORS, SCHEME
 
+ABBREVIATIONS = {abbreviation for _, abbreviation in NORMS.values()}
 __all__ = ['GN_WS_WEIGHTS', 'fit_weights', 'override_weights']
 
 GN_WS_WEIGHTS = {name.removesuffix('_gn_ws'): f'{SCHEME}{name}' for name in AUTHORS}
@@ -42,7 +48,7 @@ def override_weights(config: dict[str, Any], checkpoint: str | None) -> None:
         config.get('backbone', config)['init_cfg'] = init_cfg
 
 
-def fit_weights(model: nn.Module, norm: str) -> None:
+def fit_weights(model: nn.Module, report: Report) -> None:
     """See to it that the weights which the modules of a converted ``model`` ask for fit it.
 
     The BatchNorm weights of an architecture in :data:`GN_WS_WEIGHTS` give way to those; others stay, with a warning
@@ -50,23 +56,29 @@ def fit_weights(model: nn.Module, norm: str) -> None:
 
     Args:
         model: converted, not yet initialized.
-        norm: the option ``norm`` of the conversion.
+        report: of the conversion.
 
     Raises:
-        WSError: if published weights meet another architecture, or an input that is not RGB.
+        WSError: if published weights meet another architecture, norm or form of the weights, or an input that is not
+            RGB.
     """
-    for name, module, init_cfg in _pretrained(model):
+    for name, module, init_cfg in _pretrained(model, report):
         where, asked, own = name or 'the model', _one_name(init_cfg['checkpoint']), _architecture(module)
-        if norm == 'GN' and own and asked in (f'torchvision://{own}', f'open-mmlab://{own}'):
+        plain = (f'torchvision://{own}', f'open-mmlab://{own}')
+        if (report.norm, report.weight) == ('GN', 'ws') and own and asked in plain:
             init_cfg['checkpoint'] = GN_WS_WEIGHTS[own]
             print_log(f'mmws: {where} gets the GN+WS weights {GN_WS_WEIGHTS[own]} in place of {asked}', 'current')
         elif asked in GN_WS_WEIGHTS.values() and GN_WS_WEIGHTS.get(own or '') != asked and _is_toolkits(module):
             raise WSError(f'{where}.init_cfg: the weights {asked} are for that architecture in its v1 form with '
                           f"style='pytorch', but this is {own or _describe(module)}")
+        elif asked in GN_WS_WEIGHTS.values() and (report.norm not in ('GN', 'keep') or report.weight != 'ws'):
+            raise WSError(f'{where}.init_cfg: the weights {asked} were trained with GroupNorm and Weight '
+                          f'Standardization, not with ws=dict(norm={report.norm!r}, weight={report.weight!r}); '
+                          'set ws=dict(pretrained=None) to train from scratch')
         elif '://' in asked and asked not in GN_WS_WEIGHTS.values():
             _check_name(asked)
-            print_log(f'mmws: {where} asks for the weights {asked}, which were not trained with GroupNorm and Weight '
-                      f'Standardization. {_what_loads(module)} {_advice()}', 'current', logging.WARNING)
+            print_log(f'mmws: {where} asks for the weights {asked}, which were not trained with '
+                      f'{_trained_with(report)}. {_what_loads(module)} {_advice(module)}', 'current', logging.WARNING)
         if _one_name(init_cfg['checkpoint']) in GN_WS_WEIGHTS.values() and _takes_bgr(model):
             raise WSError(f'{where}.init_cfg: the weights {init_cfg["checkpoint"]} were trained on RGB images, but the '
                           f'data_preprocessor hands on BGR; set {RGB_INPUT}')
@@ -106,12 +118,19 @@ def _check_name(checkpoint: str) -> None:
         raise WSError(f'there are no weights {checkpoint}: {near_matches(checkpoint, known)}')
 
 
-def _pretrained(model: nn.Module) -> Iterator[tuple[str, nn.Module, dict[str, Any]]]:
-    """The modules with standardized convolutions that ask for weights, with their names and the request."""
+def _trained_with(report: Report) -> str:
+    norm = NORMS[report.norm if report.norm in NORMS else 'GN'][0]
+    return norm if report.weight == 'plain' else f'{norm} and {WEIGHTS[report.weight][0]}'
+
+
+def _pretrained(model: nn.Module, report: Report) -> Iterator[tuple[str, nn.Module, dict[str, Any]]]:
+    """The modules with something converted that ask for weights, with their names and the request."""
+    changed = [*report.converted, *report.norms]
     for name, module in model.named_modules():
         init_cfg: Any = getattr(module, 'init_cfg', None)
         for entry in init_cfg if isinstance(init_cfg, list) else [init_cfg]:
-            if _asks(entry) and any(isinstance(inner, WeightStandardized) for inner in module.modules()):
+            converted = any(other.startswith(f'{name}.' if name else '') for other in changed)
+            if _asks(entry) and (converted or any(map(_is_standardized, module.modules()))):
                 yield name, module, entry
 
 
@@ -142,15 +161,32 @@ def _takes_bgr(model: nn.Module) -> bool:
     return any(getattr(module, swap, True) is False for module in model.modules() for swap in swaps)
 
 
+def _is_standardized(module: nn.Module) -> bool:
+    return isinstance(module, WeightStandardized)
+
+
 def _what_loads(module: nn.Module) -> str:
-    convs = sum(isinstance(inner, WeightStandardized) for inner in module.modules())
-    norms = [name.rpartition('.')[2] for name, inner in module.named_modules() if isinstance(inner, nn.GroupNorm)]
-    renamed = sum(name.startswith('gn') for name in norms)
-    return (f'The weights of its {convs} standardized convolutions will load by name, though they were not trained to '
-            f'be standardized; of its {len(norms)} GroupNorms {renamed} are named otherwise (gn for bn) and will not.')
+    forms = [weight_form(inner) for inner in module.modules() if is_conv(inner)]
+    form = next((form for form in forms if form != 'plain'), 'ws')
+    norms = {name.rpartition('.')[2].rstrip('0123456789'): type(inner).__name__
+             for name, inner in module.named_modules() if _is_other_norm(inner)}
+    names = [name.rpartition('.')[2] for name, inner in module.named_modules() if _is_other_norm(inner)]
+    abbreviation = next((name for name in norms if name in ABBREVIATIONS), 'gn')
+    renamed = sum(name.rstrip('0123456789') in ABBREVIATIONS for name in names)
+    became, kind = WEIGHTS[form][1], norms.get(abbreviation, 'GroupNorm')
+    return (f'The weights of its {forms.count(form)} {became} convolutions will load by name, though they were not '
+            f'trained to be {became}; of its {len(names)} {kind}s {renamed} are named otherwise ({abbreviation} for '
+            'bn) and will not.')
 
 
-def _advice() -> str:
+def _is_other_norm(module: nn.Module) -> bool:
+    return is_norm(module) and not isinstance(module, nn.modules.batchnorm._BatchNorm)
+
+
+def _advice(module: nn.Module) -> str:
+    kinds = {type(norm) for norm in module.modules() if _is_other_norm(norm)}
+    if kinds - {nn.GroupNorm} or not any(map(_is_standardized, module.modules())):
+        return 'ws=dict(pretrained=...) chooses others, where None means from scratch.'
     return (f'Published GN+WS weights: {", ".join(GN_WS_WEIGHTS.values())}; choose with ws=dict(pretrained=...), where '
             'None means from scratch.')
 
@@ -166,5 +202,5 @@ def _warn_of_statistics(module: nn.Module, state_dict: dict[str, Any], prefix: s
                 if key.startswith(prefix) and key.endswith('.running_mean') and key not in buffers]
     if homeless:
         print_log(f'mmws: the checkpoint holds BatchNorm statistics ({homeless[0]} and {len(homeless) - 1} more) that '
-                  'this network has no place for: it was trained without GroupNorm and Weight Standardization. '
-                  f'{_what_loads(module)} {_advice()}', 'current', logging.WARNING)
+                  'this network has no place for: it was trained with other norms. '
+                  f'{_what_loads(module)} {_advice(module)}', 'current', logging.WARNING)

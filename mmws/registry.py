@@ -16,12 +16,15 @@ from mmengine.registry import TRANSFORMS as ROOT_TRANSFORMS
 from mmengine.registry import DefaultScope, Registry
 from torch import nn
 
+from mmws.batch_channel_norm import BatchChannelNorm, EstimatedBatchChannelNorm
 from mmws.conv import ConvWS1d, ConvWS2d, ConvWS3d
 from mmws.conv_transpose import ConvTransposeWS1d, ConvTransposeWS2d, ConvTransposeWS3d
 from mmws.convert import Options, convert_
 from mmws.errors import WSError, near_matches
 from mmws.pretrained import fit_weights, override_weights
+from mmws.reparametrize import written_through
 from mmws.safe_globals import allow_log_history
+from mmws.switchable_norm import SwitchableNorm
 
 __all__ = ['MODELS', 'TRANSFORMS', 'build']
 
@@ -29,7 +32,8 @@ SCOPE = 'mmws'
 LAYERS = {'ConvWS': ConvWS2d, 'ConvWS1d': ConvWS1d, 'ConvWS2d': ConvWS2d, 'ConvWS3d': ConvWS3d,
           'ConvTransposeWS1d': ConvTransposeWS1d, 'ConvTransposeWS2d': ConvTransposeWS2d,
           'ConvTransposeWS3d': ConvTransposeWS3d,
-          'Conv': ConvWS2d, 'Conv1d': ConvWS1d, 'Conv2d': ConvWS2d, 'Conv3d': ConvWS3d}
+          'Conv': ConvWS2d, 'Conv1d': ConvWS1d, 'Conv2d': ConvWS2d, 'Conv3d': ConvWS3d,
+          'SN': SwitchableNorm, 'BCN': BatchChannelNorm, 'EstBN': EstimatedBatchChannelNorm}
 IMPORTED_WHEN_ASKED_FOR = {'DeepLabV3Head': 'mmws.heads'}
 
 
@@ -78,15 +82,22 @@ def build(name: str, *args: Any, ws: dict[str, Any] | None = None, **config: Any
     config = _without_prefix(config, dict(options), f'mmws.{name}')
     if 'pretrained' in options:
         override_weights(config, options.pop('pretrained'))
-    norm = Options.parse(options, also=['pretrained']).norm
+    Options.parse(options, also=['pretrained'])
     model = _find(name)(*args, **config)
     if not isinstance(model, nn.Module):
         raise WSError(f'mmws.{name}: the prefix is for networks and their parts, '
                       f'but {name} makes a {type(model).__name__}')
     report = convert_(model, **options)
     print_log(f'mmws.{name}: {report.summary()}', logger='current')
-    fit_weights(model, norm)
+    fit_weights(model, report)
+    if report.weight in ('wn', 'spectral') and hasattr(model, 'init_weights'):
+        vars(model)['init_weights'] = partial(_initialize, model)
     return model
+
+
+def _initialize(model: Any) -> None:
+    with written_through(model):
+        type(model).init_weights(model)
 
 
 def _find(name: str) -> Callable[..., Any]:

@@ -21,6 +21,7 @@ from mmws.registry import IMPORTED_WHEN_ASKED_FOR, LAYERS, SCOPE
 __all__ = ['check_stock', 'to_stock']
 
 ONLY_CHECKS = ('CheckLabels',)  # ours that change nothing about the data
+OWN_NORMS = [f'{SCOPE}.{name}' for name in ('SN', 'BCN', 'EstBN')]
 OWN_LAYERS = {f'{SCOPE}.{name}': layer for name, layer in LAYERS.items()} | {'ConvWS': LAYERS['ConvWS']}
 
 
@@ -86,14 +87,16 @@ def _strip(part: Any, where: str, options: Options | None, folded: nn.Module) ->
     if not isinstance(part, dict):
         return part
     kind = part.get('type')
+    if kind in OWN_NORMS:
+        raise WSError(f'{where[1:]}: {kind} is a norm of mmws that no toolkit has; the config needs it')
     if kind in OWN_LAYERS:
         plain = OWN_LAYERS[kind].__name__.replace('WS', '')
         return {**{key: value for key, value in part.items() if key != 'eps'}, 'type': plain}
     if isinstance(kind, str) and kind.startswith(f'{SCOPE}.'):
         part, options = _without_prefix(part, where, options)
     stripped = {key: _strip(inner, f'{where}.{key}', options, folded) for key, inner in part.items()}
-    if options and options.norm == 'GN':
-        _name_norm_(stripped, where, folded)
+    if options and options.norm != 'keep':
+        _name_norm_(stripped, where, options.norm, folded)
     return stripped
 
 
@@ -109,11 +112,16 @@ def _without_prefix(part: dict[str, Any], where: str, options: Options | None) -
     return {key: value for key, value in part.items() if key != 'ws'} | {'type': inner}, options or Options.parse(own)
 
 
-def _name_norm_(part: dict[str, Any], where: str, folded: nn.Module) -> None:
-    """Where ``part`` asks for BatchNorm, or is a type that takes it unasked, ask for the GroupNorm that it became."""
+def _name_norm_(part: dict[str, Any], where: str, became: str, folded: nn.Module) -> None:
+    """Where ``part`` asks for BatchNorm, or is a type that takes it unasked, ask for the norm that it became."""
     norm = part.get('norm_cfg', _default_norm(part.get('type')))
     if isinstance(norm, dict) and 'BN' in str(norm.get('type')):
-        part['norm_cfg'] = {'type': 'GN', 'num_groups': _groups(where.removeprefix('.model').lstrip('.'), folded)}
+        if became in ('GN', 'LN'):
+            part['norm_cfg'] = {'type': 'GN', 'num_groups': _groups(where.removeprefix('.model').lstrip('.'), folded)}
+        elif became == 'IN':
+            part['norm_cfg'] = {'type': str(norm['type']).replace('Sync', '').replace('BN', 'IN'), 'affine': True}
+        else:
+            raise WSError(f'{where[1:]}: ws=dict(norm={became!r}) made its BatchNorm a norm that no toolkit has')
 
 
 def _default_norm(kind: Any) -> Any:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.pyplot import imread
 from mmengine.config import Config
 
+from mmws.convert import Options
 from mmws.errors import WSError
 
 __all__ = ['read_scalars', 'summarize']
@@ -28,7 +29,8 @@ def summarize(work_dir: str | Path) -> dict[str, Any]:
 
     Returns:
         What ``summary.json`` holds: the metrics of the last test, ``steps``, ``images_per_step``, ``train_seconds``
-        (of the steps that led to the last weights, validation not counted), ``norm`` and ``ws``.
+        (of the steps that led to the last weights, validation not counted), ``norm``, ``weight`` and ``ws``, whether
+        that is ``'ws'``.
 
     Raises:
         WSError: if no training or no test has written there.
@@ -95,16 +97,18 @@ def _seconds(training: Lines) -> float:
 
 
 def _normalization(config: Config) -> dict[str, Any]:
-    """Which norm the network trained with, and whether with Weight Standardization."""
-    ws = config.model.type.startswith('mmws.')
-    norm = config.model.get('ws', {}).get('norm', 'GN') if ws else 'keep'
-    return {'norm': _first_norm(config.model) if norm == 'keep' else norm, 'ws': ws}
+    """Which norm the network trained with, what was done to its weights, and whether that was standardization."""
+    own = {'norm': 'keep', 'weight': 'plain'}
+    if config.model.type.startswith('mmws.'):
+        own = {'norm': Options.norm, 'weight': Options.weight} | (config.model.get('ws') or {})
+    norm = _first_norm(config.model) if own['norm'] == 'keep' else own['norm']
+    return {'norm': norm, 'weight': own['weight'], 'ws': own['weight'] == 'ws'}
 
 
 def _first_norm(config: Any) -> str | None:
     parts = config.values() if isinstance(config, dict) else config if isinstance(config, list) else ()
     own = config.get('norm_cfg') if isinstance(config, dict) else None
-    return own.type if own else next(filter(None, map(_first_norm, parts)), None)
+    return own.type.removeprefix('mmws.') if own else next(filter(None, map(_first_norm, parts)), None)
 
 
 def _value(metrics: dict[str, Any], name: str) -> float:

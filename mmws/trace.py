@@ -50,7 +50,8 @@ class Recorder(TorchFunctionMode):
     def __enter__(self) -> Recorder:
         for module in self._model.modules():
             if is_conv(module):
-                self._weights.setdefault(id(module.weight), []).append(module)
+                if 'weight' in module._parameters:
+                    self._weights.setdefault(id(module.weight), []).append(module)
                 self._watch(module, 'conv')
             elif is_norm(module) or is_layer_norm(module):
                 self._watch(module, 'norm')

@@ -10,7 +10,9 @@ from mmengine.model.utils import _BatchNormXd
 from mmengine.utils.dl_utils.parrots_wrapper import SyncBatchNorm
 from torch import distributed, nn
 
-from mmws.norm import group_count, is_batch_norm, is_norm, to_group_norm_
+from mmws.batch_channel_norm import group_count
+from mmws.norm import is_batch_norm, is_norm
+from mmws.replace import replace_norm_
 
 
 @given(st.integers(1, 4096), st.integers(1, 64))
@@ -36,7 +38,7 @@ def test_every_kind_becomes_the_group_norm_that_torch_builds(kind):
     nn.init.uniform_(norm.weight)
     weight = norm.weight
     assert is_batch_norm(norm)
-    assert to_group_norm_(norm) is norm
+    assert replace_norm_(norm) is norm
     reference = nn.GroupNorm(24, 48)
     reference.load_state_dict(norm.state_dict())
     assert vars(norm).keys() == vars(reference).keys()
@@ -50,12 +52,12 @@ def test_every_kind_becomes_the_group_norm_that_torch_builds(kind):
 def test_hooks_stay():
     norm, calls = nn.BatchNorm2d(4), []
     norm.register_forward_hook(lambda *_: calls.append(1))
-    to_group_norm_(norm)(torch.randn(1, 4, 2, 2))
+    replace_norm_(norm)(torch.randn(1, 4, 2, 2))
     assert calls == [1]
 
 
 def test_no_affine_parameters_stay_none():
-    norm = to_group_norm_(nn.BatchNorm2d(8, affine=False))
+    norm = replace_norm_(nn.BatchNorm2d(8, affine=False))
     assert norm.weight is norm.bias is None
     assert norm(torch.randn(1, 8, 2, 2)).shape == (1, 8, 2, 2)
 
@@ -77,7 +79,7 @@ def test_timms_norm_with_an_activation_inside_keeps_it():
     nn.init.normal_(norm.weight)
     reference = norm_act.GroupNormAct(8, num_groups=8, act_layer=nn.SiLU)
     x = torch.randn(2, 8, 5, 5)
-    to_group_norm_(norm)
+    replace_norm_(norm)
     reference.load_state_dict(norm.state_dict())
     assert type(norm) is norm_act.GroupNormAct
     torch.testing.assert_close(norm(x), reference(x))

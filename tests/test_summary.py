@@ -30,7 +30,7 @@ def test_a_resumed_run_counts_once(tmp_path, model, norm, ws):
     (tmp_path / 'config.py').write_text(f'model = {model}\ntrain_dataloader = dict(batch_size=1)\n')
     assert summarize(tmp_path) == json.loads((tmp_path / 'summary.json').read_text()) == {
         'box_ap': 0.3, 'mask_ap': 0.25, 'steps': 250, 'images_per_step': 1, 'train_seconds': 100 * 1.0 + 150 * 0.5,
-        'norm': norm, 'ws': ws}
+        'norm': norm, 'weight': 'ws' if ws else 'plain', 'ws': ws}
     _, validation = read_scalars(tmp_path)
     assert [(line['step'], line['coco/bbox_mAP']) for line in validation] == [(100, 0.1), (200, 0.2)]
     assert (tmp_path / 'curves.png').read_bytes().startswith(b'\x89PNG')

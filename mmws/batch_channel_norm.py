@@ -1,0 +1,135 @@
+"""Batch-channel normalization, with statistics of the batch or estimated ones. Imports torch alone."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+__all__ = ['BatchChannelNorm', 'EstimatedBatchChannelNorm', 'EstimatedBatchNorm', 'group_count']
+
+
+def group_count(channels: int, at_most: int = 32, pointwise: bool = False) -> int:
+    """Return the largest divisor of ``channels`` that is at most ``at_most``.
+
+    Where there is one place per image to take statistics over (``pointwise``), groups of one channel would hold a
+    single value, which has none: there the groups have 8 channels or more.
+
+    Example:
+        >>> group_count(64), group_count(48), group_count(20), group_count(37)
+        (32, 24, 20, 1)
+        >>> group_count(64, pointwise=True), group_count(32, pointwise=True)
+        (32, 4)
+    """
+    groups = next(groups for groups in range(min(channels, at_most), 0, -1) if channels % groups == 0)
+    return group_count(channels, max(channels // 8, 1)) if pointwise and groups == channels else groups
+
+
+class _BatchNorm(nn.modules.batchnorm._BatchNorm):
+    """``nn.BatchNorm`` for inputs of any dimension."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        pass
+
+
+class EstimatedBatchNorm(nn.modules.batchnorm._NormBase):
+    r"""Batch normalization by running estimates, in training too, and without a gradient through them.
+
+    In training the estimates take in the batch first, at the rate :math:`r` = ``momentum`` (torch's sense):
+
+    .. math:: \hat\sigma^2 \gets (1 - r)\,\hat\sigma^2 + r\,\mathrm{mean}((x - \hat\mu)^2), \qquad
+        \hat\mu \gets (1 - r)\,\hat\mu + r\,\mathrm{mean}(x), \qquad
+        y = \gamma \frac{x - \hat\mu}{\sqrt{\hat\sigma^2 + \epsilon}} + \beta
+
+    where the variance is taken about the estimate that was. ``EstBN`` of
+    joe-siyuan-qiao/Batch-Channel-Normalization, arXiv 1911.09738 and 1903.10520v2. The authors' rate is a buffer,
+    ``estbn_moving_speed``, that starts at 0 and that their training sets; here it is ``momentum``.
+
+    Shape:
+        (N, num_features, \*) to the same.
+
+    Example:
+        >>> norm = EstimatedBatchNorm(1)
+        >>> norm(torch.tensor([[[10.]]])).round(decimals=2), norm.running_mean, norm.running_var.round(decimals=2)
+        (tensor([[[2.7300]]], grad_fn=<RoundBackward1>), tensor([1.]), tensor([10.9000]))
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self._update(x.detach())
+        # Copies: the module may run again before the backward pass, which reads them.
+        return functional.batch_norm(x, self.running_mean.clone(), self.running_var.clone(), self.weight, self.bias,
+                                     training=False, eps=self.eps)
+
+    def _update(self, x: Tensor) -> None:
+        wide = x.transpose(0, 1).flatten(1).to(self.running_mean)
+        rate: float = self.momentum  # type: ignore[assignment]
+        self.running_var.lerp_((wide - self.running_mean.unsqueeze(1)).square_().mean(1), rate)
+        self.running_mean.lerp_(wide.mean(1), rate)
+        self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
+
+
+class BatchChannelNorm(nn.Module):
+    r"""Batch normalization, then normalization over groups of channels, each with an affine map of its own.
+
+    .. math:: \dot x = \gamma_c \frac{x - \mu_c}{\sqrt{\sigma_c^2 + \epsilon}} + \beta_c, \qquad
+        y = \gamma_g \frac{\dot x - \mu_{ng}}{\sqrt{\sigma_{ng}^2 + \epsilon}} + \beta_g
+
+    with statistics of a channel :math:`c` over the batch (in eval mode the running ones), and then of a group
+    :math:`g` of channels in an image :math:`n`. ``bn`` is the first step. ``weight`` and ``bias`` are
+    :math:`\gamma_g, \beta_g`: a number per group, as in all of the authors' code (``BCNorm`` of
+    joe-siyuan-qiao/Batch-Channel-Normalization, and its ``imagenet`` and ``DeepLabV3``), which made their results;
+    with one per channel the map would be GroupNorm's. Batch-Channel Normalization, arXiv 1911.09738 and 1903.10520v2.
+
+    Args:
+        num_features: channels.
+        eps: added to the variances.
+        num_groups: upper bound of the number of groups; the largest divisor of the channels within it is taken.
+        momentum: of the running statistics, in torch's sense.
+
+    Shape:
+        (N, num_features, \*) to the same.
+
+    Raises:
+        ValueError: in training, if there is a single value per channel; see :class:`EstimatedBatchChannelNorm`.
+
+    Example:
+        >>> norm = BatchChannelNorm(48)
+        >>> norm(torch.randn(2, 48, 5, 5)).shape, norm.weight.shape, norm.bn.weight.shape
+        (torch.Size([2, 48, 5, 5]), torch.Size([24]), torch.Size([48]))
+    """
+
+    _abbr_ = 'bcn'
+    _first: type[nn.modules.batchnorm._NormBase] = _BatchNorm
+
+    def __init__(self, num_features: int, eps: float = 1e-5, num_groups: int = 32, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.num_features, self.eps, self.num_groups = num_features, eps, group_count(num_features, num_groups)
+        self.weight = nn.Parameter(torch.ones(self.num_groups))
+        self.bias = nn.Parameter(torch.zeros(self.num_groups))
+        self.bn = self._first(num_features, eps, momentum)
+
+    def forward(self, x: Tensor) -> Tensor:
+        channels = self.num_features // self.num_groups
+        return functional.group_norm(self.bn(x), self.num_groups, self.weight.repeat_interleave(channels),
+                                     self.bias.repeat_interleave(channels), self.eps)
+
+    def extra_repr(self) -> str:
+        return f'{self.num_groups}, {self.num_features}, eps={self.eps:g}'
+
+
+class EstimatedBatchChannelNorm(BatchChannelNorm):
+    r"""Batch-channel normalization for micro-batches: ``bn`` is an :class:`EstimatedBatchNorm`.
+
+    A single value per channel is no error here. Else see :class:`BatchChannelNorm`.
+
+    Example:
+        >>> EstimatedBatchChannelNorm(16, num_groups=4)(torch.randn(1, 16, 1, 1)).shape
+        torch.Size([1, 16, 1, 1])
+    """
+
+    _abbr_ = 'estbn'
+    _first = EstimatedBatchNorm
