@@ -98,7 +98,7 @@ def make_single_digits(root: str | Path, size: int = 16) -> Path:
         return root
     for index in track(range(len(digits.images)), 'digits: single', console=Console(stderr=True)):
         split = 'val' if index >= len(digits.images) - HELD_OUT else 'train'
-        ink = np.clip(cv2.resize(digits.images[index] * (255 / 16), (size, size), interpolation=cv2.INTER_CUBIC), 0, 255)
+        ink = cv2.resize(digits.images[index] * (255 / 16), (size, size), interpolation=cv2.INTER_CUBIC).clip(0, 255)
         _write(root / split / str(digits.target[index]) / f'{index:04d}.png', ink.astype(np.uint8))
     _write_last(root / 'info.json', {'info': info})
     return root

@@ -116,7 +116,7 @@ def read_study(path: str | Path) -> Study:
 
 
 def _task(study: Study, name: str, content: Any, where: str) -> Task:
-    task = _make(Task, {'name': name, **content}, where)
+    task = _make(Task, {'name': name, **content} if isinstance(content, dict) else content, where)
     parts = tuple(_make(Part, part, f'{where}.parts[{i}]') for i, part in enumerate(task.parts))
     for part in parts:
         for method in part.methods:
