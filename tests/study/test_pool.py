@@ -89,7 +89,7 @@ def test_a_real_run_of_each_task_and_what_fails_in_them(tmp_path, monkeypatch):
         check_task(study, task)
     run_all(study, Results(tmp_path / 'results'), 2, lambda run, record: None)
     done = {record['settings']['task']: record for record in Results(tmp_path / 'results').done.values()}
-    detection, segmentation, classification = (done[task.name] for task in study.tasks)
+    detection, segmentation, classification = (done[name] for name in ('detection', 'segmentation', 'classification'))
     assert detection['status'] == 'finished'
     assert [step for step, _ in detection['validation']] == [4, 8]
     assert [step for step, _ in detection['loss']] == list(range(1, 9))
