@@ -51,10 +51,13 @@ class WeightStandardized(nn.Module):
         """Return the weight as the kernel takes it, computed once per update; see :class:`mmws.keep.Keeper`."""
         weight: Tensor = self.weight  # type: ignore[assignment]
         if not runs_eagerly(weight):
-            return standardize_weight(weight, self.eps)
+            return standardize_weight(self.filters(), self.eps)
         if self._keeper is None:
-            self._keeper = Keeper()
+            self._keeper = self._make_keeper()
         return self._keeper.standardize(weight, self.eps)
+
+    def _make_keeper(self) -> Keeper:
+        return Keeper()
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if 'weight' in self._parameters and weight is not self.weight:

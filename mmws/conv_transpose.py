@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from mmws.conv import WeightStandardized
-from mmws.functional import standardize_weight
+from mmws.keep import Keeper
 
 __all__ = ['ConvTransposeWS1d', 'ConvTransposeWS2d', 'ConvTransposeWS3d']
 
@@ -20,8 +21,10 @@ class _Transposed(WeightStandardized):
         return _swap_channels(self.weight, self.groups)  # type: ignore[arg-type]
 
     def standardized_weight(self) -> Tensor:
-        standardized = standardize_weight(self.filters(), self.eps)  # not kept: these are few
-        return _swap_channels(standardized, self.groups)  # type: ignore[arg-type]
+        return _swap_channels(super().standardized_weight(), self.groups)  # type: ignore[arg-type]
+
+    def _make_keeper(self) -> Keeper:
+        return Keeper(partial(_swap_channels, groups=self.groups))  # type: ignore[arg-type]
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         conv: Any = self

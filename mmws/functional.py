@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-__all__ = ['HALF', 'attach', 'check_fan_in', 'runs_eagerly', 'standardize_filters', 'standardize_weight']
+from mmws.filters import filter_gradient, standardize_filters
+
+__all__ = ['HALF', 'attach', 'check_fan_in', 'runs_eagerly', 'standardize_weight']
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -87,61 +87,36 @@ def runs_eagerly(weight: Tensor) -> bool:
             and forward_ad._current_level < 0)
 
 
-@torch.no_grad()
-def standardize_filters(weight: Tensor, eps: float, unbiased: bool = True) -> tuple[Tensor, Tensor]:
-    """Return the standardized weight and the standard deviation of each filter, without a gradient.
-
-    ``torch.var_mean`` along rows is slow on CPU; a GroupNorm whose groups are the filters is not, and what it
-    normalizes lacks one factor per filter: the authors add eps to the unbiased deviation, outside the root.
-
-    Example:
-        >>> standardized, std = standardize_filters(torch.tensor([[1., 2., 3.]]), eps=1e-5)
-        >>> standardized.round(decimals=3), std.round(decimals=3)
-        (tensor([[-1.,  0.,  1.]]), tensor([1.]))
-    """
-    rows, back = _as_rows(weight)
-    filters, fan_in = rows.shape
-    tiny = torch.finfo(rows.dtype).tiny
-    normalized, _, reciprocal = torch.native_group_norm(
-        rows.unsqueeze(0), None, None, 1, filters, fan_in, filters, tiny)
-    biased = reciprocal.view(filters, 1).reciprocal()
-    std = biased * _unbias(fan_in, unbiased)
-    # A constant filter normalizes to rounding errors over sqrt(tiny); it is to become zeros.
-    factor = (biased / (std + eps)).masked_fill_(biased <= 2 * tiny ** 0.5, 0)
-    return back(normalized.view(filters, fan_in).mul_(factor)), std.squeeze(1)
-
-
-def attach(weight: Tensor, standardized: Tensor, std: Tensor, eps: float, unbiased: bool = True) -> Tensor:
+def attach(weight: Tensor, standardized: Tensor, factors: Tensor, eps: float, unbiased: bool = True) -> Tensor:
     """Return ``standardized`` with the gradient of :func:`standardize_weight` towards ``weight``.
 
     Args:
         weight: what was standardized; float32 or float64.
-        standardized, std: what :func:`standardize_filters` made of it with the same ``eps`` and ``unbiased``. The
-            result shares the memory of ``standardized``.
+        standardized, factors: what :func:`mmws.filters.standardize_filters` made of it with the same ``eps`` and
+            ``unbiased``. The result shares the memory of ``standardized``.
     """
-    attached: Tensor = _Attached.apply(weight, standardized, std, eps, unbiased)  # type: ignore[no-untyped-call]
+    attached: Tensor = _Attached.apply(weight, standardized, factors, eps, unbiased)  # type: ignore[no-untyped-call]
     return attached
 
 
 class _Attached(torch.autograd.Function):
-    r"""Saves nothing but the standardized weight and a number per filter.
+    r"""Saves nothing but the standardized weight and two numbers per filter.
 
     With :math:`n` the fan-in and :math:`g` the gradient that arrives, that of a filter is
     :math:`\frac{g - \mathrm{mean}(g)}{\mathrm{std} + \epsilon} - \hat w \frac{\sum g \hat w}{(n - 1)\,\mathrm{std}}`
     """
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, standardized: Tensor, std: Tensor, eps: float, unbiased: bool) -> Tensor:
+    def forward(ctx: Any, weight: Tensor, standardized: Tensor, factors: Tensor, eps: float, unbiased: bool) -> Tensor:
         attached = standardized.detach()
-        ctx.save_for_backward(attached, std)
+        ctx.save_for_backward(attached, factors)
         ctx.weight, ctx.version, ctx.eps, ctx.unbiased = weight, _version(weight), eps, unbiased
         return attached
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         if not torch.is_grad_enabled():
-            standardized, std = ctx.saved_tensors
-            return _gradient(grad, standardized, std, ctx.eps, ctx.unbiased), None, None, None, None
+            return filter_gradient(grad, *ctx.saved_tensors), None, None, None, None
         if _version(ctx.weight) != ctx.version:
             raise RuntimeError('a weight was changed between the forward pass and a second derivative through its '
                                'standardization')
@@ -151,33 +126,3 @@ class _Attached(torch.autograd.Function):
 
 def _version(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
-
-
-def _gradient(grad: Tensor, standardized: Tensor, std: Tensor, eps: float, unbiased: bool) -> Tensor:
-    rows, back = _as_rows(standardized)
-    filters, fan_in = rows.shape
-    # GroupNorm's backward has the same two terms with affine * reciprocal and affine * reciprocal**3 / n before them:
-    # these two values make the factors ours.
-    reciprocal = ((std + eps) / std).sqrt_() * _unbias(fan_in, unbiased)
-    affine = (reciprocal * (std + eps)).reciprocal_()
-    gradient, _, _ = torch.ops.aten.native_group_norm_backward(
-        _as_rows(grad, like=standardized)[0].unsqueeze(0), rows.unsqueeze(0), torch.zeros_like(std).unsqueeze(0),
-        reciprocal.unsqueeze(0), affine, 1, filters, fan_in, filters, [True, False, False])
-    return back(gradient.view(filters, fan_in))
-
-
-def _unbias(fan_in: int, unbiased: bool) -> float:
-    """What the biased standard deviation is multiplied by."""
-    return math.sqrt(fan_in / (fan_in - int(unbiased)))
-
-
-def _as_rows(weight: Tensor, like: Tensor | None = None) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """Return the filters as contiguous rows, in the order of their memory, and what brings rows back into shape.
-
-    A channels_last weight is a view of its rows as a contiguous one is, so that its results keep its format.
-    """
-    strides = (weight if like is None else like).stride()
-    order = [0, *sorted(range(1, weight.dim()), key=lambda dim: -strides[dim])]
-    permuted = weight.permute(order)
-    inverse = sorted(range(weight.dim()), key=order.__getitem__)
-    return permuted.flatten(1).contiguous(), lambda rows: rows.view(permuted.shape).permute(inverse)

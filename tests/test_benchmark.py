@@ -26,6 +26,7 @@ def test_the_forms_compute_what_they_are_named_for():
     assert 1e-4 < (outs["timm's trick"] - outs['mmws']).abs().mean() < 0.05  # biased
     assert (outs['plain'] - outs['mmws']).abs().mean() > 0.1
     assert torch.equal(outs['plain'], outs['plain again'])
+    assert torch.equal(outs['plain'], outs['a copy each way'])
 
 
 @pytest.mark.parametrize('network', NETWORKS)

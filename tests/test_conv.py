@@ -86,6 +86,19 @@ def test_autocast_and_half_precision_train(dtype):
     assert conv.to(dtype)(x.to(dtype)).dtype == dtype
 
 
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_autocast_gives_mmcvs_outputs_and_gradients(dtype):
+    conv, theirs, x = ConvWS2d(16, 32, 3), MmcvConvWS2d(16, 32, 3), torch.randn(2, 16, 12, 12)
+    theirs.load_state_dict(conv.state_dict())
+    with torch.autocast('cpu', dtype=dtype):
+        outs = [layer(x) for layer in (conv, theirs)]
+    upstream = torch.randn_like(outs[0])
+    ours, expected = (torch.autograd.grad(out, layer.weight, upstream)[0] for out, layer in zip(
+        outs, (conv, theirs), strict=True))
+    torch.testing.assert_close(outs[0], outs[1], rtol=0.016, atol=0.016)  # a weight may round to the neighbour
+    assert (ours - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
 def test_channels_last_stays():
     conv = ConvWS2d(4, 6, 3).to(memory_format=torch.channels_last)
     out = conv(torch.randn(2, 4, 8, 8).to(memory_format=torch.channels_last))

@@ -16,7 +16,10 @@ from torch.utils.checkpoint import checkpoint
 
 import mmws.conv
 import mmws.keep
-from mmws import ConvWS1d, ConvWS2d, ConvWS3d, convert_
+from mmws import ConvWS1d, ConvWS2d, ConvWS3d, convert_, standardize_weight
+from mmws.conv_transpose import ConvTransposeWS2d
+from mmws.filters import standardize_together
+from mmws.keep import Keeper
 
 X = torch.randn(2, 4, 8, 8, dtype=torch.float64)
 
@@ -50,8 +53,50 @@ def count(monkeypatch) -> list[int]:
     for module, name in ((mmws.keep, 'standardize_filters'), (mmws.keep, 'standardize_weight'),
                          (mmws.conv, 'standardize_weight')):
         original = getattr(module, name)
-        monkeypatch.setattr(module, name, lambda *args, original=original: calls.append(1) or original(*args))
+        monkeypatch.setattr(
+            module, name, lambda *args, original=original, **named: calls.append(1) or original(*args, **named))
     return calls
+
+
+def train(devices, monkeypatch) -> tuple[list[torch.Tensor], list[int]]:
+    """The weights after three steps, and how many each call of ``standardize_together`` took."""
+    calls: list[int] = []
+    monkeypatch.setattr(mmws.keep, 'TOGETHER', devices)
+    monkeypatch.setattr(mmws.keep, 'standardize_together',
+                        lambda weights, eps: calls.append(len(weights)) or standardize_together(weights, eps))
+    torch.manual_seed(0)
+    net = nn.Sequential(ConvWS2d(3, 8, 3), ConvTransposeWS2d(8, 4, 2), ConvWS2d(4, 8, 2), ConvWS2d(8, 8, 3),
+                        ConvWS2d(8, 8, 1, eps=0.5), ConvWS2d(8, 8, 1).requires_grad_(False))
+    net[2].to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    for _ in range(3):
+        net(torch.randn(1, 3, 9, 9)).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return [parameter.detach() for parameter in net.parameters()], calls
+
+
+def test_what_an_optimizer_changed_is_standardized_together(monkeypatch):
+    apart, none = train(set(), monkeypatch)
+    together, calls = train({'cpu'}, monkeypatch)
+    assert (none, calls) == ([], [3, 3])  # the others are transposed, of another eps, or frozen
+    for one, other in zip(together, apart, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize('held', [False, True])
+def test_the_memory_is_used_again_unless_somebody_holds_it(held):
+    keeper, weight = Keeper(), nn.Parameter(torch.randn(4, 3, 3, 3))
+    first = keeper.standardize(weight, 1e-5)
+    address, before = first.data_ptr(), first.detach().clone()
+    if not held:
+        del first
+    weight.data.copy_(torch.randn_like(weight))
+    second = keeper.standardize(weight, 1e-5)
+    assert (second.data_ptr() == address) != held
+    torch.testing.assert_close(second, standardize_weight(weight, 1e-5))
+    if held:
+        assert torch.equal(first, before)
 
 
 def other(weight):
@@ -304,7 +349,7 @@ def test_training_saves_no_more_than_the_standardized_weight(dtype):
 
     plain, ours = nn.Conv2d(16, 32, 3, bias=False, dtype=dtype), ConvWS2d(16, 32, 3, bias=False, dtype=dtype)
     widened = 32 * 16 * 9 if dtype == torch.bfloat16 else 0
-    assert saved(ours) <= saved(plain) + 32 + widened
+    assert saved(ours) <= saved(plain) + 2 * 32 + widened
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])

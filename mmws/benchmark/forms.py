@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from mmcv.cnn.bricks.conv_ws import ConvWS2d as MmcvConvWS2d
@@ -50,6 +51,28 @@ class AuthorsConv(nn.Conv2d):
 
 class Parametrized(nn.Conv2d):
     """Its weight goes through ``torch.nn.utils.parametrize``."""
+
+
+class FloorConv(nn.Conv2d):
+    """The floor for what keeps a weight of its own: the bytes move once each way, without arithmetic."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if vars(self).get('version') != self.weight._version:
+            kept = vars(self).setdefault('kept', torch.empty_like(self.weight, requires_grad=False))
+            vars(self).update(version=self.weight._version, kept=kept.copy_(self.weight.detach()))
+        weight: Tensor = _Copied.apply(self.weight, vars(self)['kept'])  # type: ignore[no-untyped-call]
+        return self._conv_forward(x, weight, self.bias)  # type: ignore[no-any-return]
+
+
+class _Copied(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, kept: Tensor) -> Tensor:
+        ctx.save_for_backward(kept)
+        return kept.detach()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # reads what was kept, as the gradient does
+        return torch.add(grad, *ctx.saved_tensors, alpha=1e-9), None
 
 
 class _Standardize(nn.Module):
@@ -103,11 +126,13 @@ def _config(network: str, converted: bool) -> ConfigDict:
 COSTS = {
     'plain': Form(nn.Conv2d),
     'plain again': Form(nn.Conv2d),
+    'a copy each way': Form(FloorConv),
     'mmws': Form(),
     'mmcv': Form(MmcvConvWS2d),
     "timm's trick": Form(TimmTrick),
     "authors' code": Form(AuthorsConv),
     'parametrize': Form(Parametrized),
+    'plain, compiled': Form(nn.Conv2d, compiled=True),
     'mmws, compiled': Form(compiled=True),
     'mmcv, compiled': Form(MmcvConvWS2d, compiled=True),
 }

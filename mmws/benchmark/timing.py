@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -92,6 +93,11 @@ class Subject:
 
     def peak(self, mode: str) -> int:
         """Return how many bytes the passes of a step hold at most beyond those held before; meant for the first one."""
+        if self.device == 'cuda':
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            self._passes(mode)
+            return torch.cuda.max_memory_allocated() - before
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
             self._passes(mode)
         held = highest = 0
@@ -159,7 +165,7 @@ def _data(scenario: Scenario) -> dict[str, Any]:
 
 
 def measure(scenario: Scenario, device: str, on_run: Callable[[], None] = lambda: None) -> list[dict[str, Any]]:
-    """Time the forms of one scenario: in turn, round by round, after two rounds that do not count.
+    """Time the forms of one scenario: round by round, in an order drawn anew, after two rounds that do not count.
 
     Returns:
         For each mode and form ``seconds`` (median over rounds), ``ratio`` to the first form (median over the pairs of a
@@ -173,9 +179,9 @@ def measure(scenario: Scenario, device: str, on_run: Callable[[], None] = lambda
         peaks = {name: Subject(scenario, form, device).peak(mode) for name, form in scenario.forms.items()
                  if not form.compiled and form.environment is None}
         seconds: dict[str, list[float]] = {name: [] for name in subjects}
-        for _ in range(scenario.rounds + WARM_UP):
-            for name, subject in subjects.items():
-                seconds[name].append(subject.run(mode))
+        for number in range(scenario.rounds + WARM_UP):
+            for name in random.Random(number).sample(list(subjects), len(subjects)):
+                seconds[name].append(subjects[name].run(mode))
                 on_run()
         base = next(iter(seconds.values()))
         for name, took in seconds.items():
