@@ -170,7 +170,9 @@ def check_task(study: Study, task: Task) -> None:
         WSError: if the config, its data, its toolkit or the prefix in it are missing, or a method has a wrong option.
     """
     for name in {name for part in task.parts for name in part.methods}:
-        Options.parse(study.methods[name])
+        options = dict(study.methods[name])
+        options.pop('pretrained', None)
+        Options.parse(options, also=['pretrained'])
     if not Path(task.config).is_file():
         raise WSError(f'task {task.name}: there is no config {task.config}; paths are from the current folder')
     config = Config.fromfile(task.config)

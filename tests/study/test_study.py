@@ -1,8 +1,13 @@
 import pytest
 import yaml
 from conftest import REPOSITORY
+from mmengine.registry import MODELS, DefaultScope
+from torch import nn
 
+from mmws.conv import WeightStandardized
 from mmws.errors import WSError
+from mmws.study.plan import plan
+from mmws.study.run import config_of
 from mmws.study.study import check_task, read_study, shorten
 
 STUDY = REPOSITORY / 'configs' / 'study' / 'study.yaml'
@@ -56,10 +61,28 @@ def test_what_would_fail_every_run_is_found_before_the_first(tmp_path, monkeypat
         check_task(study, study.tasks[0])
 
 
+def test_coco_and_voc_are_planned_and_asked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    study = read_study('configs/study/coco.yaml')
+    runs = plan(study, {})
+    assert len({run.name for run in runs}) == len(runs) == 99
+    for task, asked in zip(study.tasks, ('get COCO 2017 from', 'get VOC 2012 from'), strict=True):
+        with pytest.raises(WSError, match=asked):
+            check_task(study, task)
+    for method, norm in (('BN', nn.BatchNorm2d), ('GN', nn.GroupNorm)):  # from what it starts
+        run = next(run for run in runs if run.method == method and run.search)
+        config = config_of(run, str(tmp_path))
+        with DefaultScope.overwrite_default_scope('mmdet'):
+            model = MODELS.build(config.model)
+        assert isinstance(model.neck.lateral_convs[0].norm, norm)
+        assert model.backbone.init_cfg['checkpoint'] == run.ws['pretrained']
+        assert not any(isinstance(module, WeightStandardized) for module in model.modules())
+
+
 def test_quick_is_a_part_of_the_study():
     whole = read_study(STUDY)
     quick = shorten(whole)
     assert quick.seeds == (1,)
     for task, of in zip(quick.tasks, whole.tasks, strict=True):
-        assert task.images == of.images // 10
+        assert task.images == of.images * whole.quick['images']
         assert all(len(part.rates) < 2 and set(part.methods) <= set(whole.quick['methods']) for part in task.parts)
