@@ -7,10 +7,10 @@ Interrupted, the same command goes on where it stopped. Writes OUT/*.json, OUT/*
 import argparse
 import os
 import sys
-from datetime import date
 from pathlib import Path
 
 try:
+    import torch
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -56,8 +56,9 @@ def run(study: Study, results: Results, processes: int) -> None:
     for task in study.tasks:
         check_task(study, task)
     results.check(study)
-    results.start({**describe_machine('cpu', shared=False), 'date': f'{date.today()}', 'processes': processes,
-                   'command': ' '.join(['python', *sys.argv])})
+    results.start(describe_machine('cuda' if torch.cuda.is_available() else 'cpu',
+                                   f'{os.cpu_count()} cores, {processes} runs at a time of one thread each')
+                  | {'command': ' '.join(['python', *sys.argv])})
     seconds = {task.name: task.seconds for task in study.tasks}
     runs = plan(study, results.done)
     with Progress(TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
