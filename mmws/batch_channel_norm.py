@@ -35,7 +35,7 @@ class _BatchNorm(nn.modules.batchnorm._BatchNorm):
 class EstimatedBatchNorm(nn.modules.batchnorm._NormBase):
     r"""Batch normalization by running estimates, in training too, and without a gradient through them.
 
-    In training the estimates take in the batch first, at the rate :math:`r` = ``momentum`` (torch's sense):
+    In training the estimates first take in the batch, of one process, at the rate :math:`r` = ``momentum``:
 
     .. math:: \hat\sigma^2 \gets (1 - r)\,\hat\sigma^2 + r\,\mathrm{mean}((x - \hat\mu)^2), \qquad
         \hat\mu \gets (1 - r)\,\hat\mu + r\,\mathrm{mean}(x), \qquad

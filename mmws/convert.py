@@ -113,11 +113,14 @@ class Report:
 def convert_(model: nn.Module, **options: Any) -> Report:
     """Standardize the convolutions of ``model`` that feed a norm and replace its BatchNorm by GroupNorm, in place.
 
+    Other norms and other forms of the weights are among the options.
+
     Weight Standardization (arXiv 1903.10520) belongs on a convolution if and only if a normalization layer takes its
     output; :func:`mmws.placement.find_placement` says how that is found out. Modules keep their identity,
-    parameters, hooks, sharing and modes. State-dict keys become those of a network that was built with GroupNorm:
-    where a module names its norm by type, as mmcv's do, ``bn1`` becomes ``gn1``. A GroupNorm trains if the
-    convolution before it does, also where the BatchNorm was frozen. A converted model converted again stays the same.
+    parameters, hooks, sharing and modes. State-dict keys become those of a network that was built with the new norm:
+    where a module names its norm by type, as mmcv's do, ``bn1`` becomes ``gn1``. A norm without statistics of the batch
+    trains if the convolution before it does, also where the BatchNorm was frozen. A model converted again stays
+    the same.
 
     Args:
         model: any network; the OpenMMLab packages are not needed.
@@ -127,8 +130,8 @@ def convert_(model: nn.Module, **options: Any) -> Report:
         What was converted, what was skipped and why, which norms were replaced.
 
     Raises:
-        WSError: if an option is unknown or has a wrong value, or a glob matches no convolution; the model is
-            untouched then.
+        WSError: if an option is unknown or has a wrong value, a glob matches no convolution, or a weight is in
+            another form already; the model is untouched then.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 2, 1))
@@ -147,16 +150,10 @@ def convert_(model: nn.Module, **options: Any) -> Report:
     report = Report(unseen=[names[conv] for conv, verdict in placement.items() if not verdict.ran],
                     norm=chosen.norm, weight=chosen.weight)
     for conv, verdict in placement.items():
-        asked = f'ws option weight={chosen.weight!r}' if chosen.weight == 'plain' else ''
-        reason = verdict.reason or why_unfit(conv) or asked
-        if reason:
-            report.skipped[names[conv]] = reason
-        else:
-            _change_conv_(conv, chosen)
-            report.converted.append(names[conv])
+        _change_conv_(conv, verdict.reason or why_unfit(conv), names[conv], chosen, report)
     report.skipped.update(_outside_the_tree(model))
     if chosen.norm != 'keep':
-        by_training = sorted(placement, key=lambda conv: conv.weight.requires_grad)  # type: ignore[arg-type, return-value]
+        by_training = sorted(placement, key=lambda conv: bool(conv.weight.requires_grad))
         fed_by = {norm: conv for conv in by_training for norm in placement[conv].norms}
         report.norms, left = replace_batch_norms_(model, chosen.norm, chosen.num_groups, fed_by, placed.pointwise)
         report.skipped.update(left)
@@ -174,11 +171,15 @@ def _check_weights(placement: Mapping[nn.Module, Verdict], names: Mapping[nn.Mod
                           f'that; say weight={form!r}, or build the network with plain convolutions')
 
 
-def _change_conv_(conv: nn.Module, options: Options) -> None:
+def _change_conv_(conv: nn.Module, reason: str, name: str, options: Options, report: Report) -> None:
+    if reason or options.weight == 'plain':
+        report.skipped[name] = reason or "ws option weight='plain'"
+        return
     if options.weight == 'ws':
         standardize_conv_(conv, options.eps)
     else:
         reparametrize_conv_(conv, options.weight)
+    report.converted.append(name)
 
 
 def _outside_the_tree(model: nn.Module) -> Iterator[tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import runpy
 import sys
 from importlib.util import find_spec
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, DictAction
+from mmengine.device import get_device
+from torch import distributed
 
 from mmws.errors import WSError, near_matches
 from mmws.preflight import check_classes, check_data
@@ -27,8 +30,11 @@ def hand_over(script: str) -> None:
         SystemExit: with one line and what to do, if the config, the checkpoint or the data are missing, or a
             ``mmws.`` option in the config is wrong.
     """
+    if sys.argv[1:] and sys.argv[1].startswith('--local'):  # torch's launcher puts the rank first
+        sys.argv.append(sys.argv.pop(1))
     try:
         sys.argv[0] = str(_check(script, sys.argv[1:]))
+        _join_on_cpu()
         runpy.run_path(sys.argv[0], run_name='__main__')
     except WSError as error:
         sys.exit(f'error: {str(error).strip().rpartition("WSError: ")[2]}')  # from a worker it comes with its traceback
@@ -51,6 +57,14 @@ def toolkit_tool(config: Config, script: str) -> Path:
         raise WSError(f'{config.filename} is for {scope}, whose tools/{script} is not installed; '
                       'see the README for how to install the toolkits')
     return tools[0]
+
+
+def _join_on_cpu() -> None:
+    """Join the processes of torch's launcher over gloo where there is no GPU, which mmengine's own way asks for."""
+    if {'LOCAL_RANK', 'WORLD_SIZE'} <= os.environ.keys() and '--launcher' in sys.argv and get_device() == 'cpu':
+        distributed.init_process_group('gloo')
+        sys.argv += ['--cfg-options', 'model_wrapper_cfg.type=MMDistributedDataParallel',
+                     'model_wrapper_cfg.device_ids=None']
 
 
 def _check(script: str, arguments: list[str]) -> Path:

@@ -19,7 +19,6 @@ from mmws.replace import NORMS
 from mmws.tree import is_conv
 from mmws.zoo import AUTHORS, SCHEME
 
-ABBREVIATIONS = {abbreviation for _, abbreviation in NORMS.values()}
 __all__ = ['GN_WS_WEIGHTS', 'fit_weights', 'override_weights']
 
 GN_WS_WEIGHTS = {name.removesuffix('_gn_ws'): f'{SCHEME}{name}' for name in AUTHORS}
@@ -27,6 +26,7 @@ GN_WS_WEIGHTS = {name.removesuffix('_gn_ws'): f'{SCHEME}{name}' for name in AUTH
 in the 3x3 convolution (style='pytorch'), RGB input with torchvision's mean and std. ``open-mmlab://jhu/<name>`` are the
 same from the toolkits' mirror alone."""
 
+ABBREVIATIONS = {abbreviation for _, abbreviation in NORMS.values()}
 RGB_INPUT = 'data_preprocessor=dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True)'
 
 
@@ -167,16 +167,19 @@ def _is_standardized(module: nn.Module) -> bool:
 
 def _what_loads(module: nn.Module) -> str:
     forms = [weight_form(inner) for inner in module.modules() if is_conv(inner)]
-    form = next((form for form in forms if form != 'plain'), 'ws')
-    norms = {name.rpartition('.')[2].rstrip('0123456789'): type(inner).__name__
-             for name, inner in module.named_modules() if _is_other_norm(inner)}
-    names = [name.rpartition('.')[2] for name, inner in module.named_modules() if _is_other_norm(inner)]
-    abbreviation = next((name for name in norms if name in ABBREVIATIONS), 'gn')
-    renamed = sum(name.rstrip('0123456789') in ABBREVIATIONS for name in names)
-    became, kind = WEIGHTS[form][1], norms.get(abbreviation, 'GroupNorm')
-    return (f'The weights of its {forms.count(form)} {became} convolutions will load by name, though they were not '
-            f'trained to be {became}; of its {len(names)} {kind}s {renamed} are named otherwise ({abbreviation} for '
-            'bn) and will not.')
+    form = next((form for form in forms if form != 'plain'), 'plain')
+    norms = {name: inner for name, inner in module.named_modules() if _is_other_norm(inner)}
+    renamed = [name for name in norms if _abbreviation(name) in ABBREVIATIONS]
+    became = WEIGHTS[form][1] if form != 'plain' else 'plain'
+    though = f', though they were not trained to be {became}' if form != 'plain' else ''
+    kind = type(next(iter(norms.values()), nn.GroupNorm(1, 1))).__name__
+    abbreviation = _abbreviation(renamed[0]) if renamed else 'gn'
+    return (f'The weights of its {forms.count(form)} {became} convolutions will load by name{though}; of its '
+            f'{len(norms)} {kind}s {len(renamed)} are named otherwise ({abbreviation} for bn) and will not.')
+
+
+def _abbreviation(name: str) -> str:
+    return name.rpartition('.')[2].rstrip('0123456789')
 
 
 def _is_other_norm(module: nn.Module) -> bool:

@@ -12,7 +12,7 @@ from mmws.batch_channel_norm import BatchChannelNorm, EstimatedBatchChannelNorm,
 from mmws.norm import act_group_norm, batch_norms, is_batch_norm, norm_channels
 from mmws.switchable_norm import SwitchableNorm
 
-__all__ = ['NORMS', 'describe_norm', 'replace_batch_norms_', 'replace_norm_', 'why_no_replacement']
+__all__ = ['NORMS', 'replace_batch_norms_', 'replace_norm_']
 
 NORMS = {'GN': ('GroupNorm', 'gn'), 'LN': ('GroupNorm of one group', 'gn'), 'IN': ('InstanceNorm', 'in'),
          'SN': ('SwitchableNorm', 'sn'), 'BCN': ('BatchChannelNorm', 'bcn'),
@@ -35,7 +35,7 @@ def replace_norm_(norm: nn.Module, kind: str = 'GN', num_groups: int = 32, point
     BatchNorm becomes the part ``bn``, as it was; new parameters train if the old ones did.
 
     Args:
-        norm: a BatchNorm that :func:`why_no_replacement` has nothing against.
+        norm: of a type that :func:`mmws.norm.is_batch_norm` knows; with an activation inside only for GroupNorm.
         kind: one of :data:`NORMS`; ``'LN'`` is GroupNorm (arXiv 1803.08494) with one group.
         num_groups: upper bound of the number of groups, see :func:`mmws.batch_channel_norm.group_count`.
         pointwise: whether the norm takes a single value per channel and image: an instance has no statistics there,
@@ -62,15 +62,6 @@ def replace_norm_(norm: nn.Module, kind: str = 'GN', num_groups: int = 32, point
     return norm
 
 
-def why_no_replacement(norm: nn.Module, kind: str) -> str:
-    """Say why ``norm`` cannot become a norm of that ``kind``; nothing if it can."""
-    if not is_batch_norm(norm):
-        return f'{type(norm).__name__} is a BatchNorm of unknown behaviour'
-    if act_group_norm(norm) and kind not in ('GN', 'LN'):
-        return f'{type(norm).__name__} has an activation inside, which there is no {kind} with; it stays as it is'
-    return ''
-
-
 def replace_batch_norms_(model: nn.Module, kind: str, num_groups: int, fed_by: Mapping[nn.Module, Any],
                          pointwise: Iterable[nn.Module]) -> tuple[dict[str, str], dict[str, str]]:
     """Replace each BatchNorm of ``model`` and name it after its new type where its parent does so.
@@ -89,14 +80,14 @@ def replace_batch_norms_(model: nn.Module, kind: str, num_groups: int, fed_by: M
         What became of the norms, by name, and why others stay.
     """
     found = list(batch_norms(model))
-    left = {norm: reason for norm in found if (reason := why_no_replacement(norm, kind))}
+    left = {norm: reason for norm in found if (reason := _why_not(norm, kind))}
     became: dict[nn.Module, str] = {}
     for norm in found:
         if norm not in left:
             was, conv = type(norm), fed_by.get(norm)
             single = norm in pointwise or (was is nn.BatchNorm1d and not conv)  # it may take vectors
             replace_norm_(norm, kind, num_groups, single, conv.weight.dim() - 2 if conv else _dimensions(was))
-            became[norm] = f'{was.__name__} -> {describe_norm(norm)}'
+            became[norm] = f'{was.__name__} -> {_describe(norm)}'
             if kind == 'IN' and single:
                 became[norm] += ': a single value per channel is no instance to normalize over'
             if kind in ('GN', 'LN', 'IN') and conv and conv.weight.requires_grad:
@@ -108,15 +99,18 @@ def replace_batch_norms_(model: nn.Module, kind: str, num_groups: int, fed_by: M
             {name: left[norm] for name, norm in names.items() if norm in left})
 
 
-def describe_norm(norm: nn.Module) -> str:
-    """Return the type of a norm with what it normalizes over.
+def _why_not(norm: nn.Module, kind: str) -> str:
+    """Why ``norm`` cannot become a norm of that ``kind``; nothing if it can."""
+    if not is_batch_norm(norm):
+        return f'{type(norm).__name__} is a BatchNorm of unknown behaviour'
+    if act_group_norm(norm) and kind not in ('GN', 'LN'):
+        return f'{type(norm).__name__} has an activation inside, which there is no {kind} with; it stays as it is'
+    return ''
 
-    Example:
-        >>> describe_norm(nn.GroupNorm(4, 8)), describe_norm(nn.InstanceNorm2d(8))
-        ('GroupNorm(4, 8)', 'InstanceNorm2d(8)')
-    """
-    groups = [getattr(norm, 'num_groups', None), norm_channels(norm)]
-    return f'{type(norm).__name__}({", ".join(str(number) for number in groups if number is not None)})'
+
+def _describe(norm: nn.Module) -> str:
+    numbers = [getattr(norm, 'num_groups', None), norm_channels(norm)]
+    return f'{type(norm).__name__}({", ".join(str(number) for number in numbers if number is not None)})'
 
 
 def _become_(norm: nn.Module, other: nn.Module, like: nn.Module | None = None) -> nn.Module:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mmws.functional import HALF
+
 __all__ = ['SwitchableNorm']
 
 
@@ -16,7 +18,7 @@ class SwitchableNorm(nn.Module):
 
     where :math:`k` is one of: instance (an image and a channel), layer (an image), batch (a channel);
     :math:`\lambda` is ``mean_weight`` and :math:`\lambda'` ``var_weight``, three numbers each, all 1 at first.
-    In eval mode the batch statistics are moving averages of those seen in training.
+    A batch is that of one process; in eval mode its statistics are moving averages of those seen in training.
 
     Switchable Norm, arXiv 1806.10779; the outputs are those of ``devkit/ops/switchable_norm.py`` of
     switchablenorms/Switchable-Normalization, whose variance of an instance is the unbiased one (of a single place it
@@ -28,7 +30,7 @@ class SwitchableNorm(nn.Module):
         momentum: the part of a moving average that stays, as the authors have it: torch's would be one minus this.
 
     Shape:
-        (N, num_features, \*) to the same.
+        (N, num_features, \*) to the same, any floating dtype; of float16 and bfloat16 the statistics are float32.
 
     Example:
         >>> SwitchableNorm(8)(torch.randn(2, 8, 5, 5)).shape
@@ -51,6 +53,7 @@ class SwitchableNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         places = x.flatten(2) if x.dim() > 2 else x.unsqueeze(2)
+        places = places.float() if x.dtype in HALF else places
         variance, mean = torch.var_mean(places, dim=2, correction=int(places.shape[2] > 1))
         square = variance + mean ** 2
         layer_mean = mean.mean(1, keepdim=True)
@@ -59,7 +62,7 @@ class SwitchableNorm(nn.Module):
         of_mean, of_variance = self.mean_weight.softmax(0), self.var_weight.softmax(0)
         mean = of_mean[0] * mean + of_mean[1] * layer_mean + of_mean[2] * batch_mean
         variance = of_variance[0] * variance + of_variance[1] * layer_variance + of_variance[2] * batch_variance
-        return self._scale(places, mean, (variance + self.eps).rsqrt()).view(x.shape)
+        return self._scale(places, mean, (variance + self.eps).rsqrt()).view(x.shape).to(x.dtype)
 
     def _batch_statistics(self, mean: Tensor, square: Tensor) -> tuple[Tensor, Tensor]:
         if not self.training:
@@ -75,7 +78,7 @@ class SwitchableNorm(nn.Module):
         shift = -mean * scale
         if self.weight is not None:  # as torch's affine=False leaves it
             scale, shift = scale * self.weight, shift * self.weight + self.bias
-        return torch.addcmul(shift.unsqueeze(2), places, scale.unsqueeze(2)).to(places.dtype)
+        return torch.addcmul(shift.unsqueeze(2), places, scale.unsqueeze(2))
 
     def extra_repr(self) -> str:
         return f'{self.num_features}, eps={self.eps:g}, momentum={self.momentum:g}'

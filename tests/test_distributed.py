@@ -55,11 +55,15 @@ def run(rank, port, wrap, losses):
     distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize('wrap', [warm_ddp, shard])
-def test_two_processes_train_as_one(wrap):
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))
-        port = probe.getsockname()[1]
+        return probe.getsockname()[1]
+
+
+@pytest.mark.parametrize('wrap', [warm_ddp, shard])
+def test_two_processes_train_as_one(wrap):
+    port = free_port()
     with multiprocessing.Manager() as manager:
         losses = manager.dict()
         multiprocessing.spawn(run, (port, wrap, losses), RANKS)

@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mmws import standardize_weight
 
@@ -42,6 +44,30 @@ def test_gradcheck(unbiased):
     assert torch.autograd.gradgradcheck(lambda w: standardize_weight(w, unbiased=unbiased), weight)
 
 
+@settings(deadline=None)
+@given(st.integers(0, 2 ** 32 - 1), st.integers(2, 40), st.floats(-4, 2), st.floats(-8, 1), st.booleans())
+def test_the_gradient_is_what_the_theorem_says(seed, fan_in, scale, eps, unbiased):
+    r"""With :math:`\hat w = (w - m) / (s + e)` and :math:`g` the gradient towards it, that towards :math:`w` is
+    orthogonal to the constant vector, and to :math:`\hat w` but for :math:`e \langle g, \hat w \rangle / (s + e)^2`;
+    its part along :math:`\hat w` shrinks by :math:`e / (s + e)^2 \le 1 / (s + e)`, the rest by :math:`1 / (s + e)`.
+    """
+    generator, eps = torch.Generator().manual_seed(seed), 10 ** eps
+    random = torch.randn(2, 5, fan_in, 1, generator=generator, dtype=torch.float64)
+    weight, upstream = (random[0] * 10 ** scale).requires_grad_(), random[1]
+    standardized = standardize_weight(weight, eps, unbiased)
+    ours = torch.autograd.grad(standardized, weight, upstream)[0].flatten(1)
+    std, hat = weight.flatten(1).std(1, correction=int(unbiased)).detach(), standardized.detach().flatten(1)
+    bound, along = upstream.flatten(1).norm(dim=1) / (std + eps), (upstream.flatten(1) * hat).sum(1)
+    tiny = 1e-9 * (bound + bound.mean())
+    assert (ours.sum(1).abs() <= tiny * fan_in ** 0.5).all()
+    assert ((ours * hat).sum(1) - eps * along / (std + eps) ** 2).abs().le(tiny * fan_in ** 0.5).all()
+    assert (ours.norm(dim=1) <= bound + tiny).all()
+    off = upstream.flatten(1) - upstream.flatten(1).mean(1, keepdim=True)
+    off = off - hat * (along / hat.square().sum(1)).unsqueeze(1)
+    by_parts = (off.norm(dim=1) ** 2 + (eps * along / (std + eps) / hat.norm(dim=1)) ** 2).sqrt() / (std + eps)
+    torch.testing.assert_close(ours.norm(dim=1), by_parts, rtol=1e-7, atol=float(tiny.max()))
+
+
 def test_filters_have_mean_0_and_std_1():
     standardized = standardize_weight(3 + 5 * torch.randn(8, 4, 3, 3)).flatten(1)
     torch.testing.assert_close(standardized.mean(1), torch.zeros(8), atol=1e-5, rtol=0)
@@ -80,6 +106,32 @@ def test_weights_of_any_size(std, mean, dtype):
         (standardize_weight(weight), weight), (authors(exact), exact))]
     for ours, theirs in zip(*pairs, strict=True):
         assert (ours - theirs).abs().max() <= TOLERANCE[dtype] * max(1, mean) * theirs.abs().max()
+
+
+@pytest.mark.parametrize('eps', [0, 1e-30, 1e-5, 1e10])
+@pytest.mark.parametrize('fan_in', [2, 9, 576])
+@pytest.mark.parametrize('std', [1e-8, 1, 1e4])
+def test_any_eps_and_small_filters(eps, fan_in, std):
+    weight = (torch.randn(64, fan_in) * std).requires_grad_()
+    exact = weight.detach().double().requires_grad_()
+    upstream = torch.randn(64, fan_in)
+    (ours, gradient), (theirs, expected) = (
+        (out, torch.autograd.grad(out, leaf, upstream.to(out))[0])
+        for out, leaf in ((standardize_weight(weight, eps), weight), (authors(exact, eps), exact)))
+    spread = exact.std(1, keepdim=True)
+    conditioning = 1 + exact.mean(1, keepdim=True).abs() / spread
+    assert ((ours - theirs).abs() / conditioning).max() <= 1e-6 * max(1, theirs.abs().max())
+    # That of two weights is zero in exact arithmetic: what it is made of is what its error is relative to.
+    size = upstream.norm(dim=1, keepdim=True) / (spread + eps) * conditioning
+    assert ((gradient - expected).abs() / size).max() <= 1e-6
+
+
+@pytest.mark.parametrize('eps', [0, 1e-30])
+def test_constant_filter_without_an_eps_to_speak_of(eps):
+    weight = torch.full((4, 8), 0.1, requires_grad=True)
+    out = standardize_weight(weight, eps)
+    assert not out.any()
+    assert torch.autograd.grad(out, weight, torch.randn(4, 8))[0].isfinite().all()
 
 
 @pytest.mark.parametrize('unbiased', [True, False])

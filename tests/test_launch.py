@@ -15,8 +15,8 @@ from mmws.launch import toolkit_tool
 COCO_CONFIG = str(REPOSITORY / 'configs' / 'mask_rcnn_r50_gnws.py')
 
 
-def run(*command: str, folder: Path) -> subprocess.CompletedProcess:
-    environment = os.environ | {'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}'}
+def run(*command: str, folder: Path, **variables: str) -> subprocess.CompletedProcess:
+    environment = os.environ | variables | {'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}'}
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
 
 

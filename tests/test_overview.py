@@ -34,6 +34,17 @@ def test_the_tree_marks_each_conv_and_folds_what_repeats():
     assert figures['parameters in standardized weights'] < total
 
 
+@pytest.mark.parametrize(('ws', 'counted', 'shown'), [
+    ({'weight': 'wn', 'norm': 'SN'}, {'convolutions, standardized': 0, 'convolutions, weight-normalized': 20,
+                                      'BatchNorm replaced by SwitchableNorm': 20}, 'conv1 wn     ParametrizedConv2d'),
+    ({'weight': 'plain', 'norm': 'keep'}, {'convolutions, standardized': 0}, 'plain  Conv2d 3 -> 64, 7x7: ws option'),
+])
+def test_other_norms_and_weights_are_told_as_they_are(ws, counted, shown):
+    overview = look_at(RETINANET, ws)
+    assert counted.items() <= overview.as_dict().items()
+    assert shown in text(overview)
+
+
 def test_a_conv_that_no_run_shows_and_one_that_stands_twice_are_marked():
     shown = text(look_at('mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py', {}))
     assert 'ReLU follows (judged by the module tree)' in shown

@@ -51,12 +51,18 @@ def test_batch_norm_weights_of_a_published_architecture_give_way(architecture, s
     ('torchvision://resnet18', {'depth': 18}, 'of its 20 GroupNorms 17 are named otherwise'),
     ('torchvision://resnet50', {'style': 'caffe'}, '53 standardized convolutions will load'),
     ('torchvision://resnet50', {'ws': {'norm': 'keep'}}, 'of its 0 GroupNorms 0'),
+    ('torchvision://resnet50', {'ws': {'norm': 'SN'}}, 'of its 53 SwitchableNorms 49 are named otherwise (sn for bn)'),
+    ('torchvision://resnet50', {'ws': {'weight': 'wn'}}, 'its 53 weight-normalized convolutions will load by name, th'),
+    ('torchvision://resnet50', {'ws': {'weight': 'plain'}}, 'its 53 plain convolutions will load by name; of its 53 G'),
 ])
 def test_other_weights_stay_with_a_warning_of_what_loads(checkpoint, arguments, loads, mmdet_scope, log):
     model = resnet(checkpoint, **arguments)
     assert model.init_cfg['checkpoint'] == checkpoint
     (line,) = warnings(log)
-    assert f'asks for the weights {checkpoint}, which were not trained with GroupNorm and Weight Stand' in line
+    norm = 'SwitchableNorm' if 'sn for bn' in loads else 'GroupNorm'
+    weights = {'wn': ' and Weight normalization', 'plain': ''}.get(
+        arguments.get('ws', {}).get('weight'), ' and Weight Standardization')
+    assert f'asks for the weights {checkpoint}, which were not trained with {norm}{weights}. ' in line
     assert loads in line
 
 
@@ -64,6 +70,17 @@ def test_other_weights_stay_with_a_warning_of_what_loads(checkpoint, arguments, 
 def test_no_word_on_weights_that_fit_or_that_only_loading_shows(checkpoint, mmdet_scope, log):
     model = resnet(checkpoint)
     assert checkpoint is None or model.init_cfg['checkpoint'] == checkpoint
+    assert warnings(log) == []
+
+
+@pytest.mark.parametrize('ws', [{'norm': 'LN'}, {'norm': 'BCN'}, {'weight': 'plain'}, {'weight': 'wn'}])
+def test_published_weights_for_another_norm_or_form_of_weights_are_an_error(ws, mmdet_scope):
+    with pytest.raises(WSError, match='were trained with GroupNorm and Weight Standardization, not with ws=dict'):
+        resnet('jhu://resnet50_gn_ws', ws=ws)
+
+
+def test_a_network_left_as_it_is_keeps_its_weights_in_peace(mmdet_scope, log):
+    resnet('torchvision://resnet50', ws={'norm': 'keep', 'weight': 'plain'})
     assert warnings(log) == []
 
 

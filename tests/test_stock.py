@@ -133,6 +133,8 @@ def resnet(**changes):
     ({'ws': {'num_groups': 2}, 'norm_cfg': {'type': 'BN'}}, {'type': 'GN', 'num_groups': 2}),
     ({'ws': {'norm': 'keep'}}, {'type': 'SyncBN', 'requires_grad': True}),
     ({'norm_cfg': {'type': 'GN', 'num_groups': 4}}, {'type': 'GN', 'num_groups': 4}),
+    ({'ws': {'norm': 'LN', 'weight': 'plain'}}, {'type': 'GN', 'num_groups': 1}),
+    ({'ws': {'norm': 'IN', 'weight': 'wn'}}, {'type': 'IN', 'affine': True}),
 ])
 def test_what_the_config_comes_to_say(changes, norm):
     config = resnet(**changes)
@@ -148,14 +150,25 @@ def test_what_the_config_comes_to_say(changes, norm):
     assert stock.model.bbox_head.conv_cfg == {'type': 'Conv2d'}
     assert 'norm_cfg' not in stock.model.bbox_head  # outside of the prefix
     assert stock.custom_imports.imports == ['os']
-    stock.model.backbone.norm_cfg = {'type': 'GN', 'num_groups': 1}
-    with pytest.raises(WSError, match=r'backbone\.\w+ is .*Norm\(.* the config builds backbone\.\w+, GroupNorm\(1'):
+    groups = 2 if norm.get('num_groups') == 1 else 1
+    stock.model.backbone.norm_cfg = {'type': 'GN', 'num_groups': groups}
+    with pytest.raises(WSError, match=r'backbone\.\w+ is .*Norm.* the config builds backbone\.\w+, GroupNorm\('):
         check_stock(stock, folded)
 
 
 def test_groups_that_one_key_cannot_say_are_named():
     config = resnet()
     with pytest.raises(WSError, match=r'backbone\.gn1 8 and backbone\.layer2\.0\.gn1 16 and .*num_groups=8\)'):
+        to_stock(config, fold(random_model(config)))
+
+
+@pytest.mark.parametrize(('changes', 'message'), [
+    ({'ws': {'norm': 'BCN'}}, r"model\.backbone: ws=dict\(norm='BCN'\) made its BatchNorm a norm that no toolkit has"),
+    ({'norm_cfg': {'type': 'mmws.SN'}}, r'model\.backbone\.norm_cfg: mmws\.SN is a norm of mmws that no toolkit has'),
+])
+def test_norms_that_no_toolkit_has_are_refused(changes, message):
+    config = resnet(**changes)
+    with pytest.raises(WSError, match=message):
         to_stock(config, fold(random_model(config)))
 
 

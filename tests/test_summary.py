@@ -18,19 +18,20 @@ def write_run(work_dir, name, steps, validation=(), test=None, time=0.5):
         (work_dir / name / f'{name}.json').write_text(json.dumps(test))
 
 
-@pytest.mark.parametrize(('model', 'norm', 'ws'), [
-    ("dict(type='mmws.X', backbone=dict(norm_cfg=dict(type='BN')))", 'GN', True),
-    ("dict(type='mmws.X', ws=dict(norm='keep'), backbone=dict(norm_cfg=dict(type='SyncBN')))", 'SyncBN', True),
-    ("dict(type='X', necks=[dict(norm_cfg=dict(type='BN'))])", 'BN', False),
+@pytest.mark.parametrize(('model', 'norm', 'weight'), [
+    ("dict(type='mmws.X', backbone=dict(norm_cfg=dict(type='BN')))", 'GN', 'ws'),
+    ("dict(type='mmws.X', ws=dict(norm='BCN', weight='wn'))", 'BCN', 'wn'),
+    ("dict(type='mmws.X', ws=dict(norm='keep'), backbone=dict(norm_cfg=dict(type='mmws.SN')))", 'SN', 'ws'),
+    ("dict(type='X', necks=[dict(norm_cfg=dict(type='BN'))])", 'BN', 'plain'),
 ])
-def test_a_resumed_run_counts_once(tmp_path, model, norm, ws):
+def test_a_resumed_run_counts_once(tmp_path, model, norm, weight):
     write_run(tmp_path, '2026_1', [50, 100, 150, 200], [(100, 0.1), (200, 0.9)], time=1.0)
     write_run(tmp_path, '2026_2', [150, 200, 250], [(200, 0.2)])
     write_run(tmp_path, '2026_3', [], test={'coco/bbox_mAP': 0.3, 'coco/segm_mAP': 0.25})
     (tmp_path / 'config.py').write_text(f'model = {model}\ntrain_dataloader = dict(batch_size=1)\n')
     assert summarize(tmp_path) == json.loads((tmp_path / 'summary.json').read_text()) == {
         'box_ap': 0.3, 'mask_ap': 0.25, 'steps': 250, 'images_per_step': 1, 'train_seconds': 100 * 1.0 + 150 * 0.5,
-        'norm': norm, 'weight': 'ws' if ws else 'plain', 'ws': ws}
+        'norm': norm, 'weight': weight, 'ws': weight == 'ws'}
     _, validation = read_scalars(tmp_path)
     assert [(line['step'], line['coco/bbox_mAP']) for line in validation] == [(100, 0.1), (200, 0.2)]
     assert (tmp_path / 'curves.png').read_bytes().startswith(b'\x89PNG')

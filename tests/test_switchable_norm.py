@@ -72,3 +72,9 @@ def test_copies_and_pickles():
     norm, x = random_norm(3), torch.randn(2, 3, 4, dtype=torch.float64)
     for twin in (copy.deepcopy(norm), pickle.loads(pickle.dumps(norm))):
         assert torch.equal(twin(x), norm(x))
+
+
+def test_half_precision_takes_its_statistics_in_float():
+    norm, x = SwitchableNorm(4), torch.randn(2, 4, 9, 9).bfloat16() + 30
+    assert norm(x).dtype == torch.bfloat16
+    torch.testing.assert_close(norm(x).float(), norm(x.float()), rtol=1e-2, atol=1e-2)

@@ -15,6 +15,7 @@ from mmdet.apis import inference_detector, init_detector
 from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 from mmseg.apis import inference_model, init_model
+from test_distributed import free_port
 from test_launch import run, tool
 
 from mmws import ConvWS2d
@@ -161,3 +162,15 @@ def test_a_map_with_labels_out_of_range_is_one_line_with_the_file(segmenter, dig
         assert result.stderr.splitlines()[-1].startswith(f'error: {data}/masks/train/0000')
         assert 'has the labels [20' in result.stderr.splitlines()[-1]
         assert 'Traceback' not in result.stderr
+
+
+def test_two_processes_train_and_test_through_the_launcher(segmenter, tmp_path):
+    folder = shutil.copytree(segmenter, tmp_path / 'run', ignore=shutil.ignore_patterns('work_dir'))
+    for script, arguments in (('dist_train.sh', []), ('dist_test.sh', [str(folder / 'work_dir' / 'iter_2.pth')])):
+        result = run(str(REPOSITORY / 'tools' / script), 'config.py', *arguments, '2', '--cfg-options',
+                     'randomness.seed=3', folder=folder, PORT=f'{free_port()}')
+        output = result.stdout + result.stderr
+        assert result.returncode == 0, output
+        for expected in ('GPU number: 2', 'Distributed launcher: pytorch', 'seed: 3', 'mIoU'):
+            assert expected in output
+    assert torch.load(folder / 'work_dir' / 'iter_2.pth', weights_only=False)['meta']['iter'] == 2

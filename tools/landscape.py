@@ -1,0 +1,54 @@
+#!/usr/bin/env python3
+"""How smooth the loss is along the gradient while CONFIG trains, beside the same with other options.
+
+    tools/landscape.py CONFIG --against model.ws.weight=plain
+
+compares a network with Weight Standardization to the same without.
+"""
+
+import argparse
+from pathlib import Path
+from statistics import median
+
+try:
+    from mmengine.config import DictAction
+    from rich.console import Console
+    from rich.table import Table
+
+    from mmws.errors import WSError
+    from mmws.landscape import measure_landscape
+    from mmws.short_run import read_config
+except ModuleNotFoundError as error:
+    raise SystemExit(f'error: {error}; run `make setup` and `source .venv/bin/activate`') from None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', metavar='CONFIG')
+    parser.add_argument('--against', nargs='+', action=DictAction, default={}, metavar='NAME=VALUE',
+                        help='what differs in the second network; without it there is one alone')
+    parser.add_argument('--steps', type=int, default=500, help='of each training (500)')
+    parser.add_argument('--every', type=int, default=20, help='measure each so many steps (20)')
+    parser.add_argument('--out', type=Path, help='folder of landscape.json and .png (work_dirs/landscape/<config>)')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, metavar='NAME=VALUE')
+    options = parser.parse_args()
+    stem = Path(options.config).stem
+    out = options.out or Path('work_dirs/landscape') / stem
+    try:
+        configs = {stem: read_config(options.config, options.cfg_options)}
+        if options.against:
+            name = ', '.join(f'{key}={value}' for key, value in options.against.items())
+            configs[name] = read_config(options.config, options.cfg_options | options.against)
+        result = measure_landscape(configs, options.steps, options.every, out)
+    except WSError as error:
+        raise SystemExit(f'error: {error}') from None
+    table = Table('median along training', 'loss', 'effective smoothness', 'effective Lipschitz constant')
+    for name, lines in result['measured'].items():
+        table.add_row(name, *(f'{median(line[key] for line in lines):.3g}' for key in ('loss', 'beta', 'lipschitz')))
+    console = Console()
+    console.print(table)
+    console.print(f'{out / "landscape.json"}\n{out / "landscape.png"}')
+
+
+if __name__ == '__main__':
+    main()
