@@ -2,7 +2,7 @@
 # make test    everything that can go wrong
 # make sweep   the prefix before every stock config, checked by running the models: docs/sweep.csv, 20 min
 # make bench   what Weight Standardization costs, in work_dirs/benchmark
-# make study   the normalization layers compared, in docs/results.md, under 2 h; QUICK=1: in work_dirs, under 10 min
+# make study   the normalization layers compared, in docs/results.md, under 2.5 h; QUICK=1: in work_dirs, under 10 min
 # make setup   the environment of both; STACK=openmmlab takes the upstream distributions
 
 PYTHON ?= python3
