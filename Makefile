@@ -2,6 +2,7 @@
 # make test    everything that can go wrong
 # make sweep   the prefix before every stock config, checked by running the models: docs/sweep.csv, 20 min
 # make bench   what Weight Standardization costs, in work_dirs/benchmark
+# make study   the normalization layers compared, in docs/results.md, under 2.5 h; QUICK=1: in work_dirs, under 10 min
 # make setup   the environment of both; STACK=openmmlab takes the upstream distributions
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ STACK ?= onedl
 VENV := .venv$(if $(filter-out onedl,$(STACK)),-$(STACK))
 RUN := $(VENV)/bin/python
 
-.PHONY: setup demo demo-seg sweep bench test lint
+.PHONY: setup demo demo-seg sweep bench study test lint
 
 setup:
 	@$(PYTHON) requirements/setup_env.py $(VENV) $(STACK)
@@ -35,3 +36,6 @@ lint: setup
 
 bench: setup
 	$(RUN) tools/benchmark.py
+
+study: setup
+	$(RUN) tools/study.py configs/study/study.yaml $(if $(QUICK),--quick --out work_dirs/study/quick,--out docs/results)

@@ -47,7 +47,8 @@ def main() -> None:
     options = parser.parse_args()
     logging.disable(logging.WARNING)
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    about, parts = describe_machine(device, options.shared), plan(options.quick, device)
+    put_to_work = 'CPU time of 1 thread' if options.shared else f'{torch.get_num_threads()} threads'
+    about, parts = describe_machine(device, put_to_work), plan(options.quick, device)
     console = Console()
     console.print(*(f'{name}: {value}' for name, value in about.items()), sep='\n')
     results: dict[str, list] = {}

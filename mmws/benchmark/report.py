@@ -20,17 +20,17 @@ import mmws
 __all__ = ['describe_machine', 'markdown', 'table', 'write']
 
 Results = list[dict[str, Any]]
+PACKAGES = ('torch', 'mmcv', 'mmengine', 'mmdet', 'mmseg', 'mmpretrain')
 
 
-def describe_machine(device: str, shared: bool) -> dict[str, str]:
-    """Return what the figures belong to."""
+def describe_machine(device: str, work: str) -> dict[str, str]:
+    """Return what the figures belong to; ``work`` says how much of the machine was put to it, such as '2 threads'."""
     cpu = next((line.partition(': ')[2] for line in Path('/proc/cpuinfo').read_text().splitlines()
                 if line.startswith('model name')), platform.machine())
     here = packages_distributions()
-    versions = [f'{here[name][0]} {version(here[name][0])}' for name in ('torch', 'mmcv', 'mmengine', 'mmdet', 'mmseg')]
+    versions = [f'{here[name][0]} {version(here[name][0])}' for name in PACKAGES if name in here]
     return {'machine': torch.cuda.get_device_name() if device == 'cuda' else
-            f'{cpu}, {"CPU time of 1 thread" if shared else f"{torch.get_num_threads()} threads"}, '
-            f'load {os.getloadavg()[0]:.1f} at the start',
+            f'{cpu}, {work}, load {os.getloadavg()[0]:.1f} at the start',
             'versions': ', '.join([f'mmws {mmws.__version__}', *versions]), 'date': f'{date.today()}'}
 
 

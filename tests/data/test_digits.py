@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits
 
 from mmws import WSError
 from mmws.data import digits as module
-from mmws.data.digits import make_digits
+from mmws.data.digits import make_digits, make_single_digits
 
 
 def test_boxes_polygons_and_semantic_masks_agree(digits):
@@ -76,3 +76,26 @@ def test_another_dataset_is_never_overwritten(digits, tmp_path):
     (tmp_path / 'annotations' / 'train.json').write_text(json.dumps({'images': []}))
     with pytest.raises(WSError, match='holds another dataset: got None'):
         make_digits(tmp_path)
+
+
+def test_single_digits_are_all_there_once_and_split_as_the_pasted_ones(tmp_path):
+    root, digits = make_single_digits(tmp_path / 'single', size=16), load_digits()
+    found = {int(path.stem): path for path in root.glob('*/*/*.png')}
+    assert sorted(found) == list(range(len(digits.images)))
+    for index in (0, 1499, 1500, 1796):
+        assert found[index].parts[-3:-1] == ('val' if index >= 1500 else 'train', str(digits.target[index]))
+        image = cv2.imread(str(found[index]), cv2.IMREAD_UNCHANGED)
+        assert image.shape == (16, 16)
+        small = cv2.resize(image, (8, 8), interpolation=cv2.INTER_AREA)
+        assert np.corrcoef(small.ravel(), digits.images[index].ravel())[0, 1] > 0.97
+    assert sum('val' in path.parts for path in found.values()) == 297
+
+
+def test_single_digits_are_left_when_complete_and_another_dataset_is_refused(tmp_path):
+    root = make_single_digits(tmp_path, size=8)
+    path = next(root.glob('train/*/*.png'))
+    path.write_bytes(b'mine')
+    make_single_digits(tmp_path, size=8)
+    assert path.read_bytes() == b'mine'
+    with pytest.raises(WSError, match=r"info\.json holds another dataset: got .*'size': 8.*, expected .*'size': 16"):
+        make_single_digits(tmp_path)

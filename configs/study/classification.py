@@ -1,0 +1,34 @@
+"""ResNet-18 of the micro-batch study: 16 channels, three stages, from scratch, single digits at 16 pixels.
+
+`tools/study.py` sets the norm, the rate, the images a step, the steps and the seed; by itself this trains GN+WS.
+"""
+_base_ = ['mmpretrain::_base_/models/resnet18_cifar.py', 'mmpretrain::_base_/default_runtime.py']
+
+model = dict(
+    type='mmws.ImageClassifier',
+    ws=dict(num_groups=8),  # 32, of 16 channels, would be InstanceNorm
+    backbone=dict(
+        num_stages=3, stem_channels=16, base_channels=16, strides=(1, 2, 2), dilations=(1, 1, 1), out_indices=(2, )),
+    head=dict(in_channels=64))
+data_preprocessor = dict(num_classes=10, mean=[80] * 3, std=[100] * 3)
+
+pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
+loader = dict(num_workers=0, persistent_workers=False, collate_fn=dict(type='default_collate'))
+dataset = dict(type='CustomDataset', pipeline=pipeline)
+train_dataloader = dict(
+    **loader, batch_size=64, sampler=dict(type='InfiniteSampler', shuffle=True),
+    dataset=dict(**dataset, data_root='data/study/single/train'))
+val_dataloader = dict(
+    **loader, batch_size=99, sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(**dataset, data_root='data/study/single/val'))
+test_dataloader = val_dataloader
+val_evaluator = dict(type='Accuracy', topk=(1, ))
+test_evaluator = val_evaluator
+
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=120, val_interval=30)
+val_cfg = dict()
+test_cfg = dict()
+optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-4))
+param_scheduler = dict(type='MultiStepLR', by_epoch=False, milestones=[84, 108], gamma=0.1)
+work_dir = 'work_dirs/study/classification'
+randomness = dict(seed=0)

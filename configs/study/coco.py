@@ -1,0 +1,11 @@
+"""Faster R-CNN ResNet-50 of the micro-batch study on COCO: the authors' network, with BatchNorm for the prefix to replace.
+
+For `configs/study/coco.yaml`. `tools/study.py` sets norm and ImageNet weights, rate, images a step, steps and seed.
+"""
+_base_ = '../faster_rcnn_r50_gnws.py'
+
+norm_cfg = dict(_delete_=True, type='BN')
+model = dict(
+    backbone=dict(norm_cfg=norm_cfg, norm_eval=False),
+    neck=dict(norm_cfg=norm_cfg),
+    roi_head=dict(bbox_head=dict(norm_cfg=norm_cfg)))

@@ -1,0 +1,16 @@
+"""DeepLabv3 of the micro-batch study: the demo's network with its auxiliary head, from scratch, digits at 96 pixels.
+
+`tools/study.py` sets the norm, the rate, the images a step, the steps and the seed; by itself this trains GN+WS.
+"""
+_base_ = '../demo/deeplabv3_r18_gnws_digits.py'
+
+model = dict(
+    ws=dict(num_groups=8),  # 32, of 32 channels, would be InstanceNorm
+    data_preprocessor=dict(size=(96, 96)))
+
+load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), dict(type='PackSegInputs')]
+loader = dict(num_workers=0, persistent_workers=False, dataset=dict(data_root='data/study/digits', pipeline=load))
+train_dataloader = loader
+val_dataloader = loader
+test_dataloader = loader
+work_dir = 'work_dirs/study/segmentation'

@@ -1,0 +1,1 @@
+"""Normalization layers compared at few images a step, with seeds; run by ``tools/study.py``."""

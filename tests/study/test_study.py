@@ -1,0 +1,88 @@
+import pytest
+import yaml
+from conftest import REPOSITORY
+from mmengine.registry import MODELS, DefaultScope
+from torch import nn
+
+from mmws.conv import WeightStandardized
+from mmws.errors import WSError
+from mmws.study.plan import plan
+from mmws.study.run import config_of
+from mmws.study.study import check_task, read_study, shorten
+
+STUDY = REPOSITORY / 'configs' / 'study' / 'study.yaml'
+TASK = {'config': 'detection.py', 'metric': 'coco/bbox_mAP', 'label': 'box AP', 'out_of': 1, 'images': 40, 'warm_up': 4,
+        'seconds': 9}
+
+
+def write(folder, task=(), part=(), **study):
+    part = {'methods': ['GN'], 'rates': [0.1, 0.2]} | dict(part)
+    content = {'seeds': [1], 'rate_seed': 0, 'methods': {'GN': {'weight': 'plain'}},
+               'tasks': {'detection': TASK | {'parts': [part]} | dict(task)}} | study
+    path = folder / 'study.yaml'
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+@pytest.mark.parametrize(('change', 'message'), [
+    ({'sedes': [1]}, r"study.yaml: unknown key 'sedes': did you mean 'seeds'"),
+    ({'methods': {'GN': 'WS'}}, r"methods.GN: expected ws options as in \{norm: GN\}, got 'WS'"),
+    ({'tasks': {'a': {'config': 'x'}}}, 'tasks.a: missing 7 required'),
+    ({'tasks': {'a': 3}}, "tasks.a: expected a mapping with the keys name, config, .*, got 3"),
+    ({'part': {'methods': ['BN']}}, "tasks.detection: unknown method 'BN': expected one of 'GN'"),
+    ({'part': {'schedules': ['cosine']}}, "unknown schedule 'cosine': expected one of 'one-cycle', 'step'"),
+    ({'part': {'rates': []}}, 'no part has rates for GN at 1 images a step or less, step; its learning rate'),
+])
+def test_a_mistake_in_the_file_is_named(tmp_path, change, message):
+    with pytest.raises(WSError, match=message):
+        read_study(write(tmp_path, **change))
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    write(tmp_path)
+    with pytest.raises(WSError, match=r"there is no study .*stdy.yaml; in .*: did you mean 'study.yaml'"):
+        read_study(tmp_path / 'stdy.yaml')
+    (tmp_path / 'bad.yaml').write_text('a: [')
+    with pytest.raises(WSError, match=r'bad.yaml is no YAML: while parsing'):
+        read_study(tmp_path / 'bad.yaml')
+
+
+@pytest.mark.parametrize(('config', 'method', 'message'), [
+    ('nope.py', {}, 'task detection: there is no config nope.py'),
+    ('plain.py', {}, "model.type is 'FasterRCNN'; .* write mmws.FasterRCNN"),
+    ('plain.py', {'nrom': 'GN'}, "unknown ws option 'nrom'"),
+    (str(STUDY.with_name('detection.py')), {}, 'needs data/study/digits/annotations/train.json, which is not there'),
+])
+def test_what_would_fail_every_run_is_found_before_the_first(tmp_path, monkeypatch, config, method, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'plain.py').write_text("model = dict(type='FasterRCNN')\n")
+    study = read_study(write(tmp_path, methods={'GN': method}, task={'config': config}))
+    with pytest.raises(WSError, match=message):
+        check_task(study, study.tasks[0])
+
+
+def test_coco_and_voc_are_planned_and_asked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    study = read_study('configs/study/coco.yaml')
+    runs = plan(study, {})
+    assert len({run.name for run in runs}) == len(runs) == 99
+    for task, asked in zip(study.tasks, ('get COCO 2017 from', 'get VOC 2012 from'), strict=True):
+        with pytest.raises(WSError, match=asked):
+            check_task(study, task)
+    for method, norm in (('BN', nn.BatchNorm2d), ('GN', nn.GroupNorm)):  # from what it starts
+        run = next(run for run in runs if run.method == method and run.search)
+        config = config_of(run, str(tmp_path))
+        with DefaultScope.overwrite_default_scope('mmdet'):
+            model = MODELS.build(config.model)
+        assert isinstance(model.neck.lateral_convs[0].norm, norm)
+        assert model.backbone.init_cfg['checkpoint'] == run.ws['pretrained']
+        assert not any(isinstance(module, WeightStandardized) for module in model.modules())
+
+
+def test_quick_is_a_part_of_the_study():
+    whole = read_study(STUDY)
+    quick = shorten(whole)
+    assert quick.seeds == (1,)
+    for task, of in zip(quick.tasks, whole.tasks, strict=True):
+        assert task.images == of.images * whole.quick['images']
+        assert all(len(part.rates) < 2 and set(part.methods) <= set(whole.quick['methods']) for part in task.parts)

@@ -1,0 +1,85 @@
+#!/usr/bin/env python3
+"""Compare normalization layers at few images a step, with seeds, as a YAML file says, and write what came of it.
+
+Interrupted, the same command goes on where it stopped. Writes OUT/*.json, OUT/*.png and OUT.md.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+try:
+    import torch
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from mmws.benchmark.report import describe_machine
+    from mmws.data.digits import make_digits, make_single_digits
+    from mmws.errors import WSError
+    from mmws.study.plan import Record, Run, plan
+    from mmws.study.pool import run_all
+    from mmws.study.report import write_report
+    from mmws.study.results import Results
+    from mmws.study.study import Study, check_task, read_study, shorten
+except ModuleNotFoundError as error:
+    raise SystemExit(f'error: {error}; run `make setup` and `source .venv/bin/activate`') from None
+
+MAKERS = {'digits': make_digits, 'single_digits': make_single_digits}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('study', type=Path, help='the .yaml file, such as configs/study/study.yaml')
+    parser.add_argument('--out', type=Path, default=Path('work_dirs/study/results'), help='folder of the results')
+    parser.add_argument('--quick', action='store_true', help='what its key `quick` makes of it')
+    parser.add_argument('--report', action='store_true', help='write the report of the runs that are done, no more')
+    parser.add_argument('--processes', type=int, default=os.cpu_count(), help='runs at a time, one thread each')
+    options = parser.parse_args()
+    try:
+        study = read_study(options.study)
+        study = shorten(study) if options.quick else study
+        results = Results(options.out)
+        if not options.report:
+            run(study, results, options.processes)
+        print(*write_report(study, results), sep='\n')
+    except WSError as error:
+        raise SystemExit(f'error: {error}') from None
+    except KeyboardInterrupt:
+        raise SystemExit('interrupted; the same command goes on from here') from None
+
+
+def run(study: Study, results: Results, processes: int) -> None:
+    """Do what is not done yet, with a line a run."""
+    for kind, arguments in study.data.items():
+        MAKERS[kind](**arguments)
+    for task in study.tasks:
+        check_task(study, task)
+    results.check(study)
+    results.start(describe_machine('cuda' if torch.cuda.is_available() else 'cpu',
+                                   f'{os.cpu_count()} cores, {processes} runs at a time of one thread each')
+                  | {'command': ' '.join(['python', *sys.argv])})
+    seconds = {task.name: task.seconds for task in study.tasks}
+    runs = plan(study, results.done)
+    with Progress(TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+                  speed_estimate_period=3600, console=Console(soft_wrap=True)) as progress:
+        bar = progress.add_task('seconds of work', total=sum(seconds[run.task] for run in runs))
+        progress.advance(bar, sum(seconds[run.task] for run in runs if run.name in results.done))
+
+        def show(run: Run, record: Record) -> None:
+            progress.advance(bar, seconds[run.task])
+            left = progress.tasks[0].time_remaining
+            estimate = f', about {left / 60:.0f} min left' if left is not None else ''
+            progress.console.print(f'{len(results.done)}/{len(runs)} {outcome(run, record)}{estimate}', markup=False,
+                                   highlight=False)
+
+        run_all(study, results, processes, show)
+
+
+def outcome(run: Run, record: Record) -> str:
+    came_to = record['message'] if record['metric'] is None else f'{record["metric"]:.3f} in {record["seconds"]:.0f} s'
+    return f'{run.name}, rate {run.rate:g}: {record["status"]} {came_to}'
+
+
+if __name__ == '__main__':
+    main()
