@@ -1,6 +1,7 @@
 """The document: its numbers are those of the raw files, and nothing is left out of it."""
 
 import json
+from statistics import median
 
 import cv2
 import pytest
@@ -82,3 +83,19 @@ def test_the_committed_document_is_made_from_the_committed_raw_results(monkeypat
     assert results.done.keys() <= {run.name for run in plan(study, results.done)}  # all of it is in the document
     assert sum(path.stat().st_size for path in (DOCS / 'results').iterdir()) < 1.5e6
     assert json.loads((DOCS / 'results' / 'about.json').read_text())
+
+
+def label(name: str) -> str:
+    """What the notes call a network of lr_range.json or landscape.json."""
+    norm = 'BN' if 'model.ws.norm=keep' in name else 'GN'
+    return norm if 'model.ws.weight=plain' in name else f'{norm}+WS'
+
+
+def test_the_notes_quote_the_range_test_and_the_landscape_as_measured():
+    notes = (DOCS / 'results_notes.md').read_text()
+    for name, result in json.loads((DOCS / 'results' / 'lr_range' / 'lr_range.json').read_text()).items():
+        low, high = result['usable']
+        assert f'| {label(name)} | {low:.3g} to {high:.3g} | {result["diverged"]:.3g} |' in notes
+    for name, lines in json.loads((DOCS / 'results' / 'landscape' / 'landscape.json').read_text())['measured'].items():
+        medians = ' | '.join(f'{median(line[key] for line in lines):.3g}' for key in ('loss', 'beta', 'lipschitz'))
+        assert f'| {label(name)} | {medians} |' in notes
