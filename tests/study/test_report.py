@@ -1,6 +1,7 @@
 """The document: its numbers are those of the raw files, and nothing is left out of it."""
 
 import json
+import re
 from statistics import median
 
 import cv2
@@ -83,6 +84,16 @@ def test_the_committed_document_is_made_from_the_committed_raw_results(monkeypat
     assert results.done.keys() <= {run.name for run in plan(study, results.done)}  # all of it is in the document
     assert sum(path.stat().st_size for path in (DOCS / 'results').iterdir()) < 1.5e6
     assert json.loads((DOCS / 'results' / 'about.json').read_text())
+
+
+def test_what_the_notes_and_the_readme_say_is_in_the_tables():
+    notes = (DOCS / 'results_notes.md').read_text()
+    tables = (DOCS / 'results.md').read_text()
+    for part in notes.split('<!-- tables -->'):
+        tables = tables.replace(part.strip(), '')
+    quoted = re.findall(r'\d+\.\d ± \d+\.\d', notes + (REPOSITORY / 'README.md').read_text())
+    assert quoted
+    assert not [value for value in quoted if f'| {value} |' not in tables]
 
 
 def label(name: str) -> str:
