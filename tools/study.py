@@ -19,9 +19,10 @@ try:
     from mmws.errors import WSError
     from mmws.study.plan import Record, Run, plan
     from mmws.study.pool import run_all
+    from mmws.study.read import read_study
     from mmws.study.report import write_report
     from mmws.study.results import Results
-    from mmws.study.study import Study, check_task, read_study, shorten
+    from mmws.study.study import Study, check_task, shorten
 except ModuleNotFoundError as error:
     raise SystemExit(f'error: {error}; run `make setup` and `source .venv/bin/activate`') from None
 
@@ -56,11 +57,13 @@ def run(study: Study, results: Results, processes: int) -> None:
     for task in study.tasks:
         check_task(study, task)
     results.check(study)
+    runs = plan(study, results.done)
+    if all(run.name in results.done for run in runs):
+        return
     results.start(describe_machine('cuda' if torch.cuda.is_available() else 'cpu',
                                    f'{os.cpu_count()} cores, {processes} runs at a time of one thread each')
                   | {'command': ' '.join(['python', *sys.argv])})
     seconds = {task.name: task.seconds for task in study.tasks}
-    runs = plan(study, results.done)
     with Progress(TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
                   speed_estimate_period=3600, console=Console(soft_wrap=True)) as progress:
         bar = progress.add_task('seconds of work', total=sum(seconds[run.task] for run in runs))

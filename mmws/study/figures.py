@@ -35,7 +35,8 @@ def plot_curves(task: Task, cells: Sequence[Cell], folder: Path) -> Path:
     for method, pair in zip(methods, pairs, strict=False):
         _draw_method(pair, task, cells, method, styles)
     lines = {str(line.get_label()): line for pair in pairs for line in pair[0].get_lines()}
-    figure.legend(list(lines.values()), list(lines), loc='outside lower center', ncols=4, fontsize=8)
+    labels = sorted(lines, key=lambda label: list(styles).index(label) if label in styles else len(styles))
+    figure.legend([lines[label] for label in labels], labels, loc='outside lower center', ncols=4, fontsize=8)
     return _save(figure, folder / f'{task.name}_curves.png', f'{task.name}: means over the seeds')
 
 

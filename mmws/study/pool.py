@@ -31,8 +31,11 @@ def run_all(study: Study, results: Results, processes: int, show: Callable[[Run,
         job: what makes a record of a run.
 
     Raises:
-        WSError: if a run finds a mistake in a config; what was done by then is kept.
+        WSError: if there is no process to run them in, or a run finds a mistake in a config; what was done by then is
+            kept.
     """
+    if processes < 1:
+        raise WSError(f'expected at least one run at a time, got {processes}')
     idle = [_worker() for _ in range(processes)]
     busy: dict[Future[Record], tuple[ProcessPoolExecutor, Run]] = {}
     tasks = {task.name: task for task in study.tasks}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,9 @@ from mmws.study.plan import Record, plan
 from mmws.study.study import Study
 
 __all__ = ['Results']
+
+RECORD = ('name', 'status', 'message', 'metric', 'seconds', 'settings', 'validation', 'loss')
+ABOUT = ('command', 'date', 'machine', 'versions')
 
 
 class Results:
@@ -29,8 +32,10 @@ class Results:
     """
 
     def __init__(self, folder: Path) -> None:
+        if folder.exists() and not folder.is_dir():
+            raise WSError(f'{folder} is no folder; give another --out')
         self.folder = folder
-        self.about: list[dict[str, Any]] = _read(folder / 'about.json')
+        self.about: list[dict[str, Any]] = _read(folder / 'about.json', ABOUT)
         paths = sorted(path for path in folder.glob('*.json') if path.name != 'about.json')
         self.done: dict[str, Record] = {record['name']: record for path in paths for record in _read(path)}
 
@@ -70,11 +75,14 @@ class Results:
         partial.replace(path)
 
 
-def _read(path: Path) -> list[Any]:
+def _read(path: Path, keys: Sequence[str] = RECORD) -> list[Any]:
     if not path.is_file():
         return []
     try:
         records: list[Any] = json.loads(path.read_text())
     except ValueError as error:
         raise WSError(f'{path} is no JSON: {error}; correct it, or delete it to do its runs again') from None
+    if not isinstance(records, list) or not all(isinstance(one, dict) and set(keys) <= set(one) for one in records):
+        raise WSError(f'{path} is no file of results: expected a list of mappings with the keys {", ".join(keys)}; '
+                      'give another --out, or delete it')
     return records

@@ -1,27 +1,25 @@
-"""The file that says what a study compares."""
+"""What a study compares."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import yaml
 from mmengine.config import Config
 
 from mmws.convert import Options
-from mmws.errors import WSError, near_matches
+from mmws.errors import WSError
 from mmws.launch import toolkit_tool
 from mmws.preflight import check_classes, check_data
 
-__all__ = ['SCHEDULES', 'Part', 'Study', 'Task', 'check_task', 'config_digest', 'read_study', 'shorten']
+__all__ = ['SCHEDULES', 'Part', 'Quick', 'Study', 'Task', 'check_task', 'config_digest', 'shorten']
 
 SCHEDULES = ('step', 'one-cycle')
-Made = TypeVar('Made')
 
 
 @dataclass(frozen=True)
@@ -73,6 +71,21 @@ class Task:
 
 
 @dataclass(frozen=True)
+class Quick:
+    """What :func:`shorten` leaves of a study.
+
+    Args:
+        methods: those that are kept.
+        seeds: those that are.
+        images: the share of the images.
+    """
+
+    methods: tuple[str, ...]
+    seeds: tuple[int, ...]
+    images: float
+
+
+@dataclass(frozen=True)
 class Study:
     """What is compared.
 
@@ -90,76 +103,27 @@ class Study:
     seeds: tuple[int, ...]
     rate_seed: int
     data: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    quick: Mapping[str, Any] = field(default_factory=dict)
-
-
-def read_study(path: str | Path) -> Study:
-    """Read a study's YAML file; its keys are the arguments of :class:`Study`, :class:`Task` and :class:`Part`.
-
-    Raises:
-        WSError: if the file cannot be read, or a key, a method or a schedule in it is unknown or missing.
-    """
-    path = Path(path)
-    if not path.is_file():
-        there = [other.name for other in path.parent.glob('*.yaml')]
-        raise WSError(f'there is no study {path}; in {path.parent}: {near_matches(path.name, there)}')
-    try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise WSError(f'{path} is no YAML: {" ".join(str(error).split())}') from None
-    study = _make(Study, content, f'{path}')
-    for name, options in study.methods.items():
-        if not isinstance(options, dict):
-            raise WSError(f'{path}: methods.{name}: expected ws options as in {{norm: GN}}, got {options!r}')
-    tasks = tuple(_task(study, name, task, f'{path}: tasks.{name}') for name, task in content['tasks'].items())
-    return replace(study, tasks=tasks)
-
-
-def _task(study: Study, name: str, content: Any, where: str) -> Task:
-    task = _make(Task, {'name': name, **content} if isinstance(content, dict) else content, where)
-    parts = tuple(_make(Part, part, f'{where}.parts[{i}]') for i, part in enumerate(task.parts))
-    for part in parts:
-        for method in part.methods:
-            if method not in study.methods:
-                raise WSError(f'{where}: unknown method {method!r}: {near_matches(method, study.methods)}')
-            if not any(method in other.methods and set(part.schedules) <= set(other.schedules) and other.rates
-                       and min(other.batch_sizes) <= min(part.batch_sizes) for other in parts):
-                raise WSError(f'{where}: no part has rates for {method} at {min(part.batch_sizes)} images a step or '
-                              f'less, {" and ".join(part.schedules)}; its learning rate has to come from somewhere')
-        for schedule in part.schedules:
-            if schedule not in SCHEDULES:
-                raise WSError(f'{where}: unknown schedule {schedule!r}: {near_matches(schedule, SCHEDULES)}')
-    return replace(task, parts=parts)
-
-
-def _make(kind: type[Made], content: Any, where: str) -> Made:
-    """Make ``kind`` of a mapping, lists as tuples, after a look at its keys."""
-    known = {each.name: each for each in fields(kind)}  # type: ignore[arg-type]
-    if not isinstance(content, dict):
-        raise WSError(f'{where}: expected a mapping with the keys {", ".join(known)}, got {content!r}')
-    for key in content:
-        if key not in known:
-            raise WSError(f'{where}: unknown key {key!r}: {near_matches(str(key), known)}')
-    try:
-        return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in content.items()})
-    except TypeError as error:
-        raise WSError(f'{where}: {str(error).partition("() ")[2]}') from None
+    quick: Quick | None = None
 
 
 def shorten(study: Study) -> Study:
-    """Return the study as its key ``quick`` says: ``methods`` and ``seeds`` kept, that share of ``images``, one rate.
+    """Return the study as its key ``quick`` says, at one rate, the middle one, without a search.
 
-    The rate is the middle one, and no search is made.
+    Raises:
+        WSError: if it has none.
     """
     quick = study.quick
+    if quick is None:
+        raise WSError('the study has no key `quick`, which says what to leave of it, as in '
+                      '{methods: [GN, BN], seeds: [1], images: 0.1}')
 
     def shorter(part: Part) -> Part:
-        return replace(part, methods=tuple(name for name in part.methods if name in quick['methods']),
+        return replace(part, methods=tuple(name for name in part.methods if name in quick.methods),
                        rates=part.rates[len(part.rates) // 2:][:1])
 
-    return replace(study, seeds=tuple(quick['seeds']), tasks=tuple(
-        replace(task, images=round(task.images * quick['images']), warm_up=round(task.warm_up * quick['images']),
-                seconds=task.seconds * quick['images'], validations=1, parts=tuple(map(shorter, task.parts)))
+    return replace(study, seeds=quick.seeds, tasks=tuple(
+        replace(task, images=round(task.images * quick.images), warm_up=round(task.warm_up * quick.images),
+                seconds=task.seconds * quick.images, validations=1, parts=tuple(map(shorter, task.parts)))
         for task in study.tasks))
 
 

@@ -4,7 +4,7 @@ import pytest
 from test_study import STUDY, write
 
 from mmws.study.plan import choose_rate, plan
-from mmws.study.study import read_study
+from mmws.study.read import read_study
 
 
 def record(rate, metric, status='finished'):

@@ -13,8 +13,9 @@ from mmws.data.digits import make_digits, make_single_digits
 from mmws.errors import WSError
 from mmws.study.plan import plan
 from mmws.study.pool import run_all
+from mmws.study.read import read_study
 from mmws.study.results import Results
-from mmws.study.study import check_task, read_study
+from mmws.study.study import check_task
 
 CONFIGS = REPOSITORY / 'configs' / 'study'
 
@@ -68,9 +69,23 @@ def test_other_settings_than_those_of_the_kept_runs_are_refused(study, tmp_path)
     (tmp_path / 'other.py').write_text('a = 2\n')
     with pytest.raises(WSError, match=r'config is .*; digest is '):
         Results(folder).check(replace(study, tasks=(replace(study.tasks[0], config=str(tmp_path / 'other.py')),)))
-    (folder / 'detection.json').write_text('[{')
-    with pytest.raises(WSError, match=r'detection.json is no JSON: .*; correct it, or delete it'):
-        Results(folder)
+
+
+@pytest.mark.parametrize(('content', 'message'), [
+    ('[{', r'detection.json is no JSON: .*; correct it, or delete it'),
+    ('{"name": 1}', r'detection.json is no file of results: expected a list of mappings with the keys name, status'),
+    ('[{"name": "a"}]', r'detection.json is no file of results')])
+def test_a_file_of_results_that_cannot_be_read_is_named(tmp_path, content, message):
+    (tmp_path / 'detection.json').write_text(content)
+    with pytest.raises(WSError, match=message):
+        Results(tmp_path)
+    with pytest.raises(WSError, match=r'detection.json is no folder; give another --out'):
+        Results(tmp_path / 'detection.json')
+
+
+def test_a_study_wants_a_process(study, tmp_path):
+    with pytest.raises(WSError, match='expected at least one run at a time, got 0'):
+        run_all(study, Results(tmp_path / 'results'), 0, lambda run, record: None)
 
 
 def test_a_real_run_of_each_task_and_what_fails_in_them(tmp_path, monkeypatch):

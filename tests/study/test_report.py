@@ -10,9 +10,9 @@ from conftest import REPOSITORY
 from test_study import STUDY, write
 
 from mmws.study.plan import plan
+from mmws.study.read import read_study
 from mmws.study.report import render, write_report
 from mmws.study.results import Results
-from mmws.study.study import read_study
 
 DOCS = REPOSITORY / 'docs'
 METRICS = {'seed 1': 0.3, 'seed 2': 0.4, 'rate 0.1': 0.1, 'rate 0.2': 0.2}

@@ -7,8 +7,9 @@ from torch import nn
 from mmws.conv import WeightStandardized
 from mmws.errors import WSError
 from mmws.study.plan import plan
+from mmws.study.read import read_study
 from mmws.study.run import config_of
-from mmws.study.study import check_task, read_study, shorten
+from mmws.study.study import check_task, shorten
 
 STUDY = REPOSITORY / 'configs' / 'study' / 'study.yaml'
 TASK = {'config': 'detection.py', 'metric': 'coco/bbox_mAP', 'label': 'box AP', 'out_of': 1, 'images': 40, 'warm_up': 4,
@@ -31,6 +32,14 @@ def write(folder, task=(), part=(), **study):
     ({'tasks': {'a': 3}}, "tasks.a: expected a mapping with the keys name, config, .*, got 3"),
     ({'part': {'methods': ['BN']}}, "tasks.detection: unknown method 'BN': expected one of 'GN'"),
     ({'part': {'schedules': ['cosine']}}, "unknown schedule 'cosine': expected one of 'one-cycle', 'step'"),
+    ({'tasks': []}, r'study.yaml: tasks: expected a mapping of names to tasks, got \[\]'),
+    ({'seeds': 3}, r'study.yaml: seeds: expected a list, each a whole number, got 3'),
+    ({'seeds': [0.5]}, r'study.yaml: seeds: expected a list, each a whole number, got \[0.5\]'),
+    ({'methods': ['GN']}, r'study.yaml: methods: expected a mapping, got'),
+    ({'task': {'images': 'many'}}, "tasks.detection: images: expected a whole number, got 'many'"),
+    ({'task': {'config': 3}}, 'tasks.detection: config: expected text, got 3'),
+    ({'part': {'rates': ['1e-3']}}, r"parts\[0\]: rates: expected a list, each a number, got \['1e-3'\]"),
+    ({'quick': {'methods': ['GN'], 'seeds': [1]}}, r"study.yaml: quick: missing 1 required .* 'images'"),
     ({'part': {'rates': []}}, 'no part has rates for GN at 1 images a step or less, step; its learning rate'),
 ])
 def test_a_mistake_in_the_file_is_named(tmp_path, change, message):
@@ -79,10 +88,12 @@ def test_coco_and_voc_are_planned_and_asked_for(tmp_path, monkeypatch):
         assert not any(isinstance(module, WeightStandardized) for module in model.modules())
 
 
-def test_quick_is_a_part_of_the_study():
+def test_quick_is_a_part_of_the_study(tmp_path):
+    with pytest.raises(WSError, match='the study has no key `quick`'):
+        shorten(read_study(write(tmp_path)))
     whole = read_study(STUDY)
     quick = shorten(whole)
     assert quick.seeds == (1,)
     for task, of in zip(quick.tasks, whole.tasks, strict=True):
-        assert task.images == of.images * whole.quick['images']
-        assert all(len(part.rates) < 2 and set(part.methods) <= set(whole.quick['methods']) for part in task.parts)
+        assert task.images == of.images * whole.quick.images
+        assert all(len(part.rates) < 2 and set(part.methods) <= set(whole.quick.methods) for part in task.parts)
