@@ -47,7 +47,7 @@ def standardize_together(weights: Sequence[Tensor], eps: float) -> list[tuple[Te
     """Return what :func:`standardize_filters` returns for each of ``weights``, in fewer kernels.
 
     Filters of one fan-in are rows of one matrix, whatever layer they belong to, and the factors are computed for all
-    the filters at once. A ResNet-50 has 53 convolutions, but 10 fan-ins.
+    the filters at once. A ResNet-50 has 53 convolutions, but 11 fan-ins.
 
     Example:
         >>> (first, _), (second, _) = standardize_together([torch.randn(4, 8, 1, 1), torch.randn(2, 2, 2, 2)], 1e-5)
