@@ -7,8 +7,9 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
-from mmengine.logging import MMLogger
+from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope
+from mmengine.visualization import Visualizer
 
 from mmws.data.digits import make_digits
 
@@ -38,6 +39,18 @@ def wheel(tmp_path_factory) -> Path:
     subprocess.run([sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation', '-w',
                     str(folder), str(folder / 'source')], check=True)
     return next(folder.glob('mmws-*.whl'))
+
+
+@pytest.fixture(autouse=True)
+def what_mmengine_remembers() -> Iterator[None]:
+    """A runner in this process leaves a scope, a logger and more behind, which later tests are not to find."""
+    kinds = (DefaultScope, MMLogger, MessageHub, Visualizer)
+    before, disabled = [dict(kind._instance_dict) for kind in kinds], logging.root.manager.disable
+    yield
+    logging.disable(disabled)
+    for kind, instances in zip(kinds, before, strict=True):
+        kind._instance_dict.clear()
+        kind._instance_dict.update(instances)
 
 
 def run_tool(name: str, *arguments: str) -> None:
