@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from mmcv.ops.nms import NMSop
+from mmcv.ops.roi_align import RoIAlign
 from mmengine.hooks import Hook
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import HOOKS, OPTIM_WRAPPERS
@@ -44,6 +46,12 @@ class Witness(Hook):
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         self.write(runner, step=runner.iter + 1, images=self.images, rate=self.rate, loss=float(outputs['loss']))
+
+
+# mmcv's kernels on CPU know float32 alone.
+NMSop.forward = staticmethod(torch.amp.custom_fwd(NMSop.forward, device_type='cpu', cast_inputs=torch.float32))
+roi_align = RoIAlign.forward
+RoIAlign.forward = lambda self, image, rois: roi_align(self, image.float(), rois.float()).to(image.dtype)
 
 
 @OPTIM_WRAPPERS.register_module()
