@@ -3,6 +3,7 @@
 # make sweep   the prefix before every stock config, checked by running the models: docs/sweep.csv, 20 min
 # make bench   what Weight Standardization costs, in work_dirs/benchmark
 # make study   the normalization layers compared, in docs/results.md, under 2.5 h; QUICK=1: in work_dirs, under 10 min
+# make lock    the files' hashes, requirements/*.lock, after a change of requirements/*.txt
 # make setup   the environment of both; STACK=openmmlab takes the upstream distributions
 
 PYTHON ?= python3
@@ -10,7 +11,10 @@ STACK ?= onedl
 VENV := .venv$(if $(filter-out onedl,$(STACK)),-$(STACK))
 RUN := $(VENV)/bin/python
 
-.PHONY: setup demo demo-seg sweep bench study test lint
+COMPILE := ../work_dirs/audit/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate \
+	--custom-compile-command 'make lock'
+
+.PHONY: setup lock demo demo-seg sweep bench study test lint
 
 setup:
 	@$(PYTHON) requirements/setup_env.py $(VENV) $(STACK)
@@ -33,6 +37,12 @@ test: setup lint
 lint: setup
 	$(RUN) -m ruff check
 	$(RUN) -m mypy
+
+lock:
+	$(PYTHON) -m venv work_dirs/audit
+	work_dirs/audit/bin/pip install -q --require-hashes -r requirements/audit.lock
+	cd requirements && for name in common onedl openmmlab torch; do $(COMPILE) --no-deps $$name.txt -o $$name.lock || exit 1; done
+	cd requirements && $(COMPILE) audit.txt -o audit.lock
 
 bench: setup
 	$(RUN) tools/benchmark.py
