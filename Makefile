@@ -1,5 +1,6 @@
 # make demo    train, test and show Mask R-CNN with GN+WS at one image a step; make demo-seg DeepLabv3
 # make test    everything that can go wrong
+# make test-peers  tests of torch, mmengine and mmseg with Weight Standardization in every convolution
 # make sweep   the prefix before every stock config, checked by running the models: docs/sweep.csv, 20 min
 # make bench   what Weight Standardization costs, in work_dirs/benchmark
 # make study   the normalization layers compared, in docs/results.md, under 2.5 h; QUICK=1: in work_dirs, under 10 min
@@ -14,7 +15,7 @@ RUN := $(VENV)/bin/python
 COMPILE := ../work_dirs/audit/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--custom-compile-command 'make lock'
 
-.PHONY: setup lock demo demo-seg sweep bench study test lint
+.PHONY: setup lock demo demo-seg sweep bench study test test-peers lint
 
 setup:
 	@$(PYTHON) requirements/setup_env.py $(VENV) $(STACK)
@@ -32,7 +33,10 @@ sweep: setup
 	$(RUN) tools/sweep.py docs/sweep.csv
 
 test: setup lint
-	$(RUN) -m pytest
+	$(RUN) -m pytest --cov --cov-fail-under=95
+
+test-peers: setup
+	$(RUN) tests/peers/run.py
 
 lint: setup
 	$(RUN) -m ruff check

@@ -34,9 +34,9 @@ Then run the same command again; what is done already is kept."""
 def main() -> None:
     if len(sys.argv) != 3 or sys.argv[2] not in MMCV:
         sys.exit(f'usage: make setup [STACK={"|".join(MMCV)}]')
-    if sys.version_info < (3, 11):
-        sys.exit(f'the pinned versions need Python 3.11 or newer, this is {sys.version.split()[0]}; '
-                 'run `make setup PYTHON=python3.11`')
+    if sys.version_info[:2] != (3, 11):
+        sys.exit(f'the pinned versions are for Python 3.11, this is {sys.version.split()[0]}; run '
+                 '`make setup PYTHON=python3.11`, or install mmws into an environment of your own, as the README says')
     venv, stack = Path(sys.argv[1]).absolute(), sys.argv[2]
     locks = [HERE / f'{name}.lock' for name in ('torch', 'common', stack)]
     stamp, state = venv / 'mmws-setup', _state(locks, venv)
