@@ -1,4 +1,4 @@
-"""torch's own tests of its convolutions, which torch installs: gradients of both orders, forward mode, batches, pickling."""
+"""torch's own tests of its convolutions: gradients of both orders and in batches, forward mode, strides, pickling."""
 
 import pytest
 import torch

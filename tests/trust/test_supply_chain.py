@@ -26,7 +26,7 @@ def audit(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize('lock', ['audit', 'common', 'onedl', 'openmmlab', 'torch'])
 def test_known_vulnerabilities_are_in_security_md(lock, audit, record_property):
-    result = subprocess.run([audit, '--disable-pip', '--require-hashes', '--progress-spinner', 'off', '--format', 'json',
+    result = subprocess.run([audit, '--disable-pip', '--require-hashes', '--progress-spinner', 'off', '-f', 'json',
                              '-r', REPOSITORY / 'requirements' / f'{lock}.lock'], capture_output=True, text=True)
     if not result.stdout:
         pytest.skip(f'pip-audit reaches no service: {result.stderr.strip()[-300:]}')
