@@ -1,9 +1,11 @@
 # make demo    train, test and show Mask R-CNN with GN+WS at one image a step; make demo-seg DeepLabv3
 # make test    everything that can go wrong
+# make test-peers  tests of torch, mmengine and mmseg with Weight Standardization in every convolution
 # make sweep   the prefix before every stock config, checked by running the models: docs/sweep.csv, 20 min
 # make bench   what Weight Standardization costs, in work_dirs/benchmark
 # make study   the normalization layers compared, in docs/results.md, under 2.5 h; QUICK=1: in work_dirs, under 10 min
 # make trust   kills, lower precision, fuzzing, audits: docs/trust.md, under an hour; NAME=interruption: one part
+# make lock    the files' hashes, requirements/*.lock, after a change of requirements/*.txt
 # make setup   the environment of both; STACK=openmmlab takes the upstream distributions
 
 PYTHON ?= python3
@@ -11,7 +13,10 @@ STACK ?= onedl
 VENV := .venv$(if $(filter-out onedl,$(STACK)),-$(STACK))
 RUN := $(VENV)/bin/python
 
-.PHONY: setup demo demo-seg sweep bench study trust test lint
+COMPILE := ../work_dirs/audit/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate \
+	--custom-compile-command 'make lock'
+
+.PHONY: setup lock demo demo-seg sweep bench study trust test test-peers lint
 
 setup:
 	@$(PYTHON) requirements/setup_env.py $(VENV) $(STACK)
@@ -29,11 +34,20 @@ sweep: setup
 	$(RUN) tools/sweep.py docs/sweep.csv
 
 test: setup lint
-	$(RUN) -m pytest
+	$(RUN) -m pytest --cov --cov-fail-under=95
+
+test-peers: setup
+	$(RUN) tests/peers/run.py
 
 lint: setup
 	$(RUN) -m ruff check
 	$(RUN) -m mypy
+
+lock:
+	$(PYTHON) -m venv work_dirs/audit
+	work_dirs/audit/bin/pip install -q --require-hashes -r requirements/audit.lock
+	cd requirements && for name in common onedl openmmlab torch; do $(COMPILE) --no-deps $$name.txt -o $$name.lock || exit 1; done
+	cd requirements && $(COMPILE) audit.txt -o audit.lock
 
 bench: setup
 	$(RUN) tools/benchmark.py

@@ -133,4 +133,4 @@ def _as_rows(weight: Tensor, like: Tensor | None = None) -> tuple[Tensor, Callab
     order = [0, *sorted(range(1, weight.dim()), key=lambda dim: -strides[dim])]
     permuted = weight.permute(order)
     inverse = sorted(range(weight.dim()), key=order.__getitem__)
-    return permuted.flatten(1).contiguous(), lambda rows: rows.view(permuted.shape).permute(inverse)
+    return permuted.reshape(len(permuted), -1).contiguous(), lambda rows: rows.view(permuted.shape).permute(inverse)

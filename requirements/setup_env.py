@@ -17,8 +17,10 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 MMCV = {'onedl': 'onedl-mmcv', 'openmmlab': 'mmcv'}
-CPU_TORCH = 'https://download.pytorch.org/whl/cpu'
-TO_BUILD_MMCV = ('torch', 'setuptools', 'wheel', 'ninja', 'psutil', 'packaging', 'numpy')
+CPU_TORCH = HERE / 'torch-cpu.lock'
+TO_BUILD_MMCV = ('setuptools', 'wheel', 'ninja', 'psutil', 'packaging', 'numpy', 'filelock', 'fsspec', 'jinja2',
+                 'markupsafe', 'mpmath', 'networkx', 'sympy', 'typing-extensions')  # from 'filelock' on: for torch
+LOCKED = ('--require-hashes', '--no-deps', '--no-build-isolation')
 ADVICE = """\
 mmcv's compiled operators are needed for detection. To build them here:
   Debian/Ubuntu   apt-get install g++ python3-dev
@@ -32,25 +34,28 @@ Then run the same command again; what is done already is kept."""
 def main() -> None:
     if len(sys.argv) != 3 or sys.argv[2] not in MMCV:
         sys.exit(f'usage: make setup [STACK={"|".join(MMCV)}]')
-    if sys.version_info < (3, 11):
-        sys.exit(f'the pinned versions need Python 3.11 or newer, this is {sys.version.split()[0]}; '
-                 'run `make setup PYTHON=python3.11`')
+    if sys.version_info[:2] != (3, 11):
+        sys.exit(f'the pinned versions are for Python 3.11, this is {sys.version.split()[0]}; run '
+                 '`make setup PYTHON=python3.11`, or install mmws into an environment of your own, as the README says')
     venv, stack = Path(sys.argv[1]).absolute(), sys.argv[2]
-    lists = [HERE / f'{stack}.txt', HERE / 'common.txt']
-    stamp, state = venv / 'mmws-setup', _state(lists, venv)
+    locks = [HERE / f'{name}.lock' for name in ('torch', 'common', stack)]
+    stamp, state = venv / 'mmws-setup', _state(locks, venv)
     if stamp.is_file() and stamp.read_text() == state:
         return
-    pins = dict(re.findall(r'^([\w-]+)==(\S+)', ''.join(path.read_text() for path in lists), re.M))
+    pins = read_locks(locks)
     started = time.monotonic()
-    say(f'setting up {venv} with the {stack} stack (torch {pins["torch"]}, {MMCV[stack]} {pins[MMCV[stack]]})')
+    say(f'setting up {venv} with the {stack} stack ({pins["torch"].split()[0]}, {pins[MMCV[stack]].split()[0]})')
     python = make_venv(venv)
     say('1/4 torch and build tools (a download of 0.2 GB, on a machine with a GPU of several)')
-    pip(python, *(f'{name}=={pins[name]}' for name in TO_BUILD_MMCV), *torch_index())
+    install_torch(python)
+    (venv / 'build.lock').write_text(''.join(pins[name] for name in TO_BUILD_MMCV))
+    install_locked(python, venv / 'build.lock')
     say('2/4 mmcv with compiled operators')
-    wheel = mmcv_wheel(python, f'{MMCV[stack]}=={pins[MMCV[stack]]}', venv / 'mmcv-build.log')
+    wheel = mmcv_wheel(python, pins[MMCV[stack]], venv / 'mmcv-build.log')
     pip(python, '--no-deps', str(wheel))
     say('3/4 the toolkits')
-    pip(python, '--no-deps', '--no-build-isolation', '-r', str(lists[0]))
+    for lock in locks[1:]:
+        install_locked(python, lock)
     check_operators(python)
     say('4/4 mmws')
     pip(python, '--no-deps', '--no-build-isolation', '-e', str(HERE.parent))
@@ -62,9 +67,15 @@ def say(text: str) -> None:
     print(f'[setup] {text}', flush=True)
 
 
-def _state(lists: list[Path], venv: Path) -> str:
+def read_locks(locks: list[Path]) -> dict[str, str]:
+    """Return what each locked distribution's name stands for: its version and hashes, as pip reads them."""
+    entries = re.findall(r'^([\w-]+)(==.*\n(?: .*\n)+)', ''.join(path.read_text() for path in locks), re.M)
+    return {name: name + pin for name, pin in entries}
+
+
+def _state(locks: list[Path], venv: Path) -> str:
     """What the environment was made of: where it changes, it is made again."""
-    made_of = [*lists, Path(__file__), HERE.parent / 'setup.py', HERE.parent / 'pyproject.toml']
+    made_of = [*locks, CPU_TORCH, Path(__file__), HERE.parent / 'setup.py', HERE.parent / 'pyproject.toml']
     digest = hashlib.sha256(b''.join(path.read_bytes() for path in made_of)).hexdigest()
     return f'{digest} {venv} {sys.version.split()[0]}\n'
 
@@ -78,45 +89,63 @@ def make_venv(venv: Path) -> Path:
 
 
 def pip(python: Path, *arguments: str) -> None:
-    command = [python, '-m', 'pip', 'install', '-q', '--disable-pip-version-check', *arguments]
-    if subprocess.run(command).returncode:
+    if run_pip(python, *arguments):
         sys.exit('[setup] pip failed, see above. If it is the network, run the same command again: '
                  'what is done already is kept.')
 
 
+def run_pip(python: Path, *arguments: str) -> int:
+    return subprocess.run([python, '-m', 'pip', 'install', '-q', '--disable-pip-version-check', *arguments]).returncode
+
+
+def install_locked(python: Path, lock: Path) -> None:
+    """Install what ``lock`` lists, and refuse every file whose hash is not in it."""
+    pip(python, *LOCKED, '-r', str(lock))
+
+
+def install_torch(python: Path) -> None:
+    """Without a GPU, torch's CPU build, where it can be had: a tenth of PyPI's, which carries CUDA."""
+    if sys.platform == 'linux' and not shutil.which('nvidia-smi'):
+        if not run_pip(python, *LOCKED, '-r', str(CPU_TORCH), *torch_index()):
+            return
+        say("torch's CPU build cannot be installed, see above; taking PyPI's, several GB")
+    install_locked(python, HERE / 'torch.lock')
+
+
 def torch_index() -> list[str]:
-    """Without a GPU, torch's own index: its CPU build is a tenth of PyPI's, which carries CUDA."""
-    if shutil.which('nvidia-smi'):
-        return []
+    index = 'https://download.pytorch.org/whl/cpu'
     try:
-        urllib.request.urlopen(CPU_TORCH, timeout=5).close()
+        urllib.request.urlopen(index, timeout=5).close()
     except OSError:
         return []
-    return ['--extra-index-url', CPU_TORCH]
+    return ['--extra-index-url', index]
 
 
-def mmcv_wheel(python: Path, requirement: str, log: Path) -> Path:
+def mmcv_wheel(python: Path, locked: str, log: Path) -> Path:
     """Return the wheel with compiled operators, built if no earlier setup on this machine has."""
+    requirement = locked.split()[0]
     torch = subprocess.run([python, '-c', 'import torch; print(torch.__version__, torch.cuda.is_available())'],
                            capture_output=True, text=True, check=True).stdout.split()
     cache = Path(os.environ.get('XDG_CACHE_HOME', '~/.cache')).expanduser() / 'mmws'
     tag = f'cp{sys.version_info.major}{sys.version_info.minor}'
     kept = cache / f'{requirement}-{tag}-torch{torch[0]}-{"cuda" if torch[1] == "True" else "cpu"}'
     if not list(kept.glob('*.whl')):
-        build_wheel(python, requirement, kept, log)
+        build_wheel(python, locked, kept, log)
     wheel = next(kept.glob('*.whl'))
     say(f'using {wheel}')
     return wheel
 
 
-def build_wheel(python: Path, requirement: str, kept: Path, log: Path) -> None:
+def build_wheel(python: Path, locked: str, kept: Path, log: Path) -> None:
+    requirement, lock = locked.split()[0], log.with_suffix('.lock')
+    lock.write_text(locked)
     jobs = str(min(os.cpu_count() or 1, 8))
     say(f'building {requirement}: about 7 minutes on 2 cores (several times that for CUDA); kept in {kept}, so this '
         f'is once on this machine. Compiler output: {log}')
     partial = kept.with_name(f'{kept.name}.partial')
     shutil.rmtree(partial, ignore_errors=True)
-    command = [python, '-m', 'pip', 'wheel', '-v', '--no-deps', '--no-build-isolation', '--no-cache-dir',
-               '--disable-pip-version-check', '-w', partial, requirement]
+    command = [python, '-m', 'pip', 'wheel', '-v', *LOCKED, '--no-cache-dir', '--disable-pip-version-check',
+               '-w', partial, '-r', lock]
     environment = {'MAX_JOBS': jobs, **os.environ, 'MMCV_WITH_OPS': '1'}
     with log.open('w') as file, subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment) as process:

@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -38,10 +40,13 @@ def test_biased_form_is_the_formula_in_numpy(shape):
 
 
 @pytest.mark.parametrize('unbiased', [True, False])
-def test_gradcheck(unbiased):
-    weight = torch.randn(3, 2, 3, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda w: standardize_weight(w, unbiased=unbiased), weight, check_forward_ad=True)
-    assert torch.autograd.gradgradcheck(lambda w: standardize_weight(w, unbiased=unbiased), weight)
+@pytest.mark.parametrize('order', [(0, 1, 2, 3), (0, 3, 1, 2), (1, 0, 2, 3)])
+def test_gradcheck(order, unbiased):
+    """In any order of the memory: contiguous, channels_last, a transposed convolution's."""
+    weight = torch.randn(3, 2, 3, 2, dtype=torch.float64).permute(order).requires_grad_()
+    checked = partial(standardize_weight, unbiased=unbiased)
+    assert torch.autograd.gradcheck(checked, weight, check_forward_ad=True, check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(checked, weight, check_batched_grad=True)
 
 
 @settings(deadline=None)

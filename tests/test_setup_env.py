@@ -1,11 +1,16 @@
+import hashlib
 import importlib.util
 import io
+import re
+import shutil
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
 
-spec = importlib.util.spec_from_file_location('setup_env', REPOSITORY / 'requirements' / 'setup_env.py')
+LISTS = REPOSITORY / 'requirements'
+spec = importlib.util.spec_from_file_location('setup_env', LISTS / 'setup_env.py')
 setup_env = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(setup_env)
 
@@ -22,7 +27,7 @@ def test_a_failed_build_says_what_to_install_and_leaves_no_wheel(tmp_path):
     python.write_text('#!/bin/sh\necho "error: command g++ failed"\nexit 1\n')
     python.chmod(0o755)
     with pytest.raises(SystemExit, match=r'(?s)command g\+\+ failed.*building mmcv==0 failed.*apt-get install g\+\+'):
-        setup_env.build_wheel(python, 'mmcv==0', tmp_path / 'kept', tmp_path / 'log')
+        setup_env.build_wheel(python, 'mmcv==0 \\\n    --hash=sha256:0\n', tmp_path / 'kept', tmp_path / 'log')
     assert not (tmp_path / 'kept').exists()
 
 
@@ -34,13 +39,14 @@ def test_operators_that_cannot_be_imported_are_explained(tmp_path):
         setup_env.check_operators(python)
 
 
-def test_a_wrong_stack_and_an_old_python_are_refused(monkeypatch, tmp_path):
+@pytest.mark.parametrize('version', [(3, 8, 0), (3, 12, 0)])
+def test_a_wrong_stack_and_another_python_are_refused(version, monkeypatch, tmp_path):
     monkeypatch.setattr(sys, 'argv', ['setup_env.py', str(tmp_path / 'venv'), 'openmm'])
     with pytest.raises(SystemExit, match=r'usage: make setup \[STACK=onedl\|openmmlab\]'):
         setup_env.main()
     monkeypatch.setattr(sys, 'argv', ['setup_env.py', str(tmp_path / 'venv'), 'onedl'])
-    monkeypatch.setattr(sys, 'version_info', (3, 8, 0))
-    with pytest.raises(SystemExit, match=r'need Python 3\.11 or newer'):
+    monkeypatch.setattr(sys, 'version_info', version)
+    with pytest.raises(SystemExit, match=r'are for Python 3\.11, this is'):
         setup_env.main()
     assert not (tmp_path / 'venv').exists()
 
@@ -48,8 +54,57 @@ def test_a_wrong_stack_and_an_old_python_are_refused(monkeypatch, tmp_path):
 def test_nothing_is_done_when_nothing_changed(monkeypatch, tmp_path, capsys):
     venv = tmp_path / 'venv'
     venv.mkdir()
-    lists = [REPOSITORY / 'requirements' / f'{name}.txt' for name in ('onedl', 'common')]
-    (venv / 'mmws-setup').write_text(setup_env._state(lists, venv))
+    locks = [LISTS / f'{name}.lock' for name in ('torch', 'common', 'onedl')]
+    (venv / 'mmws-setup').write_text(setup_env._state(locks, venv))
     monkeypatch.setattr(sys, 'argv', ['setup_env.py', str(venv), 'onedl'])
+    monkeypatch.setattr(sys, 'version_info', (3, 11, 0))
     setup_env.main()
     assert capsys.readouterr().out == ''
+
+
+@pytest.mark.parametrize('name', ['audit', 'common', 'onedl', 'openmmlab', 'torch'])
+def test_locks_are_of_the_lists(name):
+    listed = set(re.findall(r'^[\w-]+==\S+', (LISTS / f'{name}.txt').read_text(), re.M))
+    locked = {entry.split()[0] for entry in setup_env.read_locks([LISTS / f'{name}.lock']).values()}
+    assert listed
+    assert listed <= locked if name == 'audit' else listed == locked
+
+
+@pytest.fixture
+def locked(tmp_path, monkeypatch) -> str:
+    """The entry in a lock of a source distribution, the only one that pip finds."""
+    source = tmp_path / 'locked-1.0'
+    source.mkdir()
+    (source / 'setup.py').write_text("from setuptools import setup\nsetup(name='locked', version='1.0')\n")
+    archive = Path(shutil.make_archive(str(source), 'gztar', tmp_path, source.name))
+    for option, value in {'NO_INDEX': '1', 'FIND_LINKS': tmp_path, 'TARGET': tmp_path / 'installed'}.items():
+        monkeypatch.setenv(f'PIP_{option}', str(value))
+    return f'locked==1.0 \\\n    --hash=sha256:{hashlib.sha256(archive.read_bytes()).hexdigest()}\n'
+
+
+def test_what_is_locked_is_installed_and_built(locked, tmp_path):
+    (tmp_path / 'lock').write_text(locked)
+    setup_env.install_locked(Path(sys.executable), tmp_path / 'lock')
+    setup_env.build_wheel(Path(sys.executable), locked, tmp_path / 'kept', tmp_path / 'log')
+    assert [path.name for path in (tmp_path / 'installed').iterdir()] == ['locked-1.0.dist-info']
+    assert [path.name for path in (tmp_path / 'kept').iterdir()] == ['locked-1.0-py3-none-any.whl']
+
+
+def test_a_file_that_is_not_the_locked_one_is_refused(locked, tmp_path, capfd):
+    (tmp_path / 'lock').write_text(locked)
+    with (tmp_path / 'locked-1.0.tar.gz').open('ab') as archive:
+        archive.write(b'0')
+    with pytest.raises(SystemExit, match='pip failed'):
+        setup_env.install_locked(Path(sys.executable), tmp_path / 'lock')
+    assert 'THESE PACKAGES DO NOT MATCH THE HASHES' in capfd.readouterr().err
+    with pytest.raises(SystemExit, match=r'(?s)DO NOT MATCH THE HASHES.*building locked==1\.0 failed'):
+        setup_env.build_wheel(Path(sys.executable), locked, tmp_path / 'kept', tmp_path / 'log')
+    assert not (tmp_path / 'installed').exists()
+    assert not (tmp_path / 'kept').exists()
+
+
+def test_what_has_no_hash_is_refused(locked, tmp_path, capfd):
+    (tmp_path / 'lock').write_text('locked==1.0\n')
+    with pytest.raises(SystemExit, match='pip failed'):
+        setup_env.install_locked(Path(sys.executable), tmp_path / 'lock')
+    assert 'Hashes are required' in capfd.readouterr().err

@@ -1,0 +1,93 @@
+"""The tests of torch, mmengine and mmseg with Weight Standardization in every convolution. Run by ``make test-peers``.
+
+They are those that torch installs and those that the source distributions of mmengine (OneDL's) and mmseg (upstream's)
+carry. No wheel of the toolkits has any, and no distribution of mmdet, mmcv and mmpretrain has one for its models. Each
+runs twice, with torch's convolutions and with mmws's. What passes with the former alone needs a reason in
+:data:`REASONS`, or is an error.
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from xml.etree import ElementTree
+
+import mmseg
+from rich.console import Console
+from rich.table import Table
+
+HERE = Path(__file__).resolve().parent
+REPOSITORY = HERE.parents[1]
+FOLDER = REPOSITORY / 'work_dirs' / 'peers'
+SUITES = {'torch': (), 'mmengine': ('onedl', 'onedl-mmengine', 'tests/test_model'),
+          'mmseg': ('openmmlab', 'mmsegmentation', 'tests/test_models')}
+REASONS = {  # of what passes without WS alone: a part of the message, and why
+    'needs a fan-in of at least 2': 'a filter of one element has no standard deviation; the prefix leaves those plain',
+    'as fusing a norm on the fly does': 'refused, since standardization would undo the scale that the fusion brings in',
+}
+
+
+def main() -> None:
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    table = Table('suite', 'tests', 'pass', 'pass with WS')
+    differences = []
+    for name, source in SUITES.items():
+        tests = unpack(*source) if source else HERE / 'test_torch_nn.py'
+        plain, standardized = run(name, tests), run(name, tests, '-p', 'standardized')
+        table.add_row(name, *(str(count) for count in (
+            len(plain), list(plain.values()).count(''), list(standardized.values()).count(''))))
+        differences += [f'{name}: {test}: {message}' for test, message in standardized.items()
+                        if message and not plain.get(test, message)]
+    Console().print(table)
+    unexplained = [difference for difference in differences if not explain(difference)]
+    if unexplained:
+        sys.exit('error: with WS alone these do not pass:\n' + '\n'.join(unexplained))
+
+
+def unpack(stack: str, name: str, tests: str) -> Path:
+    """Return the tests in a source distribution, without the package there: the installed one is to be tested."""
+    locked = runpy.run_path(str(REPOSITORY / 'requirements' / 'setup_env.py'))
+    (FOLDER / f'{name}.lock').write_text(locked['read_locks']([REPOSITORY / 'requirements' / f'{stack}.lock'])[name])
+    subprocess.run([sys.executable, '-m', 'pip', 'download', '-q', *locked['LOCKED'], '--no-binary', ':all:',
+                    '-d', FOLDER, '-r', FOLDER / f'{name}.lock'], check=True)
+    archive = next(FOLDER.glob(f'{name.replace("-", "?")}-*.tar.gz'))
+    with tarfile.open(archive) as file:
+        members = [member for member in file if member.name.split('/')[1:2] == ['tests']]
+        file.extractall(FOLDER, members, filter='data')
+    root = FOLDER / archive.name.removesuffix('.tar.gz')
+    configs = Path(mmseg.__file__).parent / '.mim' / 'configs'
+    if not (root / 'configs').exists():  # where mmseg's tests look for them
+        (root / 'configs').symlink_to(configs)
+    return root / tests
+
+
+def run(name: str, tests: Path, *options: str) -> dict[str, str]:
+    """Return each test's failure, or '' where it passed."""
+    report = FOLDER / f'{name}{len(options)}.xml'
+    command = [sys.executable, '-m', 'pytest', '-q', '-c', os.devnull, '-p', 'no:cacheprovider', '-W', 'ignore',
+               '--tb=no', '--continue-on-collection-errors', f'--rootdir={tests.parent}', f'--junitxml={report}',
+               *options, tests]
+    path = os.pathsep.join([str(HERE), str(REPOSITORY)])
+    subprocess.run(command, cwd=tests.parents[1], env=os.environ | {'PYTHONPATH': path})
+    return {f'{case.get("classname")}.{case.get("name")}': failure(case)
+            for case in ElementTree.parse(report).iter('testcase') if case.find('skipped') is None}
+
+
+def failure(case: ElementTree.Element) -> str:
+    return next((found.get('message', '').split('\n')[0] for kind in ('failure', 'error')
+                 if (found := case.find(kind)) is not None), '')
+
+
+def explain(difference: str) -> bool:
+    """Print why a test does not pass with WS, and return whether that is known."""
+    reason = next((why for part, why in REASONS.items() if part in difference), None)
+    print(f'{difference}\n  {reason or "not explained"}')
+    return reason is not None
+
+
+if __name__ == '__main__':
+    main()
