@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mmws.checkpoint.pickles import load_arrays
 from mmws.errors import WSError
+from mmws.files import check_input
 
 __all__ = ['Checkpoint', 'read_checkpoint', 'sha256_of']
 
@@ -40,6 +41,12 @@ class Checkpoint:
     rest: dict[str, Any]
     sha256: str
 
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What the toolkit noted of the training, empty if nothing."""
+        meta = self.rest.get('meta')
+        return {str(key): value for key, value in meta.items()} if isinstance(meta, dict) else {}
+
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
     """Read a checkpoint of torch (of any age), safetensors, or Caffe2's pickled arrays.
@@ -53,16 +60,15 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     Example:
         >>> read_checkpoint('nowhere.pth')
         Traceback (most recent call last):
-        mmws.errors.WSError: there is no checkpoint nowhere.pth
+        mmws.errors.WSError: there is no checkpoint nowhere.pth; in .: there is none
     """
-    path = Path(path)
-    if not path.is_file():
-        raise WSError(f'there is no checkpoint {path}')
+    path = check_input('checkpoint', path)
     try:
         content = _load(path)
         tensors, rest = _weights(content)
         for name, tensor in tensors.items():
             _check_extent(name, tensor, path.stat().st_size)
+            _check_numbers(name, tensor)
     except MALFORMED as error:
         what = str(error).strip().splitlines() or [type(error).__name__]
         reason = next((line.strip() for line in what if 'GLOBAL' in line or 'Unsupported' in line), what[0])
@@ -79,6 +85,8 @@ def sha256_of(path: Path) -> str:
 def _load(path: Path) -> Any:
     with path.open('rb') as file:
         start = file.read(len(LEGACY_TORCH))
+        if not start or start.lstrip()[:1] == b'<':
+            raise ValueError('it is empty' if not start else 'it is a web page, as a download that failed leaves one')
         if path.suffix == '.safetensors':
             return _load_safetensors(path)
         if start.startswith(b'PK'):
@@ -119,7 +127,8 @@ def _weights(content: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
                for name, value in named.items() if isinstance(value, (Tensor, np.ndarray))}
     if not tensors:
         raise ValueError('it holds no tensors by name')
-    return tensors, rest | {str(name): value for name, value in named.items() if str(name) not in tensors}
+    rest |= {name: value for name, value in named.items() if str(name) not in tensors}
+    return tensors, {str(name): value for name, value in rest.items()}
 
 
 def _check_extent(name: str, tensor: Tensor, file_size: int) -> None:
@@ -127,3 +136,10 @@ def _check_extent(name: str, tensor: Tensor, file_size: int) -> None:
         raise ValueError(f'{name} is no dense tensor')
     if tensor.numel() * tensor.element_size() > min(tensor.untyped_storage().nbytes(), file_size):
         raise ValueError(f'{name} claims the shape {tuple(tensor.shape)}, more than the file holds')
+
+
+def _check_numbers(name: str, tensor: Tensor) -> None:
+    if tensor.is_complex():
+        raise ValueError(f'{name} holds complex numbers')
+    if tensor.is_floating_point() and tensor.isnan().any():
+        raise ValueError(f'{name} holds numbers that are none (NaN): the training that wrote it had diverged')
