@@ -3,6 +3,7 @@
 # make sweep   the prefix before every stock config, checked by running the models: docs/sweep.csv, 20 min
 # make bench   what Weight Standardization costs, in work_dirs/benchmark
 # make study   the normalization layers compared, in docs/results.md, under 2.5 h; QUICK=1: in work_dirs, under 10 min
+# make trust   kills, lower precision, fuzzing, audits: docs/trust.md, under an hour; NAME=interruption: one part
 # make setup   the environment of both; STACK=openmmlab takes the upstream distributions
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ STACK ?= onedl
 VENV := .venv$(if $(filter-out onedl,$(STACK)),-$(STACK))
 RUN := $(VENV)/bin/python
 
-.PHONY: setup demo demo-seg sweep bench study test lint
+.PHONY: setup demo demo-seg sweep bench study trust test lint
 
 setup:
 	@$(PYTHON) requirements/setup_env.py $(VENV) $(STACK)
@@ -39,3 +40,6 @@ bench: setup
 
 study: setup
 	$(RUN) tools/study.py configs/study/study.yaml $(if $(QUICK),--quick --out work_dirs/study/quick,--out docs/results)
+
+trust: setup
+	$(RUN) tests/trust/run.py $(NAME)

@@ -9,3 +9,4 @@ model = dict(
     type='mmws.EncoderDecoder',
     pretrained='jhu://resnet50_gn_ws',
     backbone=dict(type='ResNet'))
+default_hooks = dict(guard=dict(type='mmws.GuardHook'))

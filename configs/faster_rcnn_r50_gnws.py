@@ -18,3 +18,4 @@ model = dict(
     neck=dict(norm_cfg=norm_cfg),
     roi_head=dict(bbox_head=dict(type='Shared4Conv1FCBBoxHead', conv_out_channels=256, norm_cfg=norm_cfg)))
 train_dataloader = dict(batch_size=1)
+default_hooks = dict(guard=dict(type='mmws.GuardHook'))

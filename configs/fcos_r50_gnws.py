@@ -18,3 +18,4 @@ model = dict(
 train_dataloader = dict(batch_size=1)
 optim_wrapper = dict(optimizer=dict(lr=0.005))  # stock: 0.01 at 16 images
 auto_scale_lr = dict(enable=False, base_batch_size=8)
+default_hooks = dict(guard=dict(type='mmws.GuardHook'))

@@ -25,3 +25,4 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=1 / 3, by_epoch=False, begin=0, end=500),
     dict(type='MultiStepLR', by_epoch=True, milestones=[20, 23], gamma=0.1),
 ]
+default_hooks = dict(guard=dict(type='mmws.GuardHook'))

@@ -15,3 +15,4 @@ model = dict(type='mmws.ImageClassifier', backbone=dict(norm_cfg=dict(type='GN',
 optim_wrapper = dict(accumulative_counts=8)
 param_scheduler = dict(milestones=[30, 60])
 train_cfg = dict(max_epochs=90)
+default_hooks = dict(guard=dict(type='mmws.GuardHook'))

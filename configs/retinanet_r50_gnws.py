@@ -13,3 +13,4 @@ model = dict(
     neck=dict(norm_cfg=norm_cfg),
     bbox_head=dict(norm_cfg=norm_cfg))
 train_dataloader = dict(batch_size=1)
+default_hooks = dict(guard=dict(type='mmws.GuardHook'))

@@ -36,8 +36,11 @@ def hand_over(script: str) -> None:
         sys.argv.append(sys.argv.pop(1))
     with ends_in_one_line():
         sys.argv[0] = str(_check(script, sys.argv[1:]))
-        _join_on_cpu()
+        joined = _join_on_cpu()
         runpy.run_path(sys.argv[0], run_name='__main__')
+        if joined:
+            distributed.barrier()  # a process that goes while others talk makes them fail
+            distributed.destroy_process_group()
 
 
 def toolkit_tool(config: Config, script: str) -> Path:
@@ -59,12 +62,14 @@ def toolkit_tool(config: Config, script: str) -> Path:
     return tools[0]
 
 
-def _join_on_cpu() -> None:
+def _join_on_cpu() -> bool:
     """Join the processes of torch's launcher over gloo where there is no GPU, which mmengine's own way asks for."""
-    if {'LOCAL_RANK', 'WORLD_SIZE'} <= os.environ.keys() and '--launcher' in sys.argv and get_device() == 'cpu':
+    join = {'LOCAL_RANK', 'WORLD_SIZE'} <= os.environ.keys() and '--launcher' in sys.argv and get_device() == 'cpu'
+    if join:
         distributed.init_process_group('gloo')
         sys.argv += ['--cfg-options', 'model_wrapper_cfg.type=MMDistributedDataParallel',
                      'model_wrapper_cfg.device_ids=None']
+    return join
 
 
 def _check(script: str, arguments: list[str]) -> Path:
@@ -87,7 +92,7 @@ def _check(script: str, arguments: list[str]) -> Path:
     check_classes(config, loaders[0])
     check_content(config, loaders)
     if 'dist' not in script and '--launcher' not in arguments:  # some norms need the other processes to be built
-        check_model(config, checkpoint, to_the_last=tests)
+        check_model(config, '' if config.get('resume') and not tests else checkpoint, to_the_last=tests)
     return tool
 
 

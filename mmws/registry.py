@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import Any
 
 from mmengine.logging import print_log
+from mmengine.registry import HOOKS as ROOT_HOOKS
 from mmengine.registry import MODELS as ROOT
 from mmengine.registry import TRANSFORMS as ROOT_TRANSFORMS
 from mmengine.registry import DefaultScope, Registry
@@ -26,7 +27,7 @@ from mmws.reparametrize import written_through
 from mmws.safe_globals import allow_log_history
 from mmws.switchable_norm import SwitchableNorm
 
-__all__ = ['MODELS', 'TRANSFORMS', 'build']
+__all__ = ['HOOKS', 'MODELS', 'TRANSFORMS', 'build']
 
 SCOPE = 'mmws'
 LAYERS = {'ConvWS': ConvWS2d, 'ConvWS1d': ConvWS1d, 'ConvWS2d': ConvWS2d, 'ConvWS3d': ConvWS3d,
@@ -50,6 +51,7 @@ class _PrefixRegistry(Registry):  # type: ignore[misc]
 
 allow_log_history()
 MODELS = _PrefixRegistry('model', parent=ROOT, scope=SCOPE)
+HOOKS = Registry('hook', parent=ROOT_HOOKS, scope=SCOPE, locations=['mmws.guard'])
 TRANSFORMS = Registry('transform', parent=ROOT_TRANSFORMS, scope=SCOPE, locations=['mmws.data.labels'])
 for layer_name, layer in LAYERS.items():
     MODELS.register_module(layer_name, module=layer)

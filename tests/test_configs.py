@@ -35,6 +35,7 @@ def test_config_trains_a_step_without_batch_norm_and_survives_a_dump(path, in_sc
     if 'size' in config.model.get('data_preprocessor', {}):
         config.model.data_preprocessor.size = (64, 96)
     with in_scope(config.default_scope):
+        assert path.parent.name == 'study' or config.default_hooks.guard.type == 'mmws.GuardHook'
         model = MODELS.build(Config.fromstring(config.pretty_text, '.py').model).train()
         data = model.data_preprocessor(sample(config), training=True)
         loss, _ = model.parse_losses(model(**data, mode='loss'))

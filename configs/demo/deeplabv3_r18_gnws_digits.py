@@ -64,6 +64,7 @@ param_scheduler = [
     dict(type='PolyLR', power=0.9, eta_min=0, by_epoch=False, begin=200, end=steps),
 ]
 default_hooks = dict(
+    guard=dict(type='mmws.GuardHook'),
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
     param_scheduler=dict(type='ParamSchedulerHook'),

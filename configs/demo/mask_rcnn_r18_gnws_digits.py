@@ -73,7 +73,8 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=200),
     dict(type='CosineAnnealingLR', by_epoch=False, begin=200, end=steps, eta_min=2e-4),
 ]
-default_hooks = dict(checkpoint=dict(by_epoch=False, interval=500, max_keep_ckpts=2))
+default_hooks = dict(
+    guard=dict(type='mmws.GuardHook'), checkpoint=dict(by_epoch=False, interval=500, max_keep_ckpts=2))
 log_processor = dict(by_epoch=False)
 visualizer = dict(alpha=0.4, line_width=2)
 work_dir = 'work_dirs/demo'
