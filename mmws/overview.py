@@ -113,6 +113,9 @@ def write_config(name: str, ws: Mapping[str, Any], path: Path) -> None:
 
 
 def _read(name: str) -> Config:
+    if '::' not in name and not Path(name).exists():
+        raise WSError(f'there is no config {name}; expected a path, or a stock config such as '
+                      'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py')
     return load_config(stock_config(name) if '::' in name else name, needs=['model'])
 
 

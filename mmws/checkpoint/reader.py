@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import struct
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +24,8 @@ __all__ = ['Checkpoint', 'read_checkpoint', 'sha256_of']
 
 LEGACY_TORCH = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # torch before 1.6, as the authors' files are
 # What unpicklers raise on what is no pickle of theirs.
-MALFORMED = (pickle.UnpicklingError, zipfile.BadZipFile, SafetensorError, EOFError, ValueError, RuntimeError, KeyError,
-             IndexError, TypeError, AttributeError, ImportError, OverflowError, MemoryError, RecursionError)
+MALFORMED = (pickle.UnpicklingError, zipfile.BadZipFile, SafetensorError, struct.error, EOFError, ValueError,
+             RuntimeError, LookupError, TypeError, AttributeError, ImportError, ArithmeticError, MemoryError, AssertionError)
 
 
 @dataclass
@@ -69,7 +70,9 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         for name, tensor in tensors.items():
             _check_extent(name, tensor, path.stat().st_size)
             _check_numbers(name, tensor)
-    except MALFORMED as error:
+    except (*MALFORMED, OSError) as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            raise  # it cannot be opened; an offset that leads out of the file has no name
         what = str(error).strip().splitlines() or [type(error).__name__]
         reason = next((line.strip() for line in what if 'GLOBAL' in line or 'Unsupported' in line), what[0])
         raise WSError(f'{path} is refused, nothing in it was executed: {reason:.300}') from None

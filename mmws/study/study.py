@@ -139,7 +139,7 @@ def check_task(study: Study, task: Task) -> None:
         options.pop('pretrained', None)
         Options.parse(options, also=['pretrained'])
     try:
-        config = load_config(task.config)
+        config = load_config(task.config, needs=['model'])
     except WSError as error:
         raise WSError(f'task {task.name}: {error}; paths are from the current folder') from None
     if not str(config.model.type).startswith('mmws.'):
