@@ -25,7 +25,8 @@ __all__ = ['Checkpoint', 'read_checkpoint', 'sha256_of']
 LEGACY_TORCH = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # torch before 1.6, as the authors' files are
 # What unpicklers raise on what is no pickle of theirs.
 MALFORMED = (pickle.UnpicklingError, zipfile.BadZipFile, SafetensorError, struct.error, EOFError, ValueError,
-             RuntimeError, LookupError, TypeError, AttributeError, ImportError, ArithmeticError, MemoryError, AssertionError)
+             RuntimeError, LookupError, TypeError, AttributeError, ImportError, ArithmeticError, MemoryError,
+             AssertionError)
 
 
 @dataclass
