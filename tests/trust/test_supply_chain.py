@@ -37,9 +37,9 @@ def test_known_vulnerabilities_are_in_security_md(lock, audit, record_property):
     security = (REPOSITORY / 'SECURITY.md').read_text()
     new = [finding for finding, names in found.items() if not any(name in security for name in names)]
     record_property(f'known vulnerabilities of {lock}.lock, each in SECURITY.md',
-                    f'{len(found)}, {len(new)} of them not there; {len(pinned) - len(unknown)} of {len(pinned)} pins '
-                    'could be looked up')
+                    f'{len(pinned) - len(unknown)} of {len(pinned)} pins could be looked up; {len(found)} known, '
+                    f'{len(new)} of them not there')
     assert pinned
     assert not new
     if unknown:  # which pip-audit takes for clean
-        pytest.skip(f'PyPI has no record here of {len(unknown)} of {len(pinned)} pins: {", ".join(unknown)}')
+        pytest.skip(f'PyPI has no record here of {len(unknown)} of {len(pinned)} pins, such as {unknown[0]}')
