@@ -16,6 +16,7 @@ from torch import distributed
 
 from mmws.errors import WSError, near_matches
 from mmws.preflight import check_classes, check_data
+from mmws.safe_globals import allow_log_history
 
 __all__ = ['hand_over', 'toolkit_tool']
 
@@ -35,6 +36,7 @@ def hand_over(script: str) -> None:
     try:
         sys.argv[0] = str(_check(script, sys.argv[1:]))
         joined = _join_on_cpu()
+        allow_log_history()  # a config without any mmws type resumes on upstream too
         runpy.run_path(sys.argv[0], run_name='__main__')
         if joined:
             distributed.barrier()  # a process that goes while others talk makes them fail
