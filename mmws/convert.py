@@ -52,9 +52,10 @@ class Options:
 
     def __post_init__(self) -> None:
         for name, known in (('norm', [*NORMS, 'keep']), ('weight', list(WEIGHTS))):
-            if getattr(self, name) not in known:
+            value = getattr(self, name)
+            if not isinstance(value, str) or value not in known:  # an array compares itself, element by element
                 listed = ' or '.join((', '.join(map(repr, known[:-1])), repr(known[-1])))
-                raise WSError(f'ws option {name}: expected {listed}, got {getattr(self, name)!r}')
+                raise WSError(f'ws option {name}: expected {listed}, got {value!r}')
         if type(self.num_groups) is not int or self.num_groups < 1:
             raise WSError(f'ws option num_groups: expected a positive integer, got {self.num_groups!r}')
         try:

@@ -19,6 +19,7 @@ from mmws.data.content import check_content
 from mmws.errors import WSError, ends_in_one_line
 from mmws.files import check_input
 from mmws.preflight import check_classes, check_data, check_types
+from mmws.safe_globals import allow_log_history
 
 __all__ = ['hand_over', 'toolkit_tool']
 
@@ -37,6 +38,7 @@ def hand_over(script: str) -> None:
     with ends_in_one_line():
         sys.argv[0] = str(_check(script, sys.argv[1:]))
         joined = _join_on_cpu()
+        allow_log_history()  # a config without any mmws type resumes on upstream too
         runpy.run_path(sys.argv[0], run_name='__main__')
         if joined:
             distributed.barrier()  # a process that goes while others talk makes them fail

@@ -2,6 +2,7 @@ import copy
 import pickle
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -123,6 +124,7 @@ def test_a_model_with_nothing_to_convert_is_warned_of(net, why):
 @pytest.mark.parametrize(('options', 'message'), [
     ({'nrom': 'GN'}, "unknown ws option 'nrom': did you mean 'norm'"),
     ({'colour': 1}, "unknown ws option 'colour': expected one of 'eps', 'exclude', .*'num_groups', 'weight'"),
+    ({'norm': np.ones(2)}, r"norm: expected 'GN', .* or 'keep', got array\(\[1\., 1\.\]\)"),
     ({'norm': 'BN'}, "norm: expected 'GN', .* or 'keep', got 'BN'"),
     ({'num_groups': 0}, 'num_groups: expected a positive integer, got 0'),
     ({'num_groups': 32.0}, r'num_groups: expected a positive integer, got 32\.0'),

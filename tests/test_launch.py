@@ -6,8 +6,10 @@ from pathlib import Path
 import mmdet
 import mmseg
 import pytest
+import torch
 from conftest import REPOSITORY
 from mmengine.config import Config
+from mmengine.logging import HistoryBuffer
 
 from mmws import WSError
 from mmws.launch import toolkit_tool
@@ -66,6 +68,20 @@ def test_without_the_package_a_line_says_how_to_set_up(name, tmp_path):
     assert result.returncode == 1
     assert result.stderr.count('\n') == 1
     assert 'run `make setup`' in result.stderr
+
+
+def test_the_toolkits_script_reads_what_mmengine_writes_into_a_checkpoint(tmp_path):
+    """Upstream does not say so to torch >= 2.6, and a config without any mmws type has nobody else who does."""
+    torch.save({'message_hub': {'loss': HistoryBuffer([0.5], [1])}}, tmp_path / 'last.pth')
+    (tmp_path / 'script.py').write_text("import torch; torch.load('last.pth', weights_only=True); print('resumed')")
+    result = run(sys.executable, '-c', """
+from pathlib import Path
+from unittest.mock import patch
+from mmws.launch import hand_over
+with patch('mmws.launch._check', return_value=Path('script.py')):
+    hand_over('train.py')
+""", folder=tmp_path)
+    assert result.stdout == 'resumed\n', result.stderr
 
 
 @pytest.mark.parametrize('name', ['train', 'test'])
