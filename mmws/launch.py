@@ -14,7 +14,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from torch import distributed
 
-from mmws.config_file import CfgOptions, check_model, load_config
+from mmws.config_file import CfgOptions, check_model, load_config, silence
 from mmws.data.content import check_content
 from mmws.errors import WSError, ends_in_one_line
 from mmws.files import check_input
@@ -89,7 +89,8 @@ def _check(script: str, arguments: list[str]) -> Path:
         check_input('checkpoint', checkpoint)
     tool = toolkit_tool(config, script)
     loaders = ('test_dataloader',) if tests else ('train_dataloader', 'val_dataloader')
-    check_types(config)
+    with silence():  # the toolkits warn and print on being imported
+        check_types(config)
     check_data(config, loaders)
     check_classes(config, loaders[0])
     check_content(config, loaders)
