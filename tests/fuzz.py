@@ -28,7 +28,7 @@ from mmws import WSError, convert_, fold
 from mmws.checkpoint import convert_checkpoint, read_checkpoint, write_checkpoint
 from mmws.checkpoint.resnet import resnet_shapes
 
-MEMORY, SECONDS = 2**28, 20  # that one try may take
+MEMORY, SECONDS = 2**28, 60  # that one try may take
 NAMES = ('norm', 'weight', 'num_groups', 'eps', 'exclude', 'include', 'pretrained')
 
 anything = st.recursive(
