@@ -4,6 +4,7 @@
 # make sweep   the prefix before every stock config, checked by running the models: docs/sweep.csv, 20 min
 # make bench   what Weight Standardization costs, in work_dirs/benchmark
 # make study   the normalization layers compared, in docs/results.md, under 2.5 h; QUICK=1: in work_dirs, under 10 min
+# make trust   kills, lower precision, fuzzing, audits: docs/trust.md, under an hour; NAME=interruption: one part
 # make lock    the files' hashes, requirements/*.lock, after a change of requirements/*.txt
 # make setup   the environment of both; STACK=openmmlab takes the upstream distributions
 
@@ -15,7 +16,7 @@ RUN := $(VENV)/bin/python
 COMPILE := ../work_dirs/audit/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--custom-compile-command 'make lock'
 
-.PHONY: setup lock demo demo-seg sweep bench study test test-peers lint
+.PHONY: setup lock demo demo-seg sweep bench study trust test test-peers lint
 
 setup:
 	@$(PYTHON) requirements/setup_env.py $(VENV) $(STACK)
@@ -53,3 +54,6 @@ bench: setup
 
 study: setup
 	$(RUN) tools/study.py configs/study/study.yaml $(if $(QUICK),--quick --out work_dirs/study/quick,--out docs/results)
+
+trust: setup
+	$(RUN) tests/trust/run.py $(NAME)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmws.errors import WSError
-from mmws.functional import check_fan_in, runs_eagerly, standardize_weight
+from mmws.functional import check_eps, check_fan_in, runs_eagerly, standardize_weight
 from mmws.keep import Keeper
 
 __all__ = ['ConvWS1d', 'ConvWS2d', 'ConvWS3d', 'WeightStandardized']
@@ -28,6 +28,7 @@ class WeightStandardized(nn.Module):
     _keeper: Keeper | None = None
 
     def __init__(self, *args: Any, eps: float = 1e-5, **kwargs: Any) -> None:
+        check_eps(eps)
         super().__init__(*args, **kwargs)
         check_fan_in(self.filters())
         self.eps = eps

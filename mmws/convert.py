@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from mmws.errors import WSError, near_matches
+from mmws.functional import check_eps
 from mmws.norm import is_norm
 from mmws.placement import LAYER_NORM, Verdict, find_placement, is_conv
 from mmws.reparametrize import WEIGHTS, reparametrize_conv_, weight_form
@@ -56,8 +57,10 @@ class Options:
                 raise WSError(f'ws option {name}: expected {listed}, got {getattr(self, name)!r}')
         if type(self.num_groups) is not int or self.num_groups < 1:
             raise WSError(f'ws option num_groups: expected a positive integer, got {self.num_groups!r}')
-        if type(self.eps) not in (int, float) or not 0 <= self.eps < float('inf'):
-            raise WSError(f'ws option eps: expected a number from 0 on, got {self.eps!r}')
+        try:
+            check_eps(self.eps)
+        except ValueError as error:
+            raise WSError(f'ws option {error}') from None
         for name in ('exclude', 'include'):
             globs = getattr(self, name)
             if not isinstance(globs, (list, tuple)) or not all(isinstance(glob, str) for glob in globs):
@@ -141,6 +144,8 @@ def convert_(model: nn.Module, **options: Any) -> Report:
           left          3: no norm takes its output: it leaves the network
           norm          1: BatchNorm2d -> GroupNorm(8, 8)
     """
+    if not isinstance(model, nn.Module):
+        raise WSError(f'convert_: expected a network (nn.Module), got {model!r:.80}')
     chosen = Options.parse(options)
     placed = find_placement(model)
     placement = placed.convs

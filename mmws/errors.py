@@ -1,11 +1,13 @@
-"""The one exception of this package."""
+"""The one exception of this package, and how a command line tells of it."""
 
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable
+from types import TracebackType
 
-__all__ = ['WSError', 'near_matches']
+__all__ = ['WSError', 'ends_in_one_line', 'in_words', 'near_matches']
 
 
 class WSError(ValueError):
@@ -28,3 +30,48 @@ def near_matches(name: str, known: Iterable[str]) -> str:
     listed = sorted(by_lower.values())
     rest = f' and {len(listed) - 12} more' if len(listed) > 12 else ''
     return f'expected one of {", ".join(map(repr, listed[:12]))}{rest}' if listed else 'there is none'
+
+
+def in_words(error: BaseException) -> str:
+    """Return an exception of others in one line; of one that a data loader's worker hands on, what it is about.
+
+    Example:
+        >>> in_words(KeyError('no\\nnorm'))
+        'KeyError: no norm'
+    """
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error).strip()
+    if 'Original Traceback' in text:
+        return text.splitlines()[-1].removeprefix('mmws.errors.WSError: ')
+    kind = '' if isinstance(error, WSError) else f'{type(error).__name__}: '
+    return f'{kind}{" ".join(text.split()):.1000}'.removesuffix(': ')
+
+
+class ends_in_one_line:  # noqa: N801
+    """A block of a command-line tool: a mistake of the user ends it with one line on stderr, and exit code 1.
+
+    A mistake is a :class:`WSError`, a file that cannot be read or written, and whatever is raised while the toolkit
+    builds what the config asks for or reads the data. Anything else keeps its traceback.
+
+    Example:
+        >>> with ends_in_one_line():
+        ...     raise WSError('there is no config x.py')
+        Traceback (most recent call last):
+        SystemExit: error: there is no config x.py
+    """
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        ours = isinstance(error, (WSError, OSError))
+        if error is not None and (ours or (isinstance(error, Exception) and _is_of_the_setup(at))):
+            raise SystemExit(f'error: {in_words(error)}') from None
+
+
+def _is_of_the_setup(at: TracebackType | None) -> bool:
+    """Whether an exception comes from building for a run, or from its data, rather than from its steps."""
+    calls = [(frame.f_code.co_filename, frame.f_code.co_name) for frame, _ in traceback.walk_tb(at)]
+    builds = any(file.endswith(('mmengine/runner/runner.py', 'mmengine/registry/build_functions.py'))
+                 for file, _ in calls)
+    steps = any(file.endswith('mmengine/runner/loops.py') and name == 'run' for file, name in calls)
+    return (builds and not steps) or any('/torch/utils/data/' in file for file, _ in calls)

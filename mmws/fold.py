@@ -43,6 +43,8 @@ def fold(model: nn.Module) -> nn.Module:
         >>> [type(module).__name__ for module in fold(net)]
         ['Conv2d', 'GroupNorm']
     """
+    if not isinstance(model, nn.Module):
+        raise WSError(f'fold: expected a network (nn.Module), got {model!r:.80}')
     plain = {}
     for name, module in model.named_modules():
         if module.training:

@@ -10,7 +10,7 @@ from torch.autograd import forward_ad
 
 from mmws.filters import filter_gradient, standardize_filters
 
-__all__ = ['HALF', 'attach', 'check_fan_in', 'runs_eagerly', 'standardize_weight']
+__all__ = ['HALF', 'attach', 'check_eps', 'check_fan_in', 'runs_eagerly', 'standardize_weight']
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -29,6 +29,16 @@ def check_fan_in(weight: Tensor) -> None:
             f'weight standardization needs a fan-in of at least 2, got {fan_in} (weight of shape '
             f'{tuple(weight.shape)}): a filter of one element has no standard deviation. '
             'Keep this convolution plain, or give it a larger kernel or fewer groups.')
+
+
+def check_eps(eps: Any) -> None:
+    """Refuse what cannot be added to a standard deviation.
+
+    Raises:
+        ValueError: if it is no number from 0 on.
+    """
+    if type(eps) not in (int, float) or not 0 <= eps < float('inf'):
+        raise ValueError(f'eps: expected a number from 0 on, got {eps!r}')
 
 
 def standardize_weight(weight: Tensor, eps: float = 1e-5, unbiased: bool = True) -> Tensor:

@@ -44,10 +44,11 @@ class GuardHook(Hook):  # type: ignore[misc]
     def before_run(self, runner: Runner) -> None:
         """Choose the checkpoint to resume from."""
         wanted = runner._load_from or find_latest_checkpoint(runner.work_dir) if runner._resume else None
-        if wanted is None or '://' in wanted or _whole(Path(wanted)):
+        if wanted is None or '://' in wanted or (wanted and _whole(Path(wanted))):
             return
         found = _newest_whole(Path(wanted).parent if wanted else Path(runner.work_dir))
-        what = f'the checkpoint {wanted or "named in last_checkpoint"} is cut off or damaged'
+        what = f'the checkpoint {wanted or "named in last_checkpoint"} is ' + (
+            'cut off or damaged' if not wanted or Path(wanted).exists() else 'not there')
         if found is None or runner._load_from:
             raise WSError(f'{what}; ' + (f'resume from {found}' if found else 'none beside it is whole: start without '
                                                                              '--resume, in another work_dir'))
@@ -85,12 +86,15 @@ class GuardHook(Hook):  # type: ignore[misc]
 
 
 def _whole(path: Path) -> bool:
-    """Whether a checkpoint is all there: it is a zip, with its table at the end and a checksum for each tensor."""
+    """Whether a checkpoint is all there: it is a zip, with its table at the end and a checksum for each tensor.
+
+    A strategy of mmengine may have written a folder instead, of which nothing is known.
+    """
     try:
         with zipfile.ZipFile(path) as checkpoint:
             return checkpoint.testzip() is None
     except (OSError, zipfile.BadZipFile):
-        return False
+        return path.is_dir()
 
 
 def _newest_whole(folder: Path) -> Path | None:

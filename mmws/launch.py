@@ -10,12 +10,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.device import get_device
 from torch import distributed
 
-from mmws.errors import WSError, near_matches
-from mmws.preflight import check_classes, check_data
+from mmws.config_file import CfgOptions, check_model, load_config
+from mmws.data.content import check_content
+from mmws.errors import WSError, ends_in_one_line
+from mmws.files import check_input
+from mmws.preflight import check_classes, check_data, check_types
 from mmws.safe_globals import allow_log_history
 
 __all__ = ['hand_over', 'toolkit_tool']
@@ -28,12 +31,11 @@ def hand_over(script: str) -> None:
         script: ``train.py`` or ``test.py``.
 
     Raises:
-        SystemExit: with one line and what to do, if the config, the checkpoint or the data are missing, or a
-            ``mmws.`` option in the config is wrong.
+        SystemExit: with one line and what to do, if the config, the checkpoint or the data are missing or wrong.
     """
     if sys.argv[1:] and sys.argv[1].startswith('--local'):  # torch's launcher puts the rank first
         sys.argv.append(sys.argv.pop(1))
-    try:
+    with ends_in_one_line():
         sys.argv[0] = str(_check(script, sys.argv[1:]))
         joined = _join_on_cpu()
         allow_log_history()  # a config without any mmws type resumes on upstream too
@@ -41,8 +43,6 @@ def hand_over(script: str) -> None:
         if joined:
             distributed.barrier()  # a process that goes while others talk makes them fail
             distributed.destroy_process_group()
-    except WSError as error:
-        sys.exit(f'error: {str(error).strip().rpartition("WSError: ")[2]}')  # from a worker it comes with its traceback
 
 
 def toolkit_tool(config: Config, script: str) -> Path:
@@ -81,31 +81,31 @@ def _check(script: str, arguments: list[str]) -> Path:
     if len(given) < len(takes) or given[0].startswith('-'):
         raise WSError(f'expected tools/{script} {" ".join(takes)} [OPTIONS], where the options are those of the '
                       f"toolkit's own tools/{script}; got {' '.join(arguments) or 'nothing'}")
-    for what, name in zip(takes, given, strict=True):
-        path = Path(name)
-        if '://' not in name and not path.is_file():
-            there = [other.name for other in path.parent.glob(f'*{path.suffix}')]
-            raise WSError(f'there is no {what.lower()} {name}; in {path.parent}: {near_matches(path.name, there)}')
-    config = Config.fromfile(given[0])
-    if '--cfg-options' in arguments:
-        config.merge_from_dict(_cfg_options(arguments))
+    tests = 'test' in script
+    runs = ('test_dataloader', 'test_cfg') if tests else ('train_dataloader', 'train_cfg', 'optim_wrapper')
+    config = load_config(given[0], _cfg_options(arguments), needs=('model', 'default_scope', *runs))
+    checkpoint = str(given[1] if tests else config.get('load_from') or '')
+    if checkpoint and '://' not in checkpoint:
+        check_input('checkpoint', checkpoint)
     tool = toolkit_tool(config, script)
-    loaders = ('test_dataloader',) if 'test' in script else ('train_dataloader', 'val_dataloader')
+    loaders = ('test_dataloader',) if tests else ('train_dataloader', 'val_dataloader')
+    check_types(config)
     check_data(config, loaders)
     check_classes(config, loaders[0])
+    check_content(config, loaders)
+    if 'dist' not in script and '--launcher' not in arguments:  # some norms need the other processes to be built
+        check_model(config, '' if config.get('resume') and not tests else checkpoint, to_the_last=tests)
     return tool
 
 
 def _cfg_options(arguments: list[str]) -> dict[str, Any]:
     """What ``--cfg-options`` says, read as the toolkit reads it."""
     parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions)
     options: dict[str, Any] = parser.parse_known_args(arguments)[0].cfg_options
     return options
 
 
 if __name__ == '__main__':  # tools/dist_*.sh ask for the script to run
-    try:
+    with ends_in_one_line():
         print(_check(sys.argv[1], sys.argv[2:]))
-    except WSError as error:
-        sys.exit(f'error: {error}')

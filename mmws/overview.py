@@ -14,9 +14,11 @@ from rich.markup import escape
 from rich.tree import Tree
 from torch import nn
 
+from mmws.config_file import load_config
 from mmws.convert import Report, convert_
 from mmws.dry_run import CANNOT_RUN
 from mmws.errors import WSError
+from mmws.files import whole_file
 from mmws.inherit import stock_config
 from mmws.reparametrize import WEIGHTS, weight_form
 from mmws.replace import NORMS
@@ -106,18 +108,15 @@ def write_config(name: str, ws: Mapping[str, Any], path: Path) -> None:
         raise WSError(f'{path} is there already; it was left as it is')
     base = f'__import__({"mmws"!r}).stock_config({name!r})' if '::' in name else repr(str(Path(name).absolute()))
     options = f', ws={dict(ws)!r}' if ws else ''
-    path.write_text(f"_base_ = {base}\nmodel = dict(type='mmws.{_own_type(_read(name))}'{options})\n")
+    with whole_file(path) as partial:
+        partial.write_text(f"_base_ = {base}\nmodel = dict(type='mmws.{_own_type(_read(name))}'{options})\n")
 
 
 def _read(name: str) -> Config:
-    path = stock_config(name) if '::' in name else name
-    if not Path(path).is_file():
+    if '::' not in name and not Path(name).exists():
         raise WSError(f'there is no config {name}; expected a path, or a stock config such as '
                       'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py')
-    config = Config.fromfile(path)
-    if not isinstance(config.get('model'), dict) or 'type' not in config.model:
-        raise WSError(f'{name} has no model')
-    return config
+    return load_config(stock_config(name) if '::' in name else name, needs=['model'])
 
 
 def _own_type(config: Config) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import runpy
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch import nn
 
 from mmws.conv import WeightStandardized
 from mmws.errors import WSError
+from mmws.files import read_json
 from mmws.launch import toolkit_tool
 from mmws.norm import is_norm
 from mmws.safe_globals import allow_log_history
@@ -34,18 +35,26 @@ def publish_model(checkpoint: str | Path, out: Path) -> Path:
         The file, ``<out without .pth>-<8 digits of its SHA-256>.pth``.
 
     Raises:
-        WSError: if mmdet is not installed, or its script wrote nothing.
+        WSError: if mmdet is not installed, its script wrote nothing, or the checkpoint has no ``state_dict``.
     """
     script = toolkit_tool(Config({'default_scope': 'mmdet'}), 'model_converters/publish_model.py')
     allow_log_history()
-    runpy.run_path(str(script))['process_checkpoint'](str(checkpoint), str(out))
-    deadline = time.monotonic() + PATIENCE
-    while out.exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    written = max(out.parent.glob(f'{out.stem}-????????.pth'), key=lambda path: path.stat().st_mtime, default=None)
-    if written is None or out.exists():
-        raise WSError(f'{script} wrote no {out.stem}-<hash>.pth')
-    return written
+    with TemporaryDirectory(dir=out.parent, prefix='.') as folder:
+        inner = Path(folder) / out.name
+        try:
+            runpy.run_path(str(script))['process_checkpoint'](str(checkpoint), str(inner))
+        except RuntimeError as error:  # what torch makes of a full disk
+            raise WSError(f'{out} could not be written; is the disk full? {error}') from None
+        deadline = time.monotonic() + PATIENCE
+        while inner.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        written = next(inner.parent.glob(f'{out.stem}-????????.pth'), None)
+        if written is None or inner.exists():
+            raise WSError(f'{script} wrote no {out.stem}-<hash>.pth')
+        if 'state_dict' not in torch.load(written, weights_only=True):
+            raise WSError(f'{checkpoint} has no state_dict, which is what {script.name} publishes; '
+                          'tools/convert_checkpoint.py writes its weights under one')
+        return written.replace(out.parent / written.name)
 
 
 def model_card(config: Config, model: nn.Module, meta: dict[str, Any], work_dir: Path) -> str:
@@ -80,4 +89,4 @@ def _results(work_dir: Path) -> str:
     path = work_dir / 'summary.json'
     if not path.is_file():
         return f'not measured: there is no summary.json in {work_dir.name}; run tools/test.py and tools/summarize.py'
-    return ', '.join(f'{name} {value}' for name, value in json.loads(path.read_text()).items())
+    return ', '.join(f'{name} {value}' for name, value in read_json(path).items())

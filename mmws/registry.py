@@ -104,6 +104,8 @@ def _initialize(model: Any) -> None:
 
 def _find(name: str) -> Callable[..., Any]:
     """Our type of that name, or the toolkit's in the default scope, unless the name says which."""
+    if not name:
+        raise WSError(f"type='{SCOPE}.': expected a type after the prefix, as in 'mmws.MaskRCNN'")
     if name in IMPORTED_WHEN_ASKED_FOR:
         import_module(IMPORTED_WHEN_ASKED_FOR[name])
         own: Callable[..., Any] = MODELS.module_dict[name]
@@ -145,6 +147,8 @@ def _without_prefix(config: Any, options: dict[str, Any], where: str) -> Any:
         return config
     copy = type(config)({key: _without_prefix(part, options, f'{where}.{key}') for key, part in config.items()})
     scope, _, inner = copy['type'].partition('.') if isinstance(copy.get('type'), str) else ('', '', '')
+    if inner.startswith(f'{SCOPE}.'):
+        raise WSError(f'{where}.type: the prefix stands twice in {copy["type"]!r}')
     if scope == SCOPE and inner not in LAYERS:
         copy['type'] = _find(inner) if inner in IMPORTED_WHEN_ASKED_FOR else inner
         if copy.pop('ws', options) != options:

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from mmws.config_file import CfgOptions, check_model, load_config
+from mmws.data.content import check_content
 from mmws.errors import WSError
 from mmws.preflight import check_classes, check_data
-from mmws.trained import load_config
 
 __all__ = ['read_config', 'read_configs', 'short_run']
 
@@ -26,12 +27,14 @@ def read_config(path: str, options: dict[str, Any] | None = None) -> Config:
     Raises:
         WSError: if it is not there, its data are not, or it names no learning rate.
     """
-    config = load_config(path)
-    config.merge_from_dict(options or {})
-    if not config.get('optim_wrapper', {}).get('optimizer', {}).get('lr'):
+    config = load_config(path, options)
+    optimizer = (config.get('optim_wrapper') or {}).get('optimizer') or {}
+    if not isinstance(optimizer.get('lr'), (int, float)) or not optimizer['lr']:
         raise WSError(f'{path} has no optim_wrapper.optimizer.lr')
     check_data(config, ['train_dataloader'])
     check_classes(config, 'train_dataloader')
+    check_content(config, ['train_dataloader'])
+    check_model(config)
     return config
 
 
@@ -42,7 +45,7 @@ def read_configs(path: str, options: dict[str, Any], against: Sequence[Sequence[
         The configs: the first by the stem of its path, the others by what differs.
     """
     parser = ArgumentParser()
-    parser.add_argument('--options', nargs='+', action=DictAction)
+    parser.add_argument('--options', nargs='+', action=CfgOptions)
     others = {', '.join(each): options | parser.parse_args(['--options', *each]).options for each in against}
     return {name: read_config(path, each) for name, each in ({Path(path).stem: options} | others).items()}
 

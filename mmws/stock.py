@@ -20,7 +20,7 @@ from mmws.registry import IMPORTED_WHEN_ASKED_FOR, LAYERS, SCOPE
 
 __all__ = ['check_stock', 'to_stock']
 
-ONLY_CHECKS = ('CheckLabels',)  # ours that change nothing about the data
+ONLY_CHECKS = ('CheckLabels', 'GuardHook')  # ours that change nothing about the data or the training
 OWN_NORMS = [f'{SCOPE}.{name}' for name in ('SN', 'BCN', 'EstBN')]
 OWN_LAYERS = {f'{SCOPE}.{name}': layer for name, layer in LAYERS.items()} | {'ConvWS': LAYERS['ConvWS']}
 
@@ -94,7 +94,8 @@ def _strip(part: Any, where: str, options: Options | None, folded: nn.Module) ->
         return {**{key: value for key, value in part.items() if key != 'eps'}, 'type': plain}
     if isinstance(kind, str) and kind.startswith(f'{SCOPE}.'):
         part, options = _without_prefix(part, where, options)
-    stripped = {key: _strip(inner, f'{where}.{key}', options, folded) for key, inner in part.items()}
+    stripped = {key: _strip(inner, f'{where}.{key}', options, folded) for key, inner in part.items()
+                if not _only_checks(inner)}
     if options and options.norm != 'keep':
         _name_norm_(stripped, where, options.norm, folded)
     return stripped

@@ -11,8 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.pyplot import imread
 from mmengine.config import Config
 
+from mmws.config_file import load_config
 from mmws.convert import Options
 from mmws.errors import WSError
+from mmws.files import read_json
 
 __all__ = ['read_scalars', 'summarize']
 
@@ -63,7 +65,10 @@ def read_scalars(work_dir: Path) -> tuple[Lines, Lines]:
     training: Lines = []
     validation: Lines = []
     for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
-        lines = [json.loads(line) for line in path.read_text().splitlines() if line.endswith('}')]
+        try:
+            lines = [json.loads(line) for line in path.read_text().splitlines() if line.endswith('}')]
+        except ValueError as error:
+            raise WSError(f'{path} holds a line that is no JSON: {error}') from None
         start = min((line['step'] for line in lines if 'loss' in line), default=float('inf'))
         training, validation = ([line for line in kept if line['step'] < start] for kept in (training, validation))
         for line in lines:
@@ -80,14 +85,14 @@ def _config(work_dir: Path) -> Config:
     dumped = max(work_dir.glob('*.py'), key=lambda path: path.stat().st_mtime, default=None)
     if dumped is None:
         raise WSError(f'{work_dir} has no config; it is written there when a training starts')
-    return Config.fromfile(dumped)
+    return load_config(str(dumped), needs=('model', 'train_dataloader'))
 
 
 def _last_test(work_dir: Path) -> dict[str, Any]:
     tests = sorted(path for path in work_dir.glob('*/*.json') if path.stem == path.parent.name)
     if not tests:
         raise WSError(f'{work_dir} has no result of a test; run tools/test.py first')
-    return json.loads(tests[-1].read_text())  # type: ignore[no-any-return]
+    return read_json(tests[-1])  # type: ignore[no-any-return]
 
 
 def _seconds(training: Lines) -> float:

@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 from mmengine.config import Config
-from mmengine.registry import MODELS
 from torch import nn
 
 from mmws.checkpoint import read_checkpoint
 from mmws.checkpoint.reader import Checkpoint
+from mmws.config_file import build_model
 from mmws.errors import WSError
 from mmws.safe_globals import allow_log_history
 
-__all__ = ['load_config', 'load_trained']
-
-
-def load_config(path: str) -> Config:
-    """Read a config that says whose types it uses.
-
-    Raises:
-        WSError: if it is not there, or has no model or default scope.
-    """
-    if not Path(path).is_file():
-        raise WSError(f'there is no config {path}')
-    config = Config.fromfile(path)
-    for key in ('model', 'default_scope'):
-        if not config.get(key):
-            raise WSError(f'{path} has no {key}')
-    return config
+__all__ = ['check_weights', 'load_trained']
 
 
 def load_trained(config: Config, path: str) -> tuple[nn.Module, Checkpoint]:
@@ -43,12 +25,38 @@ def load_trained(config: Config, path: str) -> tuple[nn.Module, Checkpoint]:
     """
     allow_log_history()
     checkpoint = read_checkpoint(path)
-    with MODELS.switch_scope_and_registry(config.default_scope):
-        model: Any = MODELS.build(config.model)
+    model = build_model(config)
     try:
         model.load_state_dict(checkpoint.tensors, strict=True)
     except RuntimeError as error:
-        reasons = [line.strip() for line in str(error).splitlines()[1:3]]
-        raise WSError(f'{path} does not fit {config.filename}: {" ".join(reasons):.300}') from None
+        raise _misfit(config, path, error) from None
     model.eval()
     return model, checkpoint
+
+
+def check_weights(config: Config, model: nn.Module, path: str) -> None:
+    """Load weights as mmengine's ``load_checkpoint`` would, which goes on without those that do not fit.
+
+    Args:
+        config: of the model.
+        model: gets the weights.
+        path: of the checkpoint, which is read safely; it may hold more than the model takes.
+
+    Raises:
+        WSError: if the checkpoint cannot be read, or a parameter has no weight of its shape in it.
+    """
+    allow_log_history()
+    tensors = {name.removeprefix('module.'): tensor for name, tensor in read_checkpoint(path).tensors.items()}
+    try:
+        missing = set(model.load_state_dict(tensors, strict=False).missing_keys)
+    except RuntimeError as error:
+        raise _misfit(config, path, error) from None
+    without = [name for name, _ in model.named_parameters() if name in missing]
+    if without:
+        raise WSError(f'{path} does not fit {config.filename}: it has no weights for {len(without)} parameters of the '
+                      f'model, such as {", ".join(without[:3])}')
+
+
+def _misfit(config: Config, path: str, error: RuntimeError) -> WSError:
+    reasons = [line.strip() for line in str(error).splitlines()[1:3]]
+    return WSError(f'{path} does not fit {config.filename}: {" ".join(reasons):.300}')

@@ -55,7 +55,7 @@ def read_tree(model: nn.Module) -> dict[nn.Module, Verdict]:
     """
     found = {module: Verdict() for module in model.modules() if is_conv(module)}
     for run in _runs(model):
-        for conv, following in zip(run, [*run[1:], None], strict=True):
+        for conv, following in zip(run, [*run, None][1:], strict=True):
             if conv in found:
                 reason = _why_plain(conv, following)
                 found[conv].reason = found[conv].reason or reason

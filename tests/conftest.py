@@ -1,3 +1,4 @@
+import hashlib
 import logging
 import runpy
 import subprocess
@@ -44,13 +45,20 @@ def wheel(tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def what_mmengine_remembers() -> Iterator[None]:
     """A runner in this process leaves a scope, a logger and more behind, which later tests are not to find."""
-    kinds = (DefaultScope, MMLogger, MessageHub, Visualizer)
+    kinds = [kind for parent in (DefaultScope, MMLogger, MessageHub, Visualizer) for kind in _with_subclasses(parent)]
     before, disabled = [dict(kind._instance_dict) for kind in kinds], logging.root.manager.disable
     yield
     logging.disable(disabled)
     for kind, instances in zip(kinds, before, strict=True):
         kind._instance_dict.clear()
         kind._instance_dict.update(instances)
+
+
+def _with_subclasses(kind: type) -> Iterator[type]:
+    """A toolkit's visualizer keeps its instances apart from mmengine's."""
+    yield kind
+    for inner in kind.__subclasses__():
+        yield from _with_subclasses(inner)
 
 
 def run_tool(name: str, *arguments: str) -> None:
@@ -66,6 +74,21 @@ def tool_error(name: str, *arguments: str) -> str:
     assert isinstance(error.value.code, str)
     assert '\n' not in error.value.code
     return error.value.code
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """All that is in a folder, with the hashes of the files."""
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ''
+            for path in sorted(folder.rglob('*'))}
+
+
+def refusal(name: str, *arguments: str) -> str:
+    """The one line that a tool refuses with, having left everything in the current folder as it was."""
+    before = contents(Path())
+    message = tool_error(name, *arguments)
+    assert message.startswith('error: ')
+    assert contents(Path()) == before
+    return message.removeprefix('error: ')
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import MODELS
 from mmengine.runner import Runner
 from mmseg.models import SegDataPreProcessor
 from torch import distributed, multiprocessing, nn
@@ -84,6 +85,7 @@ def test_two_processes_train_as_one(wrap):
         torch.testing.assert_close([*losses.values()], [train(build(0), None)] * RANKS)
 
 
+@MODELS.register_module()
 class Double(SegDataPreProcessor):
     """The toolkit's, in float64."""
 
@@ -117,7 +119,7 @@ def segmenter(name: str, digits: Path, work_dir: Path) -> Config:
         'launcher': 'pytorch' if wrapper is DDP else 'none', 'model_wrapper_cfg': wrapper if wrapper is DDP else None,
         'model': {
             'type': prefix,
-            'data_preprocessor': {'type': Double, 'size': (128, 128), 'mean': [123.675] * 3, 'std': [58] * 3},
+            'data_preprocessor': {'type': 'Double', 'size': (128, 128), 'mean': [123.675] * 3, 'std': [58] * 3},
             'backbone': {'type': 'ResNet', 'depth': 18, 'base_channels': 16, 'norm_cfg': norm},
             'decode_head': {'type': 'FCNHead', 'in_channels': 128, 'channels': 16, 'num_classes': 11, 'norm_cfg': norm,
                             'num_convs': 1, 'dropout_ratio': 0}},
@@ -131,9 +133,9 @@ def segmenter(name: str, digits: Path, work_dir: Path) -> Config:
 
 def weights_after(name, digits, work_dir):
     runner = Runner.from_cfg(segmenter(name, digits, work_dir / name))
-    if RUNS[name][1] is fully_shard:  # mmengine knows FSDP2 not: it would broadcast the parts as if they were weights
-        runner._init_model_weights()
-        runner._init_model_weights = lambda: None
+    runner._init_model_weights()  # here, so that all runs have had the same random numbers
+    runner._init_model_weights = lambda: None
+    if RUNS[name][1] is fully_shard:  # which mmengine does not know
         runner.model = fully_shard(runner.model, mesh=init_device_mesh('cpu', (RANKS,)))
     model = runner.train()
     weights = getattr(model, 'module', model).state_dict()

@@ -114,8 +114,9 @@ def test_where_nothing_is_whole_it_does_not_start_anew(tmp_path):
         runner(tmp_path, Net(), resume=True).train()
 
 
-def test_a_broken_checkpoint_that_was_named_is_an_error(tmp_path):
+@pytest.mark.parametrize(('damage', 'what'), [(flip, 'cut off or damaged'), (Path.unlink, 'not there')])
+def test_a_broken_checkpoint_that_was_named_is_an_error(damage, what, tmp_path):
     runner(tmp_path, Net()).train()
-    flip(tmp_path / 'iter_6.pth')
-    with pytest.raises(WSError, match=r'iter_6\.pth is cut off or damaged; resume from .*iter_4\.pth'):
+    damage(tmp_path / 'iter_6.pth')
+    with pytest.raises(WSError, match=rf'iter_6\.pth is {what}; resume from .*iter_4\.pth'):
         runner(tmp_path, Net(), resume=True, load_from=str(tmp_path / 'iter_6.pth')).train()

@@ -55,6 +55,7 @@ def test_a_wrong_option_in_the_config_is_one_line(digits, tmp_path):
     config.write_text(f"_base_ = '{REPOSITORY}/configs/demo/mask_rcnn_r18_gnws_digits.py'\n"
                       f"model = dict(ws=dict(norms='GN'))\n")
     options = [f'{loader}.dataset.data_root={digits}/' for loader in ('train_dataloader', 'val_dataloader')]
+    options += [f'val_evaluator.ann_file={digits}/annotations/val.json']
     result = tool('train.py', str(config), '--cfg-options', *options, folder=tmp_path)
     assert result.returncode == 1
     assert "error: unknown ws option 'norms': did you mean 'norm'" in result.stderr

@@ -80,6 +80,6 @@ def test_a_config_that_does_not_diverge_is_measured_to_the_end_and_stays_as_it_w
 def test_a_users_mistake_is_one_line(arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Config({'model': {'type': 'X'}, 'default_scope': 'mmseg'}).dump('no_rate.py')
-    Config({'model': {'type': 'X'}, 'default_scope': 'mmseg', 'train_dataloader': {},
+    Config({'model': {'type': 'ResNet', 'depth': 18}, 'default_scope': 'mmseg', 'train_dataloader': {},
             'optim_wrapper': {'optimizer': {'type': 'SGD', 'lr': 1.0}}}).dump('no_data.py')
     assert message in tool_error('lr_range.py', *arguments)

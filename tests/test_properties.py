@@ -140,6 +140,18 @@ def test_folded_it_gives_the_same_outputs(net):
     torch.testing.assert_close(folded(x()), net(x()), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+@settings(max_examples=15)
+@given(net=networks())
+def test_in_half_precision_it_runs_as_its_folded_form_does(dtype, net):
+    convert(net)
+    net.eval().to(dtype)
+    out = net(x().to(dtype))
+    assert out.dtype == dtype
+    assert out.isfinite().all()
+    torch.testing.assert_close(fold(net)(x().to(dtype)), out)
+
+
 def saved_and_loaded(net):
     buffer = io.BytesIO()
     torch.save(net, buffer)

@@ -37,7 +37,7 @@ def test_the_optimizer_goes_the_hash_and_a_card_come(measured, tmp_path):
 
 
 def test_the_script_reads_what_mmengine_writes(tmp_path):
-    torch.save({'meta': {}, 'message_hub': HistoryBuffer([1.0], [1])}, tmp_path / 'x.pth')
+    torch.save({'meta': {}, 'state_dict': {}, 'message_hub': HistoryBuffer([1.0], [1])}, tmp_path / 'x.pth')
     torch.serialization.clear_safe_globals()
     with pytest.raises(pickle.UnpicklingError, match='HistoryBuffer'):
         torch.load(tmp_path / 'x.pth')

@@ -1,6 +1,7 @@
 """Real, tiny runs of mmdet and mmseg: train, test, load again, resume, with the toolkits' own unmodified scripts."""
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -82,6 +83,18 @@ def test_the_toolkits_own_script_resumes_it(trained, tmp_path):
     assert result.returncode == 0, result.stderr
     assert 'resumed epoch: 0, iter: 2' in result.stdout + result.stderr
     assert (folder / 'work_dir' / 'iter_4.pth').is_file()
+
+
+def test_a_loss_that_is_nan_is_one_line_with_the_step_and_the_layer(trained, tmp_path):
+    options = ['default_hooks.checkpoint.interval=1', 'optim_wrapper.optimizer.lr=1e20', 'optim_wrapper.clip_grad=None']
+    result = tool('train.py', 'config.py', '--work-dir', str(tmp_path), '--cfg-options', *options, folder=trained)
+    assert result.returncode == 1
+    error = result.stderr.splitlines()[-1]
+    assert re.match(r'error: step \d+: the loss is not finite \(.*loss_.*\); the first values that are not come from '
+                    r'\w+\.[\w.]+ \(\w+\).*\. No weight is spoilt; the last good checkpoint is ', error), error
+    assert 'Traceback' not in result.stderr
+    last = torch.load((tmp_path / 'last_checkpoint').read_text(), weights_only=False)['state_dict']
+    assert all(bool(value.isfinite().all()) for value in last.values())
 
 
 @pytest.fixture

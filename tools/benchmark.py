@@ -14,6 +14,8 @@ try:
     from mmws.benchmark.forms import COSTS, STEPS
     from mmws.benchmark.report import describe_machine, table, write
     from mmws.benchmark.timing import Scenario, measure
+    from mmws.errors import ends_in_one_line
+    from mmws.files import check_output_folder
 except ModuleNotFoundError as error:
     raise SystemExit(f'error: {error}; run `make setup` and `source .venv/bin/activate`') from None
 
@@ -45,6 +47,8 @@ def main() -> None:
                         help='count the CPU time of one thread: on a machine that others are at work on')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmark'), help='folder of the results')
     options = parser.parse_args()
+    with ends_in_one_line():
+        check_output_folder(options.out)
     logging.disable(logging.WARNING)
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     put_to_work = 'CPU time of 1 thread' if options.shared else f'{torch.get_num_threads()} threads'

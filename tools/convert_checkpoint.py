@@ -7,7 +7,9 @@ try:
     from rich.console import Console
 
     from mmws.checkpoint import convert_checkpoint, write_checkpoint
-    from mmws.errors import WSError
+    from mmws.checkpoint.writer import ENDINGS
+    from mmws.errors import ends_in_one_line
+    from mmws.files import check_output
 except ModuleNotFoundError as error:
     raise SystemExit(f'error: {error}; run `make setup` and `source .venv/bin/activate`') from None
 
@@ -19,12 +21,10 @@ def main() -> None:
     parser.add_argument('--to-rgb', action='store_true', help='reorder the input channels of a stem trained on BGR')
     arguments = parser.parse_args()
     console = Console(soft_wrap=True, highlight=False)
-    try:
-        with console.status(f'converting {arguments.src}'):
-            converted = convert_checkpoint(arguments.src, arguments.to_rgb)
-            write_checkpoint(arguments.dst, converted.state_dict, converted.meta)
-    except (WSError, OSError) as error:
-        raise SystemExit(f'error: {error}') from None
+    with ends_in_one_line(), console.status(f'converting {arguments.src}'):
+        check_output(arguments.dst, arguments.src, endings=ENDINGS)
+        converted = convert_checkpoint(arguments.src, arguments.to_rgb)
+        write_checkpoint(arguments.dst, converted.state_dict, converted.meta)
     about = converted.meta['mmws']
     console.print(f'found {about["format"]}: {about["network"]}, {len(converted.state_dict)} tensors')
     console.print(f'input {about["input"]}', markup=False)

@@ -6,9 +6,11 @@ from pathlib import Path
 
 try:
     from mmws import fold
-    from mmws.errors import WSError
+    from mmws.config_file import load_config
+    from mmws.errors import ends_in_one_line
+    from mmws.files import check_output, whole_file
     from mmws.onnx import export_onnx
-    from mmws.trained import load_config, load_trained
+    from mmws.trained import load_trained
 except ModuleNotFoundError as error:
     raise SystemExit(f'error: {error}; run `make setup` and `source .venv/bin/activate`') from None
 
@@ -19,14 +21,12 @@ def main() -> None:
     parser.add_argument('checkpoint')
     parser.add_argument('out', type=Path, help='.onnx')
     arguments = parser.parse_args()
-    try:
+    with ends_in_one_line():
+        check_output(arguments.out, endings=('.onnx',))
         model, _ = load_trained(load_config(arguments.config), arguments.checkpoint)
         content = export_onnx(fold(model))
-        partial = arguments.out.with_name(f'.{arguments.out.name}.partial')
-        partial.write_bytes(content)
-        partial.replace(arguments.out)
-    except (WSError, OSError) as error:
-        raise SystemExit(f'error: {error}') from None
+        with whole_file(arguments.out) as partial:
+            partial.write_bytes(content)
     print(arguments.out)
 
 

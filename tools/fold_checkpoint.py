@@ -7,27 +7,30 @@ from pathlib import Path
 try:
     from mmws import fold
     from mmws.checkpoint import write_checkpoint
-    from mmws.errors import WSError
+    from mmws.config_file import load_config
+    from mmws.errors import ends_in_one_line
+    from mmws.files import check_output, whole_file
     from mmws.stock import check_stock, to_stock
-    from mmws.trained import load_config, load_trained
+    from mmws.trained import load_trained
     from mmws.version import __version__
 except ModuleNotFoundError as error:
     raise SystemExit(f'error: {error}; run `make setup` and `source .venv/bin/activate`') from None
 
 
 def fold_checkpoint(config_path: str, checkpoint_path: str, out: Path) -> None:
+    check_output(f'{out}.pth', checkpoint_path)
+    check_output(f'{out}.py', config_path)
     config = load_config(config_path)
     model, checkpoint = load_trained(config, checkpoint_path)
     folded = fold(model)
     stock = to_stock(config, folded)
     check_stock(stock, folded)
-    meta = checkpoint.rest.get('meta', {})
+    meta = checkpoint.meta
     kept = {key: meta[key] for key in ('dataset_meta', 'CLASSES', 'PALETTE') if key in meta}
     source = {'source': Path(checkpoint_path).name, 'sha256': checkpoint.sha256, 'folded_by': f'mmws {__version__}'}
-    write_checkpoint(f'{out}.pth', folded.state_dict(), {**kept, 'folded': source})
-    partial = Path(f'{out}.py.partial')
-    partial.write_text(stock.pretty_text)
-    partial.replace(f'{out}.py')
+    with whole_file(f'{out}.py') as partial:
+        partial.write_text(stock.pretty_text)
+        write_checkpoint(f'{out}.pth', folded.state_dict(), {**kept, 'folded': source})
 
 
 def main() -> None:
@@ -36,10 +39,8 @@ def main() -> None:
     parser.add_argument('checkpoint')
     parser.add_argument('out', type=Path, help='path of both files, without an ending')
     arguments = parser.parse_args()
-    try:
+    with ends_in_one_line():
         fold_checkpoint(arguments.config, arguments.checkpoint, arguments.out)
-    except (WSError, OSError) as error:
-        raise SystemExit(f'error: {error}') from None
     print(f'{arguments.out}.pth\n{arguments.out}.py')
 
 

@@ -11,11 +11,12 @@ from pathlib import Path
 from statistics import median
 
 try:
-    from mmengine.config import DictAction
     from rich.console import Console
     from rich.table import Table
 
-    from mmws.errors import WSError
+    from mmws.config_file import CfgOptions
+    from mmws.errors import ends_in_one_line
+    from mmws.files import check_output_folder
     from mmws.landscape import measure_landscape
     from mmws.short_run import read_configs
 except ModuleNotFoundError as error:
@@ -30,14 +31,13 @@ def main() -> None:
     parser.add_argument('--steps', type=int, default=500, help='of each training (500)')
     parser.add_argument('--every', type=int, default=20, help='measure each so many steps (20)')
     parser.add_argument('--out', type=Path, help='folder of landscape.json and .png (work_dirs/landscape/<config>)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, metavar='NAME=VALUE')
+    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, default={}, metavar='NAME=VALUE')
     options = parser.parse_args()
     out = options.out or Path('work_dirs/landscape') / Path(options.config).stem
-    try:
+    with ends_in_one_line():
         configs = read_configs(options.config, options.cfg_options, options.against)
+        check_output_folder(out)
         result = measure_landscape(configs, options.steps, options.every, out)
-    except WSError as error:
-        raise SystemExit(f'error: {error}') from None
     table = Table('median along training', 'loss', 'effective smoothness', 'effective Lipschitz constant')
     for name, lines in result['measured'].items():
         table.add_row(name, *(f'{median(line[key] for line in lines):.3g}' for key in ('loss', 'beta', 'lipschitz')))

@@ -11,11 +11,12 @@ import argparse
 from pathlib import Path
 
 try:
-    from mmengine.config import DictAction
     from rich.console import Console
     from rich.table import Table
 
-    from mmws.errors import WSError
+    from mmws.config_file import CfgOptions
+    from mmws.errors import ends_in_one_line
+    from mmws.files import check_output_folder
     from mmws.lr_range import measure_lr_ranges
     from mmws.short_run import read_configs
 except ModuleNotFoundError as error:
@@ -31,14 +32,13 @@ def main() -> None:
     parser.add_argument('--high', type=float, default=10, help='the last rate (10)')
     parser.add_argument('--steps', type=int, default=300, help='from the one to the other (300)')
     parser.add_argument('--out', type=Path, help='folder of lr_range.json and .png (work_dirs/lr_range/<config>)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, metavar='NAME=VALUE')
+    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, default={}, metavar='NAME=VALUE')
     options = parser.parse_args()
     out = options.out or Path('work_dirs/lr_range') / Path(options.config).stem
-    try:
-        results = measure_lr_ranges(read_configs(options.config, options.cfg_options, options.against),
-                                    options.low, options.high, options.steps, out)
-    except WSError as error:
-        raise SystemExit(f'error: {error}') from None
+    with ends_in_one_line():
+        configs = read_configs(options.config, options.cfg_options, options.against)
+        check_output_folder(out)
+        results = measure_lr_ranges(configs, options.low, options.high, options.steps, out)
     table = Table('', 'usable', 'diverged at')
     for name, result in results.items():
         usable = '{:.3g} to {:.3g}'.format(*result['usable']) if result['usable'] else 'the loss never fell'

@@ -5,9 +5,11 @@ import argparse
 from pathlib import Path
 
 try:
-    from mmws.errors import WSError
+    from mmws.config_file import load_config
+    from mmws.errors import ends_in_one_line
+    from mmws.files import check_output, whole_file
     from mmws.publish import model_card, publish_model
-    from mmws.trained import load_config, load_trained
+    from mmws.trained import load_trained
 except ModuleNotFoundError as error:
     raise SystemExit(f'error: {error}; run `make setup` and `source .venv/bin/activate`') from None
 
@@ -18,16 +20,14 @@ def main() -> None:
     parser.add_argument('checkpoint', type=Path, help='summary.json is looked for beside it')
     parser.add_argument('out', type=Path, help='.pth; the hash goes in before the ending')
     arguments = parser.parse_args()
-    try:
-        if not arguments.out.absolute().parent.is_dir():
-            raise WSError(f'{arguments.out}: there is no folder {arguments.out.parent}')
+    with ends_in_one_line():
+        check_output(arguments.out, arguments.checkpoint, endings=('.pth',))
         config = load_config(arguments.config)
         model, checkpoint = load_trained(config, arguments.checkpoint)
+        card = model_card(config, model, checkpoint.meta, arguments.checkpoint.absolute().parent)
         written = publish_model(arguments.checkpoint, arguments.out)
-        card = model_card(config, model, checkpoint.rest.get('meta', {}), arguments.checkpoint.absolute().parent)
-        written.with_suffix('.md').write_text(card)
-    except (WSError, OSError) as error:
-        raise SystemExit(f'error: {error}') from None
+        with whole_file(written.with_suffix('.md')) as partial:
+            partial.write_text(card)
     print(f'{written}\n{written.with_suffix(".md")}')
 
 

@@ -11,11 +11,11 @@ import warnings
 from pathlib import Path
 
 try:
-    from mmengine.config import DictAction
     from rich.console import Console
     from rich.table import Table
 
-    from mmws.errors import WSError
+    from mmws.config_file import CfgOptions
+    from mmws.errors import ends_in_one_line
     from mmws.overview import Overview, look_at, write_config
 except ModuleNotFoundError as error:
     raise SystemExit(f'error: {error}; run `make setup` and `source .venv/bin/activate`') from None
@@ -24,19 +24,17 @@ except ModuleNotFoundError as error:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', metavar='CONFIG')
-    parser.add_argument('--ws', nargs='+', action=DictAction, default={}, metavar='NAME=VALUE',
+    parser.add_argument('--ws', nargs='+', action=CfgOptions, default={}, metavar='NAME=VALUE',
                         help="options of the conversion, such as norm=keep or exclude=\"['neck.*']\"")
     parser.add_argument('--json', action='store_true', help='print JSON in place of the tree')
     parser.add_argument('--write', type=Path, metavar='OUT.py', help='write the config that puts the prefix there')
     options = parser.parse_args()
     logging.disable(logging.WARNING)
     warnings.simplefilter('ignore')
-    try:
+    with ends_in_one_line():
         overview = look_at(options.config, options.ws)
         if options.write:
             write_config(options.config, options.ws, options.write)
-    except WSError as error:
-        raise SystemExit(f'error: {error}') from None
     print(json.dumps(overview.as_dict(), indent=1)) if options.json else show(overview)
     if options.write:
         Console(stderr=True).print(f'wrote {options.write}; train it with\n  python tools/train.py {options.write}')

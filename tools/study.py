@@ -16,7 +16,7 @@ try:
 
     from mmws.benchmark.report import describe_machine
     from mmws.data.digits import make_digits, make_single_digits
-    from mmws.errors import WSError
+    from mmws.errors import ends_in_one_line
     from mmws.study.plan import Record, Run, plan
     from mmws.study.pool import run_all
     from mmws.study.read import read_study
@@ -38,14 +38,13 @@ def main() -> None:
     parser.add_argument('--processes', type=int, default=os.cpu_count(), help='runs at a time, one thread each')
     options = parser.parse_args()
     try:
-        study = read_study(options.study)
-        study = shorten(study) if options.quick else study
-        results = Results(options.out)
-        if not options.report:
-            run(study, results, options.processes)
-        print(*write_report(study, results), sep='\n')
-    except WSError as error:
-        raise SystemExit(f'error: {error}') from None
+        with ends_in_one_line():
+            study = read_study(options.study)
+            study = shorten(study) if options.quick else study
+            results = Results(options.out)
+            if not options.report:
+                run(study, results, options.processes)
+            print(*write_report(study, results), sep='\n')
     except KeyboardInterrupt:
         raise SystemExit('interrupted; the same command goes on from here') from None
 

@@ -8,7 +8,7 @@ try:
     from rich.console import Console
     from rich.table import Table
 
-    from mmws.errors import WSError
+    from mmws.errors import ends_in_one_line
     from mmws.summary import summarize
 except ModuleNotFoundError as error:
     raise SystemExit(f'error: {error}; run `make setup` and `source .venv/bin/activate`') from None
@@ -18,10 +18,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('work_dir', type=Path, help='where tools/train.py and tools/test.py wrote')
     work_dir = parser.parse_args().work_dir
-    try:
+    with ends_in_one_line():
         summary = summarize(work_dir)
-    except WSError as error:
-        raise SystemExit(f'error: {error}') from None
     table = Table(title=str(work_dir), show_header=False)
     for name, value in summary.items():
         table.add_row(name, str(value))

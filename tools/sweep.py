@@ -18,6 +18,8 @@ try:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
     from rich.table import Table
 
+    from mmws.errors import WSError, ends_in_one_line
+    from mmws.files import check_output
     from mmws.inherit import stock_configs
     from mmws.sweep import Row, check_model, prepare_process, read_model
 except ModuleNotFoundError as error:
@@ -35,10 +37,13 @@ def main() -> None:
     names = [name for package in ('mmdet', 'mmseg') for name in stock_configs(package) if options.only in name]
     if not names:
         raise SystemExit(f'error: no stock config has {options.only!r} in its name')
+    with ends_in_one_line():
+        check_output(options.table, endings=('.csv',))
+        if options.processes < 1:
+            raise WSError(f'--processes: expected at least one, got {options.processes}')
     with Progress(*BAR) as progress, ProcessPoolExecutor(
             options.processes, get_context('spawn'), prepare_process) as pool:
         rows = sweep(names, pool, progress)
-    options.table.parent.mkdir(parents=True, exist_ok=True)
     with options.table.open('w', newline='') as file:
         writer = csv.DictWriter(file, [column.name for column in fields(Row)], lineterminator='\n')
         writer.writeheader()

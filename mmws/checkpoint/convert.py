@@ -56,7 +56,7 @@ def convert_checkpoint(path: str | Path, to_rgb: bool = False) -> Converted:
     Example:
         >>> convert_checkpoint('R-50-GN-WS.pth.tar')
         Traceback (most recent call last):
-        mmws.errors.WSError: there is no checkpoint R-50-GN-WS.pth.tar
+        mmws.errors.WSError: there is no checkpoint R-50-GN-WS.pth.tar; in .: there is none
     """
     source = read_checkpoint(path)
     tensors = {key.removeprefix('module.'): tensor for key, tensor in source.tensors.items()}
@@ -71,8 +71,7 @@ def convert_checkpoint(path: str | Path, to_rgb: bool = False) -> Converted:
     left_over |= dict.fromkeys(source.rest, 'no weight')
     about = {'format': style.name, 'network': network, 'eps': 1e-5, 'unbiased': True, 'input': convention,
              'source': Path(path).name, 'sha256': source.sha256, 'left_over': left_over, 'mmws': __version__}
-    meta = source.rest.get('meta')
-    kept = {key: meta[key] for key in KEPT_META if key in meta} if isinstance(meta, dict) else {}
+    kept = {key: source.meta[key] for key in KEPT_META if key in source.meta}
     return Converted(state_dict, {**kept, 'mmws': about})
 
 

@@ -74,6 +74,8 @@ def _check(renamed: Mapping[str, Tensor], shapes: Shapes, came_from: Mapping[str
         if got != shape:
             raise WSError(f'{came_from[name]} has shape {got}, but {name} of {network} has {shape}')
     for name, tensor in renamed.items():
+        if name.endswith(('.weight', '.bias')) and not tensor.is_floating_point():
+            raise WSError(f'{came_from[name]} is of {tensor.dtype}, where weights are floating point numbers')
         if name not in shapes:
             raise WSError(f'{came_from[name]} of shape {tuple(tensor.shape)} has no place in {network}: '
                           f'{near_matches(name, shapes)}')

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import struct
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +18,15 @@ from torch import Tensor
 
 from mmws.checkpoint.pickles import load_arrays
 from mmws.errors import WSError
+from mmws.files import check_input
 
 __all__ = ['Checkpoint', 'read_checkpoint', 'sha256_of']
 
 LEGACY_TORCH = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # torch before 1.6, as the authors' files are
 # What unpicklers raise on what is no pickle of theirs.
-MALFORMED = (pickle.UnpicklingError, zipfile.BadZipFile, SafetensorError, EOFError, ValueError, RuntimeError, KeyError,
-             IndexError, TypeError, AttributeError, ImportError, OverflowError, MemoryError, RecursionError)
+MALFORMED = (pickle.UnpicklingError, zipfile.BadZipFile, SafetensorError, struct.error, EOFError, ValueError,
+             RuntimeError, LookupError, TypeError, AttributeError, ImportError, ArithmeticError, MemoryError,
+             AssertionError)
 
 
 @dataclass
@@ -40,6 +43,12 @@ class Checkpoint:
     rest: dict[str, Any]
     sha256: str
 
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What the toolkit noted of the training, empty if nothing."""
+        meta = self.rest.get('meta')
+        return {str(key): value for key, value in meta.items()} if isinstance(meta, dict) else {}
+
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
     """Read a checkpoint of torch (of any age), safetensors, or Caffe2's pickled arrays.
@@ -53,17 +62,18 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     Example:
         >>> read_checkpoint('nowhere.pth')
         Traceback (most recent call last):
-        mmws.errors.WSError: there is no checkpoint nowhere.pth
+        mmws.errors.WSError: there is no checkpoint nowhere.pth; in .: there is none
     """
-    path = Path(path)
-    if not path.is_file():
-        raise WSError(f'there is no checkpoint {path}')
+    path = check_input('checkpoint', path)
     try:
         content = _load(path)
         tensors, rest = _weights(content)
         for name, tensor in tensors.items():
             _check_extent(name, tensor, path.stat().st_size)
-    except MALFORMED as error:
+            _check_numbers(name, tensor)
+    except (*MALFORMED, OSError) as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            raise  # it cannot be opened; an offset that leads out of the file has no name
         what = str(error).strip().splitlines() or [type(error).__name__]
         reason = next((line.strip() for line in what if 'GLOBAL' in line or 'Unsupported' in line), what[0])
         raise WSError(f'{path} is refused, nothing in it was executed: {reason:.300}') from None
@@ -79,6 +89,8 @@ def sha256_of(path: Path) -> str:
 def _load(path: Path) -> Any:
     with path.open('rb') as file:
         start = file.read(len(LEGACY_TORCH))
+        if not start or start.lstrip()[:1] == b'<':
+            raise ValueError('it is empty' if not start else 'it is a web page, as a download that failed leaves one')
         if path.suffix == '.safetensors':
             return _load_safetensors(path)
         if start.startswith(b'PK'):
@@ -119,7 +131,8 @@ def _weights(content: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
                for name, value in named.items() if isinstance(value, (Tensor, np.ndarray))}
     if not tensors:
         raise ValueError('it holds no tensors by name')
-    return tensors, rest | {str(name): value for name, value in named.items() if str(name) not in tensors}
+    rest |= {name: value for name, value in named.items() if str(name) not in tensors}
+    return tensors, {str(name): value for name, value in rest.items()}
 
 
 def _check_extent(name: str, tensor: Tensor, file_size: int) -> None:
@@ -127,3 +140,10 @@ def _check_extent(name: str, tensor: Tensor, file_size: int) -> None:
         raise ValueError(f'{name} is no dense tensor')
     if tensor.numel() * tensor.element_size() > min(tensor.untyped_storage().nbytes(), file_size):
         raise ValueError(f'{name} claims the shape {tuple(tensor.shape)}, more than the file holds')
+
+
+def _check_numbers(name: str, tensor: Tensor) -> None:
+    if tensor.is_complex():
+        raise ValueError(f'{name} holds complex numbers')
+    if tensor.is_floating_point() and tensor.isnan().any():
+        raise ValueError(f'{name} holds numbers that are none (NaN): the training that wrote it had diverged')

@@ -16,11 +16,14 @@ from rich.progress import track
 from sklearn.datasets import load_digits, load_sample_images
 
 from mmws.errors import WSError
+from mmws.files import read_json, whole_file
 
 __all__ = ['make_digits', 'make_single_digits']
 
 Array = NDArray[Any]
 HELD_OUT = 297  # the last of the 1,797 digits, by other writers than most of the rest, are for validation
+SIZES = (32, 853)  # in pixels: below, the digits have too few, and above, the photos
+MANY = 10**6  # images: as many as their names have room for
 MOST_OVERLAP = 0.1  # of the smaller box
 
 
@@ -45,7 +48,7 @@ def make_digits(root: str | Path, train: int = 1200, val: int = 100, size: int =
         ``root`` as a path. If the same dataset lies there already, nothing is done.
 
     Raises:
-        WSError: if another dataset lies there.
+        WSError: if another dataset lies there, or a number is out of range.
 
     Example:
         >>> import tempfile
@@ -54,6 +57,10 @@ def make_digits(root: str | Path, train: int = 1200, val: int = 100, size: int =
         ['000000.jpg', '000000.jpg', '000001.jpg']
     """
     root = Path(root)
+    for name, value, least, most in (('train', train, 1, MANY), ('val', val, 1, MANY), ('size', size, *SIZES),
+                                     ('seed', seed, 0, 2**32 - 1)):
+        if type(value) is not int or not least <= value <= most:
+            raise WSError(f'{name}: expected a whole number from {least} to {most}, got {value!r}')
     digits, photos = load_digits(), [photo[:, :, ::-1] for photo in load_sample_images().images]
     for number, (split, count) in enumerate({'train': train, 'val': val}.items()):
         info = {'description': 'digits on photographs', 'split': split, 'images': count, 'size': size, 'seed': seed}
@@ -107,7 +114,8 @@ def make_single_digits(root: str | Path, size: int = 16) -> Path:
 def _is_there(annotations: Path, info: dict[str, Any]) -> bool:
     if not annotations.is_file():
         return False
-    there = json.loads(annotations.read_text()).get('info')
+    content = read_json(annotations)
+    there = content.get('info') if isinstance(content, dict) else None
     if there != info:
         raise WSError(f'{annotations} holds another dataset: got {there}, expected {info}; '
                       'delete the folder or choose another one')
@@ -186,6 +194,5 @@ def _write(path: Path, image: Array) -> None:
 def _write_last(path: Path, content: dict[str, Any]) -> None:
     """Write in one step: a file that is there is whole, and says that all the images are."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix('.partial')
-    partial.write_text(json.dumps(content))
-    partial.replace(path)
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(content))

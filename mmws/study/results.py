@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmws.errors import WSError
+from mmws.files import check_output_folder
 from mmws.study.plan import Record, plan
 from mmws.study.study import Study
 
@@ -32,8 +33,7 @@ class Results:
     """
 
     def __init__(self, folder: Path) -> None:
-        if folder.exists() and not folder.is_dir():
-            raise WSError(f'{folder} is no folder; give another --out')
+        check_output_folder(folder)
         self.folder = folder
         self.about: list[dict[str, Any]] = _read(folder / 'about.json', ABOUT)
         paths = sorted(path for path in folder.glob('*.json') if path.name != 'about.json')

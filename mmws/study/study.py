@@ -7,12 +7,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 
+from mmws.config_file import check_model, load_config
 from mmws.convert import Options
+from mmws.data.content import check_content
 from mmws.errors import WSError
 from mmws.launch import toolkit_tool
 from mmws.preflight import check_classes, check_data
@@ -137,15 +138,18 @@ def check_task(study: Study, task: Task) -> None:
         options = dict(study.methods[name])
         options.pop('pretrained', None)
         Options.parse(options, also=['pretrained'])
-    if not Path(task.config).is_file():
-        raise WSError(f'task {task.name}: there is no config {task.config}; paths are from the current folder')
-    config = Config.fromfile(task.config)
+    try:
+        config = load_config(task.config, needs=['model'])
+    except WSError as error:
+        raise WSError(f'task {task.name}: {error}; paths are from the current folder') from None
     if not str(config.model.type).startswith('mmws.'):
         raise WSError(f'{task.config}: model.type is {config.model.type!r}; the study sets the norm through the mmws. '
                       f'prefix, so write mmws.{config.model.type}')
     toolkit_tool(config, 'train.py')
     check_data(config, ('train_dataloader', 'val_dataloader'))
     check_classes(config, 'train_dataloader')
+    check_content(config, ('train_dataloader', 'val_dataloader'))
+    check_model(config)
 
 
 @cache

@@ -108,6 +108,7 @@ HOSTILE = {
     'truncated zip': ('pth', torch_zip(ONES)[:-200], 'refused'),
     'truncated legacy': ('pth', legacy(ONES)[:-8], 'refused'),
     'truncated pickle': ('pkl', pickle.dumps(ARRAY, 2)[:-20], 'refused'),
+    'truncated within a number': ('pkl', b'\x80\x02}J\x01', 'refused'),
     'truncated safetensors': ('safetensors', safetensors({'a': F32 | {'data_offsets': [0, 16]}}, bytes(8)), 'refused'),
     'empty': ('pth', b'', 'refused'),
     'text': ('pth', b'<html>404</html>', 'refused'),

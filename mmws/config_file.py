@@ -1,0 +1,147 @@
+"""Configs read, and models built of them, with the mistakes in them told in one line."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import logging
+import warnings
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from typing import Any
+
+import yaml
+from mmengine.config import Config, DictAction
+from mmengine.registry import MODELS
+from torch import nn
+
+from mmws.dry_run import CANNOT_RUN
+from mmws.errors import WSError, in_words, near_matches
+from mmws.files import check_input
+
+__all__ = ['CfgOptions', 'build_model', 'check_model', 'load_config', 'silence']
+
+BROKEN = (*CANNOT_RUN, OSError, SyntaxError, yaml.YAMLError)  # a config is a program, which may raise anything of these
+LAYERS = ('conv_cfg', 'norm_cfg', 'act_cfg')
+
+
+class CfgOptions(DictAction):  # type: ignore[misc]
+    """mmengine's ``NAME=VALUE`` on a command line, for ``add_argument(action=...)``, with its mistakes told."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
+        """Put the values into ``namespace``."""
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except (ValueError, AssertionError, TypeError) as error:
+            raise argparse.ArgumentError(self, f'expected NAME=VALUE, got {" ".join(values)} ({error})') from None
+
+
+def load_config(path: str, options: Mapping[str, Any] | None = None,
+                needs: Collection[str] = ('model', 'default_scope')) -> Config:
+    """Read a config.
+
+    Args:
+        path: of the file.
+        options: over it, as of ``--cfg-options``.
+        needs: the keys that it must have.
+
+    Raises:
+        WSError: if it is not there, it or what it inherits cannot be read, a key is missing, its model is no model or
+            its default scope is no toolkit.
+    """
+    check_input('config', path)
+    try:
+        config = Config.fromfile(path)
+        config.merge_from_dict(dict(options or {}))
+    except WSError as error:
+        raise WSError(f'{path}: {error}') from None
+    except BROKEN as error:
+        raise WSError(f'{path}, or what it inherits, cannot be read: {in_words(error)}') from None
+    for key in needs:
+        if not config.get(key):
+            why = "; add default_scope = 'mmdet' (or 'mmseg'), whose types it names" if key == 'default_scope' else ''
+            raise WSError(f'{path} has no {key}{why}')
+        if key == 'model':
+            _check_model(path, config.model)
+    _check_scope(path, config.get('default_scope'))
+    return config
+
+
+def _check_model(path: str, model: Any) -> None:
+    kind = model.get('type', '') if isinstance(model, dict) else ''
+    if kind == '' or str(kind) == 'mmws' or str(kind).startswith('mmws.mmws.'):
+        raise WSError(f"{path}: model: expected a type and its arguments, as in dict(type='mmws.MaskRCNN', ...), got "
+                      f'{model!r:.80}')
+
+
+def _check_scope(path: str, scope: Any) -> None:
+    with MODELS.switch_scope_and_registry(scope) as registry:
+        if scope and registry.scope != scope:
+            known = {'mmdet', 'mmseg', *MODELS.children}
+            raise WSError(f'{path}: default_scope {scope!r} is no toolkit that is installed; '
+                          f'{near_matches(str(scope), known)}')
+
+
+def build_model(config: Config) -> nn.Module:
+    """Build the network of a config.
+
+    Raises:
+        WSError: if it cannot be built as the config says.
+    """
+    with MODELS.switch_scope_and_registry(config.default_scope) as registry:
+        try:
+            model: nn.Module = MODELS.build(config.model)
+        except WSError:
+            raise
+        except (*CANNOT_RUN, OSError) as error:
+            unknown = [name for name in _layer_types(config.model) if registry.get(name) is None]
+            why = (f'there is no layer {unknown[0]!r}; {near_matches(unknown[0], MODELS.module_dict)}'
+                   if unknown and 'None' in str(error) else in_words(error))  # mmcv says None for the name
+            raise WSError(f'{config.filename}: its model cannot be built: {why}') from None
+    return model
+
+
+def check_model(config: Config, checkpoint: str = '', to_the_last: bool = False) -> None:
+    """Build the model, before anything is written.
+
+    Args:
+        config: says which.
+        checkpoint: to look into, unless it is on a server.
+        to_the_last: whether the checkpoint has to have a weight for each parameter.
+
+    Raises:
+        WSError: if the model cannot be built as the config says, or the checkpoint cannot be read or does not fit.
+    """
+    with silence():
+        model = build_model(config)
+        if checkpoint and '://' not in checkpoint:
+            from mmws.checkpoint import read_checkpoint  # here, for it needs safetensors, which the rest does not
+            from mmws.safe_globals import allow_log_history
+            from mmws.trained import check_weights
+            allow_log_history()
+            check_weights(config, model, checkpoint) if to_the_last else read_checkpoint(checkpoint)
+
+
+def _layer_types(config: Any) -> Iterator[str]:
+    """What stands as ``type`` where a convolution, a norm or an activation is asked for."""
+    if isinstance(config, dict):
+        for key, part in config.items():
+            if key in LAYERS and isinstance(part, dict) and isinstance(part.get('type'), str):
+                yield part['type']
+            yield from _layer_types(part)
+    elif isinstance(config, (list, tuple)):
+        for part in config:
+            yield from _layer_types(part)
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """A block that tells nothing: all of it is said again when the toolkit does the same."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            yield
+    finally:
+        logging.disable(disabled)
