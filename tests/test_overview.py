@@ -71,7 +71,7 @@ def test_the_config_it_writes_has_the_prefix_and_all_the_rest(name, tmp_path):
     ([RETINANET, '--ws', "exclude=['nekc.*']"], "ws option exclude: 'nekc.*' matches no convolution of RetinaNet"),
     ([RETINANET, '--write', 'there.py'], 'there.py is there already; it was left as it is'),
     (['mmdet::_base_/default_runtime.py'], 'has no model'),
-    (['mmdet::clrnet/clrnet.py'], 'its model cannot be built with its own type'),
+    (['mmdet::cascade_rpn/cascade-rpn_r50-caffe_fpn_1x_coco.py'], 'its model cannot be built with its own type'),
 ])
 def test_a_mistake_is_one_line(arguments, message, tmp_path):
     (tmp_path / 'there.py').write_text('kept')

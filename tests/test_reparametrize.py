@@ -56,7 +56,7 @@ def test_weights_are_by_definition(make):
     torch.testing.assert_close(filters(normal.weight).flatten(1).norm(dim=1), torch.full((6,), 3.))
     spectral = reparametrize_conv_(conv, 'spectral')
     spectral.load_state_dict({'weight': raw}, strict=False)
-    for _ in range(50):
+    for _ in range(500):  # two singular values may be close
         computed = spectral.weight
     largest = torch.linalg.matrix_norm(filters(raw).flatten(1), 2)
     torch.testing.assert_close(computed, raw / largest, rtol=1e-4, atol=1e-5)
