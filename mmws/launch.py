@@ -87,8 +87,8 @@ def _check(script: str, arguments: list[str]) -> Path:
         check_input('checkpoint', checkpoint)
     tool = toolkit_tool(config, script)
     loaders = ('test_dataloader',) if tests else ('train_dataloader', 'val_dataloader')
-    check_types(config)
     check_data(config, loaders)
+    check_types(config)
     check_classes(config, loaders[0])
     check_content(config, loaders)
     if 'dist' not in script and '--launcher' not in arguments:  # some norms need the other processes to be built
