@@ -75,7 +75,7 @@ def _check_model(path: str, model: Any) -> None:
 
 
 def _check_scope(path: str, scope: Any) -> None:
-    with MODELS.switch_scope_and_registry(scope) as registry:
+    with silence(), MODELS.switch_scope_and_registry(scope) as registry:  # the toolkits warn when they are imported
         if scope and registry.scope != scope:
             known = {'mmdet', 'mmseg', *MODELS.children}
             raise WSError(f'{path}: default_scope {scope!r} is no toolkit that is installed; '

@@ -89,9 +89,9 @@ def _check(script: str, arguments: list[str]) -> Path:
         check_input('checkpoint', checkpoint)
     tool = toolkit_tool(config, script)
     loaders = ('test_dataloader',) if tests else ('train_dataloader', 'val_dataloader')
+    check_data(config, loaders)
     with silence():  # the toolkits warn and print on being imported
         check_types(config)
-    check_data(config, loaders)
     check_classes(config, loaders[0])
     check_content(config, loaders)
     if 'dist' not in script and '--launcher' not in arguments:  # some norms need the other processes to be built

@@ -10,6 +10,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS, HOOKS, LOOPS, METRICS, OPTIM_WRAPPERS, OPTIMIZERS, PARAM_SCHEDULERS, Registry
 
+from mmws.config_file import silence
 from mmws.errors import WSError, near_matches
 
 __all__ = ['check_classes', 'check_data', 'check_types', 'datasets_of', 'files_of', 'missing_data']
@@ -43,7 +44,7 @@ def check_types(config: Config) -> None:
 
 
 def _is_known(kind: str, registry: Registry, scope: str) -> bool:
-    with registry.switch_scope_and_registry(scope) as inner:
+    with silence(), registry.switch_scope_and_registry(scope) as inner:
         try:
             return inner.get(kind) is not None
         except RuntimeError:  # OneDL's mmengine raises where upstream's returns None

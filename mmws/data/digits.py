@@ -57,7 +57,7 @@ def make_digits(root: str | Path, train: int = 1200, val: int = 100, size: int =
         ['000000.jpg', '000000.jpg', '000001.jpg']
     """
     root = Path(root)
-    for name, value, least, most in (('train', train, 1, MANY), ('val', val, 1, MANY), ('size', size, *SIZES),
+    for name, value, least, most in (('train', train, 0, MANY), ('val', val, 0, MANY), ('size', size, *SIZES),
                                      ('seed', seed, 0, 2**32 - 1)):
         if type(value) is not int or not least <= value <= most:
             raise WSError(f'{name}: expected a whole number from {least} to {most}, got {value!r}')

@@ -101,8 +101,8 @@ def test_a_wrong_option_on_the_command_line_is_named(options, message, tmp_path,
 
 
 @pytest.mark.parametrize(('arguments', 'message'), [
-    (['--train', '0'], 'train: expected a whole number from 1 to 1000000, got 0'),
-    (['--val', '-3'], 'val: expected a whole number from 1 to 1000000, got -3'),
+    (['--train', '-1'], 'train: expected a whole number from 0 to 1000000, got -1'),
+    (['--val', '-3'], 'val: expected a whole number from 0 to 1000000, got -3'),
     (['--size', '8'], 'size: expected a whole number from 32 to 853, got 8'),
     (['--size', '4000'], 'size: expected a whole number from 32 to 853, got 4000'),
     (['--seed', '-1'], 'seed: expected a whole number from 0 to 4294967295, got -1'),
