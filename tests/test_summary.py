@@ -43,6 +43,6 @@ def test_what_is_missing_is_said(tmp_path):
     write_run(tmp_path, '2026_1', [50])
     with pytest.raises(WSError, match='has no config'):
         summarize(tmp_path)
-    (tmp_path / 'config.py').write_text('x = 1')
+    (tmp_path / 'config.py').write_text("model = dict(type='FCOS')\ntrain_dataloader = dict(batch_size=1)")
     with pytest.raises(WSError, match=r'no result of a test; run tools/test\.py first'):
         summarize(tmp_path)
