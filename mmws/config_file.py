@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 from mmengine.config import Config, DictAction
+from mmengine.logging import MMLogger
 from mmengine.registry import MODELS
 from torch import nn
 
@@ -145,3 +146,5 @@ def silence() -> Iterator[None]:
             yield
     finally:
         logging.disable(disabled)
+        logger = MMLogger.get_current_instance()
+        logger.setLevel(logger.level)  # mmengine's loggers remember what was disabled, until this is called

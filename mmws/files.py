@@ -21,9 +21,9 @@ def check_input(what: str, path: str | Path) -> Path:
         WSError: if it is not there, or is a folder.
 
     Example:
-        >>> check_input('config', 'nowhere.py')
+        >>> check_input('config', 'nowhere/net.py')
         Traceback (most recent call last):
-        mmws.errors.WSError: there is no config nowhere.py; in .: there is none
+        mmws.errors.WSError: there is no config nowhere/net.py; in nowhere: there is none
     """
     path = Path(path)
     if path.is_dir():

@@ -49,6 +49,8 @@ def what_mmengine_remembers() -> Iterator[None]:
     before, disabled = [dict(kind._instance_dict) for kind in kinds], logging.root.manager.disable
     yield
     logging.disable(disabled)
+    for logger in MMLogger._instance_dict.values():
+        logger._cache.clear()  # which remembers what was disabled
     for kind, instances in zip(kinds, before, strict=True):
         kind._instance_dict.clear()
         kind._instance_dict.update(instances)
