@@ -42,6 +42,7 @@ test-peers: setup
 lint: setup
 	$(RUN) -m ruff check
 	$(RUN) -m mypy
+	$(VENV)/bin/lint-imports --config pyproject.toml --no-logo
 
 lock:
 	$(PYTHON) -m venv work_dirs/audit

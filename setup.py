@@ -7,7 +7,7 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 CARRIED = ('configs', 'tools', 'model-index.yml')
-INHERIT = "globals().update(__import__('mmws.inherit', fromlist=['read_config']).read_config({name!r}))\n"
+INHERIT = "globals().update(__import__('mmws.openmmlab.stock_configs', fromlist=['x']).read_config({name!r}))\n"
 HERE = Path(__file__).resolve().parent
 
 

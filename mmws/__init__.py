@@ -4,15 +4,19 @@ Importing this package needs torch alone. The registry side, ``mmws.registry``, 
 says ``type='mmws.<Name>'``.
 """
 
-from mmws.conv import ConvWS1d, ConvWS2d, ConvWS3d
-from mmws.conv_transpose import ConvTransposeWS1d, ConvTransposeWS2d, ConvTransposeWS3d
-from mmws.convert import Report, convert_
+from mmws.conversion.convert import convert_
+from mmws.conversion.fold import fold
+from mmws.conversion.options import Options
+from mmws.conversion.report import Report
 from mmws.errors import WSError
-from mmws.fold import fold
-from mmws.functional import standardize_weight
-from mmws.inherit import stock_config
+from mmws.layers.conv import ConvWS1d, ConvWS2d, ConvWS3d
+from mmws.layers.conv_transpose import ConvTransposeWS1d, ConvTransposeWS2d, ConvTransposeWS3d
+from mmws.moved import install as _find_moved_modules
+from mmws.openmmlab.stock_configs import stock_config
+from mmws.ops.standardize import standardize_weight
 from mmws.version import __version__
 
-__all__ = ['ConvTransposeWS1d', 'ConvTransposeWS2d', 'ConvTransposeWS3d', 'ConvWS1d', 'ConvWS2d', 'ConvWS3d', 'Report',
-           'WSError', '__version__', 'convert_', 'fold', 'standardize_weight', 'stock_config']
+__all__ = ['ConvTransposeWS1d', 'ConvTransposeWS2d', 'ConvTransposeWS3d', 'ConvWS1d', 'ConvWS2d', 'ConvWS3d', 'Options',
+           'Report', 'WSError', '__version__', 'convert_', 'fold', 'standardize_weight', 'stock_config']
 
+_find_moved_modules()

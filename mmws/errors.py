@@ -7,7 +7,12 @@ import traceback
 from collections.abc import Iterable
 from types import TracebackType
 
-__all__ = ['WSError', 'ends_in_one_line', 'in_words', 'near_matches']
+__all__ = ['FOREIGN_ERRORS', 'WSError', 'ends_in_one_line', 'in_words', 'near_matches']
+
+
+FOREIGN_ERRORS = (RuntimeError, TypeError, ValueError, AttributeError, LookupError, AssertionError, ArithmeticError,
+                  NameError, ImportError)
+"""Exceptions of other people's code on input that it does not expect. Anything else is a mistake of ours."""
 
 
 class WSError(ValueError):

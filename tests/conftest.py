@@ -1,11 +1,8 @@
-import hashlib
 import logging
-import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
 from mmengine.logging import MessageHub, MMLogger
@@ -13,20 +10,13 @@ from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
 
 from mmws.data.digits import make_digits
-
-REPOSITORY = Path(__file__).parents[1]
+from tests.helpers.commands import REPOSITORY, tracked_files
 
 
 @pytest.fixture(scope='session')
 def digits(tmp_path_factory) -> Path:
     """A dataset of a few images."""
     return make_digits(tmp_path_factory.mktemp('data') / 'digits', train=6, val=3, size=128)
-
-
-def tracked_files() -> list[str]:
-    """What git has and what it would take."""
-    return subprocess.run(['git', 'ls-files', '-co', '--exclude-standard'], cwd=REPOSITORY, check=True,
-                          capture_output=True, text=True).stdout.split()
 
 
 @pytest.fixture(scope='session')
@@ -61,36 +51,6 @@ def _with_subclasses(kind: type) -> Iterator[type]:
     yield kind
     for inner in kind.__subclasses__():
         yield from _with_subclasses(inner)
-
-
-def run_tool(name: str, *arguments: str) -> None:
-    """Run a tool in this process."""
-    with patch.object(sys, 'argv', [name, *arguments]):
-        runpy.run_path(str(REPOSITORY / 'tools' / name), run_name='__main__')
-
-
-def tool_error(name: str, *arguments: str) -> str:
-    """The one line that a tool ends with: Python prints it to stderr and exits with 1."""
-    with pytest.raises(SystemExit) as error:
-        run_tool(name, *arguments)
-    assert isinstance(error.value.code, str)
-    assert '\n' not in error.value.code
-    return error.value.code
-
-
-def contents(folder: Path) -> dict[str, str]:
-    """All that is in a folder, with the hashes of the files."""
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ''
-            for path in sorted(folder.rglob('*'))}
-
-
-def refusal(name: str, *arguments: str) -> str:
-    """The one line that a tool refuses with, having left everything in the current folder as it was."""
-    before = contents(Path())
-    message = tool_error(name, *arguments)
-    assert message.startswith('error: ')
-    assert contents(Path()) == before
-    return message.removeprefix('error: ')
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
 import importlib.util
 
 import pytest
-from conftest import REPOSITORY
+
+from tests.helpers.commands import REPOSITORY
 
 
 @pytest.mark.parametrize(('name', 'standardized'), [('video', 5), ('point_cloud', 3)])

@@ -2,10 +2,11 @@
 
 from collections import Counter
 
-import fuzz
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
+
+from tests.helpers import fuzz
 
 pytestmark = pytest.mark.filterwarnings('ignore')
 QUICK = settings(deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None)

@@ -7,9 +7,9 @@ import zipfile
 from types import ModuleType
 
 import pytest
-from conftest import REPOSITORY, tracked_files
 
 import mmws
+from tests.helpers.commands import REPOSITORY, tracked_files
 
 MODULES = ['mmws', *(module.name for module in pkgutil.walk_packages(mmws.__path__, 'mmws.'))]
 

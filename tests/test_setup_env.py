@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
+
+from tests.helpers.commands import REPOSITORY
 
 LISTS = REPOSITORY / 'requirements'
 spec = importlib.util.spec_from_file_location('setup_env', LISTS / 'setup_env.py')

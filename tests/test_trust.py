@@ -1,6 +1,6 @@
 import importlib.util
 
-from conftest import REPOSITORY
+from tests.helpers.commands import REPOSITORY
 
 spec = importlib.util.spec_from_file_location('run_trust', REPOSITORY / 'tests' / 'trust' / 'run.py')
 run_trust = importlib.util.module_from_spec(spec)

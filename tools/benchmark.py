@@ -11,10 +11,10 @@ try:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    from mmws.benchmark.forms import COSTS, STEPS
-    from mmws.benchmark.report import describe_machine, table, write
-    from mmws.benchmark.timing import Scenario, measure
     from mmws.errors import ends_in_one_line
+    from mmws.experiments.benchmark.forms import COSTS, STEPS
+    from mmws.experiments.benchmark.report import describe_machine, table, write
+    from mmws.experiments.benchmark.timing import Scenario, measure
     from mmws.files import check_output_folder
 except ModuleNotFoundError as error:
     raise SystemExit(f'error: {error}; run `make setup` and `source .venv/bin/activate`') from None

@@ -6,11 +6,11 @@ from pathlib import Path
 
 try:
     from mmws import fold
-    from mmws.config_file import load_config
+    from mmws.cli.config import load_config
+    from mmws.cli.load_model import load_trained
+    from mmws.cli.onnx_export import export_onnx
     from mmws.errors import ends_in_one_line
     from mmws.files import check_output, whole_file
-    from mmws.onnx import export_onnx
-    from mmws.trained import load_trained
 except ModuleNotFoundError as error:
     raise SystemExit(f'error: {error}; run `make setup` and `source .venv/bin/activate`') from None
 

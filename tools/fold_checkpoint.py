@@ -7,11 +7,11 @@ from pathlib import Path
 try:
     from mmws import fold
     from mmws.checkpoint import write_checkpoint
-    from mmws.config_file import load_config
+    from mmws.cli.config import load_config
+    from mmws.cli.folded_config import check_stock, to_stock
+    from mmws.cli.load_model import load_trained
     from mmws.errors import ends_in_one_line
     from mmws.files import check_output, whole_file
-    from mmws.stock import check_stock, to_stock
-    from mmws.trained import load_trained
     from mmws.version import __version__
 except ModuleNotFoundError as error:
     raise SystemExit(f'error: {error}; run `make setup` and `source .venv/bin/activate`') from None

@@ -14,11 +14,11 @@ try:
     from rich.console import Console
     from rich.table import Table
 
-    from mmws.config_file import CfgOptions
+    from mmws.cli.config import CfgOptions
     from mmws.errors import ends_in_one_line
+    from mmws.experiments.lr_range import measure_lr_ranges
+    from mmws.experiments.short_run import read_configs
     from mmws.files import check_output_folder
-    from mmws.lr_range import measure_lr_ranges
-    from mmws.short_run import read_configs
 except ModuleNotFoundError as error:
     raise SystemExit(f'error: {error}; run `make setup` and `source .venv/bin/activate`') from None
 

@@ -14,9 +14,9 @@ try:
     from rich.console import Console
     from rich.table import Table
 
-    from mmws.config_file import CfgOptions
+    from mmws.cli.config import CfgOptions
+    from mmws.cli.conversion_report import Overview, look_at, write_config
     from mmws.errors import ends_in_one_line
-    from mmws.overview import Overview, look_at, write_config
 except ModuleNotFoundError as error:
     raise SystemExit(f'error: {error}; run `make setup` and `source .venv/bin/activate`') from None
 

@@ -14,15 +14,15 @@ try:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from mmws.benchmark.report import describe_machine
     from mmws.data.digits import make_digits, make_single_digits
     from mmws.errors import ends_in_one_line
-    from mmws.study.plan import Record, Run, plan
-    from mmws.study.pool import run_all
-    from mmws.study.read import read_study
-    from mmws.study.report import write_report
-    from mmws.study.results import Results
-    from mmws.study.study import Study, check_task, shorten
+    from mmws.experiments.benchmark.report import describe_machine
+    from mmws.experiments.study.plan import Record, Run, plan
+    from mmws.experiments.study.pool import run_all
+    from mmws.experiments.study.read import read_study
+    from mmws.experiments.study.report import write_report
+    from mmws.experiments.study.results import Results
+    from mmws.experiments.study.study import Study, check_task, shorten
 except ModuleNotFoundError as error:
     raise SystemExit(f'error: {error}; run `make setup` and `source .venv/bin/activate`') from None
 

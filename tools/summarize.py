@@ -8,8 +8,8 @@ try:
     from rich.console import Console
     from rich.table import Table
 
+    from mmws.cli.training_summary import summarize
     from mmws.errors import ends_in_one_line
-    from mmws.summary import summarize
 except ModuleNotFoundError as error:
     raise SystemExit(f'error: {error}; run `make setup` and `source .venv/bin/activate`') from None
 

@@ -19,9 +19,9 @@ try:
     from rich.table import Table
 
     from mmws.errors import WSError, ends_in_one_line
+    from mmws.experiments.sweep import Row, check_model, prepare_process, read_model
     from mmws.files import check_output
-    from mmws.inherit import stock_configs
-    from mmws.sweep import Row, check_model, prepare_process, read_model
+    from mmws.openmmlab.stock_configs import stock_configs
 except ModuleNotFoundError as error:
     raise SystemExit(f'error: {error}; run `make setup` and `source .venv/bin/activate`') from None
 

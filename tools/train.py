@@ -2,7 +2,7 @@
 """Run the toolkit's own tools/train.py: mmdet's or mmseg's, as the config's default scope says, with its options."""
 
 try:
-    from mmws.launch import hand_over
+    from mmws.cli.run_toolkit import hand_over
 except ModuleNotFoundError as error:
     raise SystemExit(f'error: {error}; run `make setup` and `source .venv/bin/activate`') from None
 

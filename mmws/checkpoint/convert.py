@@ -9,13 +9,13 @@ from typing import Any
 
 from torch import Tensor
 
-from mmws.checkpoint.caffe2 import CAFFE2
-from mmws.checkpoint.deeplab import AUTHORS_DEEPLAB
-from mmws.checkpoint.foreign import why_foreign
+from mmws.checkpoint.authors_deeplab import AUTHORS_DEEPLAB
+from mmws.checkpoint.authors_imagenet import AUTHORS_IMAGENET
 from mmws.checkpoint.format import Format, rename
+from mmws.checkpoint.incompatible import why_foreign
+from mmws.checkpoint.maskrcnn_benchmark import CAFFE2
+from mmws.checkpoint.openmmlab import TOOLKIT, TOOLKIT_BACKBONE
 from mmws.checkpoint.reader import read_checkpoint
-from mmws.checkpoint.resnet import AUTHORS_IMAGENET
-from mmws.checkpoint.toolkit import TOOLKIT, TOOLKIT_BACKBONE
 from mmws.errors import WSError
 from mmws.version import __version__
 

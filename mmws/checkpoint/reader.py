@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mmws.checkpoint.pickles import load_arrays
+from mmws.checkpoint.numpy_pickle import load_arrays
 from mmws.errors import WSError
 from mmws.files import check_input
 

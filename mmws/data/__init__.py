@@ -1,1 +1,4 @@
-"""Data that needs no download, and checks of data."""
+"""Datasets that need no download.
+
+Imports :mod:`mmws.files` and :mod:`mmws.errors` only.
+"""

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import refusal, run_tool, tool_error
 from mmengine.config import Config
-from test_format import shapes_of
-from test_reader import COMMAND, safetensors, torch_zip
-from test_stock import DEMO, random_model
+
+from tests.helpers.checkpoints import COMMAND, safetensors, shapes_of, torch_zip
+from tests.helpers.commands import refusal, run_tool, tool_error
+from tests.helpers.models import DEMO, random_model
 
 DETECTION = DEMO / 'mask_rcnn_r18_gnws_digits.py'
 TAKERS = {'test.py': [], 'fold_checkpoint.py': ['out'], 'export_onnx.py': ['out.onnx'],

@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, contents, refusal, run_tool, tool_error
-from test_launch import tool
+
+from tests.helpers.commands import REPOSITORY, contents, refusal, run_tool, tool, tool_error
 
 DETECTION = REPOSITORY / 'configs' / 'demo' / 'mask_rcnn_r18_gnws_digits.py'
 BASE = f"_base_ = '{DETECTION}'\n"

@@ -6,7 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, refusal, tool_error
+
+from tests.helpers.commands import REPOSITORY, refusal, tool_error
 
 DEMO = REPOSITORY / 'configs' / 'demo'
 DIGITS = Path('data/digits')

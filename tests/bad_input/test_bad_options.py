@@ -5,11 +5,11 @@ import re
 
 import pytest
 import torch
-from conftest import REPOSITORY, refusal, tool_error
 from mmengine.registry import MODELS
 from torch import nn
 
 from mmws import ConvWS2d, WSError, convert_, fold
+from tests.helpers.commands import REPOSITORY, refusal, tool_error
 
 DETECTION = str(REPOSITORY / 'configs' / 'demo' / 'mask_rcnn_r18_gnws_digits.py')
 

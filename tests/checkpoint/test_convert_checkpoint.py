@@ -7,16 +7,17 @@ from functools import cache, partial
 
 import pytest
 import torch
-from conftest import REPOSITORY
 from mmengine.config import Config
 from mmengine.registry import MODELS
-from test_heads import Authors
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 from torchvision.models import resnet
 
 from mmws.checkpoint import convert_checkpoint
-from mmws.checkpoint.resnet import resnet_shapes
+from mmws.checkpoint.authors_imagenet import resnet_shapes
+from tests.helpers.authors import Authors
+from tests.helpers.checkpoints import CAFFE2
+from tests.helpers.commands import REPOSITORY
 
 ARCHITECTURES = {'resnet50': ('ResNet', 50, {}), 'resnet101': ('ResNet', 101, {}),
                  'resnext50_32x4d': ('ResNeXt', 50, {'groups': 32, 'base_width': 4}),
@@ -67,9 +68,6 @@ def target_network(architecture, in_scope):
 def in_authors_form(net, path):
     torch.save({f'module.{key}': value.float() for key, value in net.state_dict().items()}, path,
                _use_new_zipfile_serialization=False)
-
-
-CAFFE2 = {'conv1': 'branch2a', 'conv2': 'branch2b', 'conv3': 'branch2c', 'downsample': 'branch1'}
 
 
 def caffe2_name(key):

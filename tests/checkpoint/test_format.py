@@ -1,20 +1,18 @@
 """What a converted checkpoint says, and what is refused: tensors of the right names and shapes will do."""
 
 import json
-import re
 
 import pytest
 import torch
-from conftest import tool_error
 from mmengine.registry import MODELS
 from mmengine.runner import load_checkpoint
 from safetensors import safe_open
-from test_launch import tool
-from test_zoo import ONLY_NAMES
 
 from mmws import WSError
 from mmws.checkpoint import convert_checkpoint, read_checkpoint
-from mmws.checkpoint.resnet import resnet_shapes
+from mmws.checkpoint.authors_imagenet import resnet_shapes
+from tests.helpers.checkpoints import ONLY_NAMES, shapes_of
+from tests.helpers.commands import tool, tool_error
 
 
 def test_the_toolkits_own_weights_are_taken_as_they_are(tmp_path):
@@ -30,14 +28,6 @@ def test_the_toolkits_own_weights_are_taken_as_they_are(tmp_path):
     torch.save(model, tmp_path / 'm.pth')
     with pytest.raises(WSError, match=r'resnet50 needs backbone\.layer4\.2\.gn3\.bias of shape \(2048,\), which is'):
         convert_checkpoint(tmp_path / 'm.pth')
-
-
-def shapes_of(**changes):
-    """The authors' ResNet-50 as far as keys and shapes go, changed."""
-    tensors = {f'module.{re.sub("gn", "bn", key)}': torch.zeros(1).expand(shape).contiguous()
-               for key, shape in resnet_shapes(ONLY_NAMES)[1].items()}
-    tensors |= {f'module.{key}': value for key, value in changes.items() if value is not None}
-    return {key: value for key, value in tensors.items() if changes.get(key.removeprefix('module.'), 0) is not None}
 
 
 @pytest.mark.parametrize(('tensors', 'message'), [

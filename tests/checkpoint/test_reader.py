@@ -1,8 +1,6 @@
 """Hostile files: refused with one line, nothing executed."""
 
 import io
-import json
-import os
 import pickle
 import pickletools
 import struct
@@ -11,39 +9,16 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from conftest import tool_error
 
 from mmws import WSError
 from mmws.checkpoint import read_checkpoint
-
-
-class Calls:
-    """Pickles as the call of a function."""
-
-    def __init__(self, function, *arguments):
-        self.call = function, arguments
-
-    def __reduce__(self):
-        return self.call
+from tests.helpers.checkpoints import COMMAND, Calls, safetensors, torch_zip
+from tests.helpers.commands import tool_error
 
 
 def named(module, name, argument=b'I0\n'):
     """A pickle that calls ``module.name`` with one argument."""
     return b'c' + f'{module}\n{name}\n'.encode() + b'(' + argument + b'tR.'
-
-
-def torch_zip(tensors, replace=(), compress=zipfile.ZIP_STORED, byteorder=b'little'):
-    """What torch.save writes, with bytes of its pickle replaced."""
-    whole, out = io.BytesIO(), io.BytesIO()
-    torch.save(tensors, whole)
-    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(out, 'w', compress) as target:
-        for entry in source.infolist():
-            data = source.read(entry)
-            if entry.filename.endswith('data.pkl') and replace:
-                assert replace[0] in data
-                data = data.replace(*replace)
-            target.writestr(entry.filename, byteorder if entry.filename.endswith('byteorder') else data)
-    return out.getvalue()
 
 
 def overlapping_zip():
@@ -55,18 +30,12 @@ def overlapping_zip():
     return out.getvalue()
 
 
-def safetensors(header, data=bytes(32)):
-    text = json.dumps(header).encode()
-    return struct.pack('<Q', len(text)) + text + data
-
-
 def legacy(tensors):
     out = io.BytesIO()
     torch.save(tensors, out, _use_new_zipfile_serialization=False)
     return out.getvalue()
 
 
-COMMAND = {'a': Calls(os.system, 'touch executed')}
 ONES = {'a': torch.ones(4)}
 ARRAY = {'a': np.ones(4, 'f4')}
 SHAPE = b'K\x04\x85'  # (4,)

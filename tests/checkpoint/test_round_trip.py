@@ -6,10 +6,10 @@ from mmdet.structures import DetDataSample
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS
 from mmengine.runner import load_checkpoint, save_checkpoint
-from test_registry import BN, GN, WS, with_norm
 from torch import nn
 
 from mmws import stock_config
+from tests.helpers.models import BN, GN, WS, with_norm
 
 PLAIN = {'norm_cfg': BN}
 SMALL = {'backbone': {'depth': 18, 'init_cfg': None, 'norm_cfg': BN}}

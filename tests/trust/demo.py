@@ -6,9 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conftest import REPOSITORY
-
 from mmws.data.digits import make_digits
+from tests.helpers.commands import REPOSITORY
 
 HERE = Path(__file__).parent
 

@@ -13,7 +13,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
-from mmws.benchmark.report import describe_machine
+from mmws.experiments.benchmark.report import describe_machine
 
 HERE = Path(__file__).resolve().parent
 DOCS = HERE.parents[1] / 'docs'

@@ -5,9 +5,10 @@ import random
 import time
 from collections import Counter
 
-import fuzz
 import pytest
 from hypothesis import HealthCheck, given, seed, settings
+
+from tests.helpers import fuzz
 
 pytestmark = pytest.mark.filterwarnings('ignore')
 SECONDS = float(os.environ.get('FUZZ_SECONDS', 300))  # of each test

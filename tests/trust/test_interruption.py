@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import REPOSITORY
 from demo import loss_at_the_end, start, statements, train, write_config
-from test_distributed import free_port
 from witness import digest
 
-from mmws.guard import _newest_whole, _whole
-from mmws.safe_globals import allow_log_history
+from mmws.openmmlab.guard_hook import _newest_whole, _whole
+from mmws.openmmlab.safe_globals import allow_log_history
+from tests.helpers.commands import REPOSITORY, free_port
 
 STEPS, INTERVAL, KILLS, SEEDS, LAST = 200, 5, 20, 4, 40
 

@@ -6,9 +6,9 @@ from itertools import product
 import pytest
 import torch
 from demo import loss_at_the_end, statements, train, write_config
-from test_functional import authors
 
 from mmws import standardize_weight
+from tests.helpers.authors import authors
 
 STEPS, LAST = 200, 50
 WRAPPERS = {'float32': {}, 'bfloat16': {'dtype': 'bfloat16'}, 'float16': {'dtype': 'float16'}}

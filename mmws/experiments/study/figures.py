@@ -1,0 +1,119 @@
+"""The figures of a study, readable in black and white: a panel a method, lines of other style and marker in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import cycle
+from math import ceil
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mmws.experiments.study.cells import Cell
+from mmws.experiments.study.study import Task
+
+__all__ = ['plot_batches', 'plot_curves']
+
+STYLES: list[dict[str, Any]] = [{'linestyle': line, 'marker': marker, 'color': shade, 'markersize': 4}
+                                for shade in ('black', '0.5')
+                                for line, marker in zip(('-', '--', '-.', ':'), 'os^D', strict=True)]
+COLUMNS = 5
+
+
+def plot_curves(task: Task, cells: Sequence[Cell], folder: Path) -> Path:
+    """Write training loss above metric over the images seen, a panel a method, means over the seeds that finished.
+
+    A line in a panel is a batch size and schedule; the first of the study is in all of them, thin, to compare with.
+    """
+    methods = list(dict.fromkeys(cell.method for cell in cells))
+    figure, pairs = _pairs(len(methods), f'{task.label}, percent')
+    settings = dict.fromkeys(cell.setting for cell in sorted(cells, key=lambda cell: cell.batch_size))
+    styles = dict(zip(settings, cycle(STYLES), strict=False))
+    for method, pair in zip(methods, pairs, strict=False):
+        _draw_method(pair, task, cells, method, styles)
+    lines = {str(line.get_label()): line for pair in pairs for line in pair[0].get_lines()}
+    labels = sorted(lines, key=lambda label: list(styles).index(label) if label in styles else len(styles))
+    figure.legend([lines[label] for label in labels], labels, loc='outside lower center', ncols=4, fontsize=8)
+    return _save(figure, folder / f'{task.name}_curves.png', f'{task.name}: means over the seeds')
+
+
+def _pairs(count: int, label: str) -> tuple[Figure, list[tuple[Axes, Axes]]]:
+    """A figure with so many pairs of axes, the loss above the metric."""
+    bands = ceil(count / COLUMNS)
+    columns = ceil(count / bands)
+    figure = Figure(figsize=(2.4 * columns + 1, 4.4 * bands + 0.8), layout='constrained')
+    panels = figure.subplots(2 * bands, columns, sharex=True, squeeze=False)
+    pairs = [(panels[2 * band][column], panels[2 * band + 1][column])
+             for band in range(bands) for column in range(columns)]
+    for place, (loss, metric) in enumerate(pairs):
+        if place:
+            loss.sharey(pairs[0][0])
+            metric.sharey(pairs[0][1])
+        if place % columns == 0:
+            loss.set_ylabel('training loss')
+            metric.set_ylabel(label)
+        metric.tick_params(labelbottom=True)
+        metric.locator_params(axis='x', nbins=4)
+        metric.set_xlabel('images seen')
+    for axes in (axes for pair in pairs[count:] for axes in pair):
+        axes.set_visible(False)
+    return figure, pairs
+
+
+def _draw_method(pair: Sequence[Axes], task: Task, cells: Sequence[Cell], method: str,
+                 styles: dict[str, dict[str, Any]]) -> None:
+    own = [cell for cell in cells if cell.method == method]
+    if method != cells[0].method:
+        _draw(pair, task, cells[0], f'{cells[0].method}, {cells[0].setting}', linewidth=0.8, color='0.6')
+    for cell in own:
+        _draw(pair, task, cell, cell.setting, **styles[cell.setting])
+    pair[0].set_title(method, fontsize=10)
+    if not any(cell.values for cell in own):
+        pair[1].text(0.5, 0.5, '\n'.join(filter(None, (cell.failures() for cell in own))), ha='center',
+                     transform=pair[1].transAxes)
+
+
+def _draw(pair: Sequence[Axes], task: Task, cell: Cell, label: str, **style: Any) -> None:
+    for axes, curve, scale in zip(pair, ('loss', 'validation'), (1.0, 100 / task.out_of), strict=True):
+        points = list(zip(*(record[curve] for record in cell.finished), strict=True))
+        axes.plot([at[0][0] * cell.batch_size for at in points],
+                  [mean(value for _, value in at) * scale for at in points],
+                  label=label, markevery=0.25 if curve == 'loss' else 1, **style)
+
+
+def plot_batches(task: Task, cells: Sequence[Cell], folder: Path) -> Path | None:
+    """Write the metric over the batch size, a panel a schedule, with the spread over the seeds; None for one size."""
+    sizes = sorted({cell.batch_size for cell in cells})
+    if len(sizes) < 2:
+        return None
+    schedules = list(dict.fromkeys(cell.schedule for cell in cells))
+    figure = Figure(figsize=(1 + 4 * len(schedules), 4), layout='constrained')
+    panels = figure.subplots(1, len(schedules), sharey=True, squeeze=False)
+    of = {method: [cell for cell in cells if cell.method == method and cell.values] for method in
+          dict.fromkeys(cell.method for cell in cells)}
+    compared = {method: own for method, own in of.items() if len({cell.batch_size for cell in own}) > 1}
+    for axes, schedule in zip(panels.flat, schedules, strict=True):
+        for place, (style, (method, own)) in enumerate(zip(cycle(STYLES), compared.items(), strict=False)):
+            line = [cell for cell in own if cell.schedule == schedule]
+            aside = 1.04 ** place  # that no bar hides another
+            axes.errorbar([cell.batch_size * aside for cell in line], [mean(cell.values) for cell in line],
+                          [cell.spread for cell in line], **style, capsize=3, label=method)
+        axes.set_xscale('log', base=2)
+        axes.set_xticks(sizes, map(str, sizes))
+        axes.set(xlabel='images a step', title=f'schedule: {schedule}')
+    panels[0][0].set_ylabel(f'{task.label}, percent')
+    panels[0][0].legend(fontsize=8)
+    return _save(figure, folder / f'{task.name}_batch.png',
+                 f'{task.name}, {task.images:,} images in all; bars: standard deviation over seeds')
+
+
+def _save(figure: Figure, path: Path, title: str) -> Path:
+    for axes in figure.axes:
+        axes.grid(alpha=0.3)
+        axes.tick_params(labelsize=7)
+    figure.suptitle(title, fontsize=10)
+    figure.savefig(path, dpi=90)
+    return path

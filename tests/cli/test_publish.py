@@ -1,0 +1,52 @@
+import hashlib
+import json
+import pickle
+
+import mmengine
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer
+
+from mmws import __version__
+from mmws.cli.publish import publish_model
+from tests.helpers.commands import run_tool, tool_error
+from tests.helpers.models import DEMO, random_model
+
+CONFIG = DEMO / 'mask_rcnn_r18_gnws_digits.py'
+
+
+@pytest.mark.parametrize('measured', [True, False])
+def test_the_optimizer_goes_the_hash_and_a_card_come(measured, tmp_path):
+    model = random_model(mmengine.Config.fromfile(CONFIG))
+    meta = {'epoch': 1, 'iter': 4000, 'mmengine_version': mmengine.__version__, 'dataset_meta': {'classes': ('0',)}}
+    torch.save({'state_dict': model.state_dict(), 'meta': meta, 'optimizer': {'state': torch.ones(3)},
+                'message_hub': {'log_scalars': {'loss': HistoryBuffer([1.0], [1])}}}, tmp_path / 'iter_4000.pth')
+    if measured:
+        (tmp_path / 'summary.json').write_text(json.dumps({'box_ap': 0.756, 'mask_ap': 0.642}))
+    run_tool('publish_model.py', str(CONFIG), str(tmp_path / 'iter_4000.pth'), str(tmp_path / 'digits.pth'))
+    (published,) = tmp_path.glob('digits*.pth')
+    assert published.stem == f'digits-{hashlib.sha256(published.read_bytes()).hexdigest()[:8]}'
+    assert torch.load(published, weights_only=True).keys() == {'state_dict', 'meta'}
+    card = published.with_suffix('.md').read_text()
+    for fact in ('| config | mask_rcnn_r18_gnws_digits.py |', '| data | CocoDataset data/digits/ |',
+                 '| norm | GroupNorm |', f'mmws {__version__} |',
+                 '34 convolutions; (w - mean) / (std + eps), the unbiased std, eps 1e-05', 'iter 4000',
+                 f'mmengine {mmengine.__version__}',
+                 'box_ap 0.756, mask_ap 0.642' if measured else 'not measured: there is no summary.json'):
+        assert fact in card
+
+
+def test_the_script_reads_what_mmengine_writes(tmp_path):
+    torch.save({'meta': {}, 'state_dict': {}, 'message_hub': HistoryBuffer([1.0], [1])}, tmp_path / 'x.pth')
+    torch.serialization.clear_safe_globals()
+    with pytest.raises(pickle.UnpicklingError, match='HistoryBuffer'):
+        torch.load(tmp_path / 'x.pth')
+    assert publish_model(tmp_path / 'x.pth', tmp_path / 'y.pth').is_file()
+
+
+def test_a_users_mistake_is_one_line_and_nothing_is_written(tmp_path):
+    torch.save({'a': torch.ones(1)}, tmp_path / 'x.pth')
+    arguments = ['publish_model.py', str(CONFIG), str(tmp_path / 'x.pth')]
+    assert 'does not fit' in tool_error(*arguments, str(tmp_path / 'y.pth'))
+    assert 'there is no folder' in tool_error(*arguments, 'no/y.pth')
+    assert len(list(tmp_path.iterdir())) == 1

@@ -1,0 +1,48 @@
+import json
+
+import pytest
+
+from mmws import WSError
+from mmws.cli.training_summary import read_scalars, summarize
+
+
+def write_run(work_dir, name, steps, validation=(), test=None, time=0.5):
+    folder = work_dir / name / 'vis_data'
+    folder.mkdir(parents=True)
+    lines = [{'loss': 1 / step, 'time': time, 'step': step} for step in steps]
+    lines += [{'coco/bbox_mAP': ap, 'coco/segm_mAP': ap / 2, 'step': step + 0.5} for step, ap in validation]
+    lines = [line | {'step': int(line['step'])} for line in sorted(lines, key=lambda line: line['step'])]
+    text = ''.join(json.dumps(line if 'loss' in line else line | {'step': 0}) + '\n' for line in lines)
+    (folder / 'scalars.json').write_text(text + '{"cut off')
+    if test:
+        (work_dir / name / f'{name}.json').write_text(json.dumps(test))
+
+
+@pytest.mark.parametrize(('model', 'norm', 'weight'), [
+    ("dict(type='mmws.X', backbone=dict(norm_cfg=dict(type='BN')))", 'GN', 'ws'),
+    ("dict(type='mmws.X', ws=dict(norm='BCN', weight='wn'))", 'BCN', 'wn'),
+    ("dict(type='mmws.X', ws=dict(norm='keep'), backbone=dict(norm_cfg=dict(type='mmws.SN')))", 'SN', 'ws'),
+    ("dict(type='X', necks=[dict(norm_cfg=dict(type='BN'))])", 'BN', 'plain'),
+])
+def test_a_resumed_run_counts_once(tmp_path, model, norm, weight):
+    write_run(tmp_path, '2026_1', [50, 100, 150, 200], [(100, 0.1), (200, 0.9)], time=1.0)
+    write_run(tmp_path, '2026_2', [150, 200, 250], [(200, 0.2)])
+    write_run(tmp_path, '2026_3', [], test={'coco/bbox_mAP': 0.3, 'coco/segm_mAP': 0.25})
+    (tmp_path / 'config.py').write_text(f'model = {model}\ntrain_dataloader = dict(batch_size=1)\n')
+    assert summarize(tmp_path) == json.loads((tmp_path / 'summary.json').read_text()) == {
+        'box_ap': 0.3, 'mask_ap': 0.25, 'steps': 250, 'images_per_step': 1, 'train_seconds': 100 * 1.0 + 150 * 0.5,
+        'norm': norm, 'weight': weight, 'ws': weight == 'ws'}
+    _, validation = read_scalars(tmp_path)
+    assert [(line['step'], line['coco/bbox_mAP']) for line in validation] == [(100, 0.1), (200, 0.2)]
+    assert (tmp_path / 'curves.png').read_bytes().startswith(b'\x89PNG')
+
+
+def test_what_is_missing_is_said(tmp_path):
+    with pytest.raises(WSError, match=r'no .*scalars\.json with training steps; train there first'):
+        summarize(tmp_path)
+    write_run(tmp_path, '2026_1', [50])
+    with pytest.raises(WSError, match='has no config'):
+        summarize(tmp_path)
+    (tmp_path / 'config.py').write_text("model = dict(type='FCOS')\ntrain_dataloader = dict(batch_size=1)")
+    with pytest.raises(WSError, match=r'no result of a test; run tools/test\.py first'):
+        summarize(tmp_path)

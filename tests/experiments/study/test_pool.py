@@ -1,0 +1,115 @@
+"""The runs of a study, several at a time; each test starts processes of its own."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mmws.data.digits import make_digits, make_single_digits
+from mmws.errors import WSError
+from mmws.experiments.study.plan import plan
+from mmws.experiments.study.pool import run_all
+from mmws.experiments.study.read import read_study
+from mmws.experiments.study.results import Results
+from mmws.experiments.study.study import check_task
+from tests.helpers.commands import REPOSITORY
+from tests.helpers.studies import write
+
+CONFIGS = REPOSITORY / 'configs' / 'study'
+
+
+def fake(run, task):
+    """A job whose outcome the learning rate says."""
+    if run.rate == 0.1:
+        os._exit(1)
+    if run.rate == 0.2:
+        raise RuntimeError('out of memory')
+    return {'name': run.name, 'status': 'finished', 'message': '', 'metric': 0.5, 'seconds': 1,
+            'settings': run.settings(), 'validation': [], 'loss': []}
+
+
+@pytest.fixture
+def study(tmp_path):
+    """Two rates that fail, one that works, two seeds."""
+    (tmp_path / 'detection.py').write_text('a = 1\n')
+    return read_study(write(tmp_path, part={'rates': [0.1, 0.2, 0.3]}, seeds=[1, 2],
+                            task={'config': str(tmp_path / 'detection.py')}))
+
+
+def test_failures_are_kept_and_an_interrupted_study_goes_on(study, tmp_path):
+    def interrupt(run, record):
+        if len(Results(folder).done) == 3:
+            raise KeyboardInterrupt
+
+    folder = tmp_path / 'results'
+    with pytest.raises(KeyboardInterrupt):
+        run_all(study, Results(folder), 2, interrupt, fake)
+    before = (folder / 'detection.json').read_text()
+    assert before.count('\n') == 5  # a line a run
+    shown = []
+    run_all(study, Results(folder), 2, lambda run, record: shown.append(run.name), fake)
+    done = Results(folder).done
+    assert sorted(shown) == sorted(run.name for run in plan(study, done) if run.name not in before)
+    assert len(done) == 5
+    assert {record['settings']['rate']: (record['status'], record['message']) for record in done.values()} == {
+        0.1: ('crashed', 'its process died'), 0.2: ('crashed', 'RuntimeError: out of memory'), 0.3: ('finished', '')}
+
+
+def test_other_settings_than_those_of_the_kept_runs_are_refused(study, tmp_path):
+    folder = tmp_path / 'results'
+    run = next(run for run in plan(study, {}) if run.rate == 0.3)
+    results = Results(folder)
+    results.add(fake(run, study.tasks[0]))
+    Results(folder).check(study)
+    with pytest.raises(WSError, match=r'detection.json: the run "detection, GN, .*" was done with other settings: '
+                                      r'images is 40, expected 80; steps is 40, expected 80; delete its line'):
+        Results(folder).check(replace(study, tasks=(replace(study.tasks[0], images=80),)))
+    (tmp_path / 'other.py').write_text('a = 2\n')
+    with pytest.raises(WSError, match=r'config is .*; digest is '):
+        Results(folder).check(replace(study, tasks=(replace(study.tasks[0], config=str(tmp_path / 'other.py')),)))
+
+
+@pytest.mark.parametrize(('content', 'message'), [
+    ('[{', r'detection.json is no JSON: .*; correct it, or delete it'),
+    ('{"name": 1}', r'detection.json is no file of results: expected a list of mappings with the keys name, status'),
+    ('[{"name": "a"}]', r'detection.json is no file of results')])
+def test_a_file_of_results_that_cannot_be_read_is_named(tmp_path, content, message):
+    (tmp_path / 'detection.json').write_text(content)
+    with pytest.raises(WSError, match=message):
+        Results(tmp_path)
+    with pytest.raises(WSError, match=r'detection.json is no folder; give another --out'):
+        Results(tmp_path / 'detection.json')
+
+
+def test_a_study_wants_a_process(study, tmp_path):
+    with pytest.raises(WSError, match='expected at least one run at a time, got 0'):
+        run_all(study, Results(tmp_path / 'results'), 0, lambda run, record: None)
+
+
+def test_a_real_run_of_each_task_and_what_fails_in_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_digits(Path('data/study/digits'), train=4, val=2, size=96)
+    make_single_digits(Path('data/study/single'))
+    whole = read_study(CONFIGS / 'study.yaml')
+    tasks = {}
+    for task in whole.tasks:
+        rate = 1e6 if task.name == 'classification' else 0.01
+        part = {'methods': ['BN' if task.name == 'segmentation' else 'GN+WS'], 'rates': [rate], 'batch_sizes': [1]}
+        tasks[task.name] = {key: getattr(task, key) for key in ('metric', 'label', 'out_of', 'warm_up', 'seconds')} | {
+            'config': str(REPOSITORY / task.config), 'images': 8, 'validations': 2, 'parts': [part]}
+    study = read_study(write(tmp_path, methods=dict(whole.methods), tasks=tasks))
+    for task in study.tasks:
+        check_task(study, task)
+    run_all(study, Results(tmp_path / 'results'), 2, lambda run, record: None)
+    done = {record['settings']['task']: record for record in Results(tmp_path / 'results').done.values()}
+    detection, segmentation, classification = (done[name] for name in ('detection', 'segmentation', 'classification'))
+    assert detection['status'] == 'finished'
+    assert [step for step, _ in detection['validation']] == [4, 8]
+    assert [step for step, _ in detection['loss']] == list(range(1, 9))
+    assert segmentation['status'] == 'crashed'
+    assert 'Expected more than 1 value per channel when training' in segmentation['message']
+    assert classification['status'] == 'diverged'
+    assert classification['message'].startswith('the loss is ')
+    json.dumps([detection, segmentation, classification], allow_nan=False)

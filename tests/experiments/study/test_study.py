@@ -1,0 +1,86 @@
+import pytest
+from mmengine.registry import MODELS, DefaultScope
+from torch import nn
+
+from mmws.errors import WSError
+from mmws.experiments.study.plan import plan
+from mmws.experiments.study.read import read_study
+from mmws.experiments.study.run import config_of
+from mmws.experiments.study.study import check_task, shorten
+from mmws.layers.conv import WeightStandardized
+from tests.helpers.commands import REPOSITORY
+from tests.helpers.studies import STUDY, write
+
+
+@pytest.mark.parametrize(('change', 'message'), [
+    ({'sedes': [1]}, r"study.yaml: unknown key 'sedes': did you mean 'seeds'"),
+    ({'methods': {'GN': 'WS'}}, r"methods.GN: expected ws options as in \{norm: GN\}, got 'WS'"),
+    ({'tasks': {'a': {'config': 'x'}}}, 'tasks.a: missing 7 required'),
+    ({'tasks': {'a': 3}}, "tasks.a: expected a mapping with the keys name, config, .*, got 3"),
+    ({'part': {'methods': ['BN']}}, "tasks.detection: unknown method 'BN': expected one of 'GN'"),
+    ({'part': {'schedules': ['cosine']}}, "unknown schedule 'cosine': expected one of 'one-cycle', 'step'"),
+    ({'tasks': []}, r'study.yaml: tasks: expected a mapping of names to tasks, got \[\]'),
+    ({'seeds': 3}, r'study.yaml: seeds: expected a list, each a whole number, got 3'),
+    ({'seeds': [0.5]}, r'study.yaml: seeds: expected a list, each a whole number, got \[0.5\]'),
+    ({'methods': ['GN']}, r'study.yaml: methods: expected a mapping, got'),
+    ({'task': {'images': 'many'}}, "tasks.detection: images: expected a whole number, got 'many'"),
+    ({'task': {'config': 3}}, 'tasks.detection: config: expected text, got 3'),
+    ({'part': {'rates': ['1e-3']}}, r"parts\[0\]: rates: expected a list, each a number, got \['1e-3'\]"),
+    ({'quick': {'methods': ['GN'], 'seeds': [1]}}, r"study.yaml: quick: missing 1 required .* 'images'"),
+    ({'part': {'rates': []}}, 'no part has rates for GN at 1 images a step or less, step; its learning rate'),
+])
+def test_a_mistake_in_the_file_is_named(tmp_path, change, message):
+    with pytest.raises(WSError, match=message):
+        read_study(write(tmp_path, **change))
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    write(tmp_path)
+    with pytest.raises(WSError, match=r"there is no study .*stdy.yaml; in .*: did you mean 'study.yaml'"):
+        read_study(tmp_path / 'stdy.yaml')
+    (tmp_path / 'bad.yaml').write_text('a: [')
+    with pytest.raises(WSError, match=r'bad.yaml is no YAML: while parsing'):
+        read_study(tmp_path / 'bad.yaml')
+
+
+@pytest.mark.parametrize(('config', 'method', 'message'), [
+    ('nope.py', {}, 'task detection: there is no config nope.py'),
+    ('plain.py', {}, "model.type is 'FasterRCNN'; .* write mmws.FasterRCNN"),
+    ('plain.py', {'nrom': 'GN'}, "unknown ws option 'nrom'"),
+    (str(STUDY.with_name('detection.py')), {}, 'needs data/study/digits/annotations/train.json, which is not there'),
+])
+def test_what_would_fail_every_run_is_found_before_the_first(tmp_path, monkeypatch, config, method, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'plain.py').write_text("model = dict(type='FasterRCNN')\n")
+    study = read_study(write(tmp_path, methods={'GN': method}, task={'config': config}))
+    with pytest.raises(WSError, match=message):
+        check_task(study, study.tasks[0])
+
+
+def test_coco_and_voc_are_planned_and_asked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    study = read_study('configs/study/coco.yaml')
+    runs = plan(study, {})
+    assert len({run.name for run in runs}) == len(runs) == 99
+    for task, asked in zip(study.tasks, ('get COCO 2017 from', 'get VOC 2012 from'), strict=True):
+        with pytest.raises(WSError, match=asked):
+            check_task(study, task)
+    for method, norm in (('BN', nn.BatchNorm2d), ('GN', nn.GroupNorm)):  # from what it starts
+        run = next(run for run in runs if run.method == method and run.search)
+        config = config_of(run, str(tmp_path))
+        with DefaultScope.overwrite_default_scope('mmdet'):
+            model = MODELS.build(config.model)
+        assert isinstance(model.neck.lateral_convs[0].norm, norm)
+        assert model.backbone.init_cfg['checkpoint'] == run.ws['pretrained']
+        assert not any(isinstance(module, WeightStandardized) for module in model.modules())
+
+
+def test_quick_is_a_part_of_the_study(tmp_path):
+    with pytest.raises(WSError, match='the study has no key `quick`'):
+        shorten(read_study(write(tmp_path)))
+    whole = read_study(STUDY)
+    quick = shorten(whole)
+    assert quick.seeds == (1,)
+    for task, of in zip(quick.tasks, whole.tasks, strict=True):
+        assert task.images == of.images * whole.quick.images
+        assert all(len(part.rates) < 2 and set(part.methods) <= set(whole.quick.methods) for part in task.parts)

@@ -1,0 +1,100 @@
+import importlib.util
+import json
+import os
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from mmws import ConvWS2d
+from mmws.experiments.benchmark.forms import ALLOCATOR, COSTS, NETWORKS, STEPS, Form
+from mmws.experiments.benchmark.report import markdown
+from mmws.experiments.benchmark.timing import Scenario, Subject, measure
+from tests.helpers.commands import REPOSITORY
+
+EAGER = [name for name, form in COSTS.items() if not form.compiled]
+TINY = Scenario('ResNet-50', (32, 32), 2, {name: COSTS[name] for name in ('plain', 'mmws')})
+
+
+def test_the_forms_compute_what_they_are_named_for():
+    x = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        outs = {name: COSTS[name].build('ResNet-50')(x)[-1] for name in EAGER}
+    for name in ('mmcv', "authors' code", 'parametrize'):
+        torch.testing.assert_close(outs[name], outs['mmws'], rtol=1e-3, atol=1e-3)
+    assert 1e-4 < (outs["timm's trick"] - outs['mmws']).abs().mean() < 0.05  # biased
+    assert (outs['plain'] - outs['mmws']).abs().mean() > 0.1
+    assert torch.equal(outs['plain'], outs['plain again'])
+    assert torch.equal(outs['plain'], outs['a copy each way'])
+
+
+@pytest.mark.parametrize('network', NETWORKS)
+def test_networks_take_their_form(network):
+    subject = Subject(Scenario(network, (64, 64), 1, {}), Form(nn.Conv2d, channels_last=True), 'cpu')
+    assert not any(type(module) is ConvWS2d for module in subject.net.modules())
+    assert subject.data['inputs'].is_contiguous(memory_format=torch.channels_last)
+    assert any(type(module) is nn.GroupNorm for module in subject.net.modules())
+    assert set(subject.data) == {'inputs', 'data_samples'}
+
+
+@pytest.mark.parametrize('network', ['RetinaNet', 'stock Mask R-CNN'])
+def test_a_detector_takes_a_step_and_infers(network):
+    subject = Subject(Scenario(network, (64, 64), 1, {}), STEPS['BN'], 'cpu')
+    before = subject.net.backbone.layer4[0].conv1.weight.detach().clone()
+    assert subject.run('training') > 0
+    assert not torch.equal(subject.net.backbone.layer4[0].conv1.weight, before)
+    assert subject.run('inference') > 0
+
+
+def test_keeping_takes_the_memory_of_the_weights_once():
+    weights = sum(module.weight.numel() * 4 for module in COSTS['plain'].build('ResNet-50').modules()
+                  if isinstance(module, nn.Conv2d))
+    peaks = {(result['mode'], result['form']): result['peak'] for result in measure(TINY, 'cpu')}
+    for mode in ('training', 'inference'):
+        assert 0.9 < (peaks[mode, 'mmws'] - peaks[mode, 'plain']) / weights < 1.01
+
+
+def test_a_process_of_its_own_has_its_environment(monkeypatch):
+    monkeypatch.setenv('OMP_NUM_THREADS', '1')
+    name = next(iter(ALLOCATOR))
+    forms = {'here': COSTS['plain'], 'alone': Form(environment={name: str(2 ** 20)})}
+    results = measure(Scenario('ResNet-50', (32, 32), 2, forms, ('inference',)), 'cpu')
+    assert [result['peak'] is None for result in results] == [False, True]
+    assert name not in os.environ
+
+
+def test_the_tool_prints_and_writes_what_it_measured(tmp_path, monkeypatch, capsys):
+    spec = importlib.util.spec_from_file_location('benchmark_tool', REPOSITORY / 'tools' / 'benchmark.py')
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    assert sum(map(len, tool.plan(False, 'cpu').values())) > len(tool.plan(True, 'cpu'))
+    monkeypatch.setattr(tool, 'plan', lambda *_: {'part': [TINY]})
+    monkeypatch.setattr(sys, 'argv', ['benchmark.py', '--out', str(tmp_path)])
+    tool.main()
+    results = json.loads((tmp_path / 'benchmark.json').read_text())['part']
+    assert [result['form'] for result in results] == ['plain', 'mmws'] * 2
+    assert results[0]['ratio'] == 1
+    assert markdown(results) in (tmp_path / 'benchmark.md').read_text()
+    assert (tmp_path / 'benchmark.png').read_bytes().startswith(b'\x89PNG')
+    printed = capsys.readouterr().out
+    assert 'versions: mmws' in printed
+    assert 'ResNet-50 32' in printed
+
+
+def test_the_readme_carries_the_table_of_the_last_run():
+    results = json.loads((REPOSITORY / 'docs' / 'benchmark.json').read_text())
+    for part in ('cost of Weight Standardization', 'the step as a whole'):
+        assert markdown(results[part]) in (REPOSITORY / 'README.md').read_text()
+        assert markdown(results[part]) in (REPOSITORY / 'docs' / 'benchmark.md').read_text()
+
+
+def test_markdown_leaves_out_what_was_not_measured():
+    def result(mode, form, ratio, peak):
+        return {'scenario': 'A', 'mode': mode, 'form': form, 'ratio': ratio, 'low': 0.9, 'high': 1.3, 'seconds': 0.5,
+                'peak': peak}
+
+    assert markdown([result('training', 'plain', 1, 2 ** 20), result('training', 'mmws', 1.234, 3 * 2 ** 20),
+                     result('inference', 'plain', 1, None), result('training', 'mmcv', 2, None)]) == (
+        '|  | A, training | A, inference |\n| --- | --- | --- |\n| plain | 1 | 1 |\n'
+        '| mmws | 1.23 (0.90-1.30), +2 MiB |  |\n| mmcv | 2.00 (0.90-1.30) |  |\n')

@@ -1,0 +1,58 @@
+"""Checkpoints that several tests write: well-formed, misshapen and hostile ones."""
+
+import io
+import json
+import os
+import re
+import struct
+import zipfile
+
+import torch
+
+from mmws.checkpoint.authors_imagenet import resnet_shapes
+
+ONLY_NAMES = {f'layer{stage}.{block}.conv2.weight': torch.empty(64, 64, 3, 3)
+              for stage, blocks in enumerate((3, 4, 6, 3), 1) for block in range(blocks)}
+
+
+def shapes_of(**changes):
+    """The authors' ResNet-50 as far as keys and shapes go, changed."""
+    tensors = {f'module.{re.sub("gn", "bn", key)}': torch.zeros(1).expand(shape).contiguous()
+               for key, shape in resnet_shapes(ONLY_NAMES)[1].items()}
+    tensors |= {f'module.{key}': value for key, value in changes.items() if value is not None}
+    return {key: value for key, value in tensors.items() if changes.get(key.removeprefix('module.'), 0) is not None}
+
+
+CAFFE2 = {'conv1': 'branch2a', 'conv2': 'branch2b', 'conv3': 'branch2c', 'downsample': 'branch1'}
+
+
+class Calls:
+    """Pickles as the call of a function."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def torch_zip(tensors, replace=(), compress=zipfile.ZIP_STORED, byteorder=b'little'):
+    """What torch.save writes, with bytes of its pickle replaced."""
+    whole, out = io.BytesIO(), io.BytesIO()
+    torch.save(tensors, whole)
+    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(out, 'w', compress) as target:
+        for entry in source.infolist():
+            data = source.read(entry)
+            if entry.filename.endswith('data.pkl') and replace:
+                assert replace[0] in data
+                data = data.replace(*replace)
+            target.writestr(entry.filename, byteorder if entry.filename.endswith('byteorder') else data)
+    return out.getvalue()
+
+
+def safetensors(header, data=bytes(32)):
+    text = json.dumps(header).encode()
+    return struct.pack('<Q', len(text)) + text + data
+
+
+COMMAND = {'a': Calls(os.system, 'touch executed')}

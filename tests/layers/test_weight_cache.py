@@ -1,0 +1,450 @@
+import copy
+import io
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmengine.hooks import EMAHook
+from mmengine.model import ExponentialMovingAverage
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.utils import parameters_to_vector, prune, vector_to_parameters
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
+
+import mmws.layers.conv
+import mmws.layers.weight_cache
+from mmws import ConvWS1d, ConvWS2d, ConvWS3d, convert_, standardize_weight
+from mmws.layers.conv_transpose import ConvTransposeWS2d
+from mmws.layers.weight_cache import Keeper
+from mmws.ops.kernels import standardize_together
+
+X = torch.randn(2, 4, 8, 8, dtype=torch.float64)
+
+
+def build():
+    return ConvWS2d(4, 6, 3, dtype=torch.float64)
+
+
+def expected(conv, x=X):
+    """The authors' formula and its gradient by autograd, from the weight as it is now."""
+    weight = conv.weight.detach().clone().requires_grad_()
+    rows = weight.flatten(1)
+    standardized = (rows - rows.mean(1, keepdim=True)) / (rows.std(1, keepdim=True) + conv.eps)
+    out = nn.functional.conv2d(x, standardized.view_as(weight), conv.bias)
+    return out.detach(), torch.autograd.grad(out.square().sum(), weight)[0]
+
+
+def assert_right(conv, x=X):
+    out, gradient = expected(conv, x)
+    for context in (torch.no_grad, torch.enable_grad, torch.inference_mode):
+        with context():
+            torch.testing.assert_close(conv(x).clone(), out)
+    if conv.weight.requires_grad:
+        torch.testing.assert_close(torch.autograd.grad(conv(x).square().sum(), conv.weight)[0], gradient)
+
+
+@pytest.fixture
+def count(monkeypatch) -> list[int]:
+    """Grows by one with each weight that is standardized."""
+    calls: list[int] = []
+    for module, name in ((mmws.layers.weight_cache, 'standardize_filters'),
+                         (mmws.layers.weight_cache, 'standardize_weight'),
+                         (mmws.layers.conv, 'standardize_weight')):
+        original = getattr(module, name)
+        monkeypatch.setattr(
+            module, name, lambda *args, original=original, **named: calls.append(1) or original(*args, **named))
+    return calls
+
+
+def train(devices, monkeypatch) -> tuple[list[torch.Tensor], list[int]]:
+    """The weights after three steps, and how many each call of ``standardize_together`` took."""
+    calls: list[int] = []
+    monkeypatch.setattr(mmws.layers.weight_cache, 'TOGETHER', devices)
+    monkeypatch.setattr(mmws.layers.weight_cache, 'standardize_together',
+                        lambda weights, eps: calls.append(len(weights)) or standardize_together(weights, eps))
+    torch.manual_seed(0)
+    net = nn.Sequential(ConvWS2d(3, 8, 3), ConvTransposeWS2d(8, 4, 2), ConvWS2d(4, 8, 2), ConvWS2d(8, 8, 3),
+                        ConvWS2d(8, 8, 1, eps=0.5), ConvWS2d(8, 8, 1).requires_grad_(False))
+    net[2].to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    for _ in range(3):
+        net(torch.randn(1, 3, 9, 9)).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return [parameter.detach() for parameter in net.parameters()], calls
+
+
+def test_what_an_optimizer_changed_is_standardized_together(monkeypatch):
+    apart, none = train(set(), monkeypatch)
+    together, calls = train({'cpu'}, monkeypatch)
+    assert (none, calls) == ([], [3, 3])  # the others are transposed, of another eps, or frozen
+    for one, other in zip(together, apart, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize('held', [False, True])
+def test_the_memory_is_used_again_unless_somebody_holds_it(held):
+    keeper, weight = Keeper(), nn.Parameter(torch.randn(4, 3, 3, 3))
+    first = keeper.standardize(weight, 1e-5)
+    address, before = first.data_ptr(), first.detach().clone()
+    if not held:
+        del first
+    weight.data.copy_(torch.randn_like(weight))
+    second = keeper.standardize(weight, 1e-5)
+    assert (second.data_ptr() == address) != held
+    torch.testing.assert_close(second, standardize_weight(weight, 1e-5))
+    if held:
+        assert torch.equal(first, before)
+
+
+def other(weight):
+    return torch.randn_like(weight)
+
+
+def step(conv):
+    conv(X).square().sum().backward()
+    torch.optim.SGD(conv.parameters(), lr=0.1).step()
+
+
+def hand_written_step(conv):
+    conv(X).square().sum().backward()
+    conv.weight.data.add_(conv.weight.grad, alpha=-0.1)
+
+
+def fused_step(conv):
+    conv(X).square().sum().backward()
+    torch.optim.Adam(conv.parameters(), lr=0.1, fused=True).step()
+
+
+def swap_ema(conv):
+    hook = EMAHook()
+    hook.src_model, hook.ema_model = conv, ExponentialMovingAverage(conv, momentum=0.5)
+    nn.init.normal_(hook.ema_model.module.weight)
+    hook._swap_ema_parameters()
+    assert_right(conv)
+    hook._swap_ema_parameters()
+
+
+def swapped(conv):
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        conv.float().double().load_state_dict({'weight': other(conv.weight), 'bias': conv.bias})
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(False)
+
+
+def replace(conv):
+    conv.weight = nn.Parameter(other(conv.weight))
+
+
+def write_numpy(conv):
+    array = conv.weight.detach().numpy()
+    array[0] = 3
+    assert_right(conv)
+    array[1, 0, 0] = 5  # the same array, after a forward pass
+
+
+@torch.no_grad()
+def edit(conv):
+    conv.weight[0, 0, 0, 0] += 1
+
+
+def swap_memory(conv):
+    """A, then B, then C where A was: as a pair of buffers does."""
+    first = conv.weight.data
+    conv.weight.data = other(first)
+    first.copy_(other(first))
+    conv.weight.data = first
+
+
+CHANGES = {
+    'optimizer step': step,
+    'fused optimizer step': fused_step,
+    'hand-written step': hand_written_step,
+    'load_state_dict': lambda conv: conv.load_state_dict({'weight': other(conv.weight), 'bias': conv.bias}),
+    'load_state_dict, assigned': lambda conv: conv.load_state_dict(
+        {'weight': other(conv.weight), 'bias': conv.bias}, assign=True),
+    'data assigned': lambda conv: setattr(conv.weight, 'data', other(conv.weight)),
+    'data assigned back': swap_memory,
+    'data transposed': lambda conv: setattr(conv.weight, 'data', conv.weight.data.transpose(2, 3)),
+    'data written': lambda conv: conv.weight.data.copy_(other(conv.weight)),
+    'data turned': lambda conv: conv.weight.data.neg_(),
+    'data: filters exchanged': lambda conv: conv.weight.data.copy_(conv.weight.data.flip(0)),
+    'data: one element': lambda conv: conv.weight.data.view(-1)[17:18].add_(1),
+    'memory': lambda conv: conv.weight.untyped_storage().copy_(other(conv.weight).untyped_storage()),
+    'numpy': write_numpy,
+    'vector': lambda conv: vector_to_parameters(
+        parameters_to_vector(conv.parameters()).detach().neg(), conv.parameters()),
+    'to': lambda conv: conv.float().double(),
+    'to channels_last': lambda conv: conv.to(memory_format=torch.channels_last),
+    'swapped': swapped,
+    'replaced': replace,
+    'shared': lambda conv: (conv.weight.share_memory_(), assert_right(conv), conv.weight.data.neg_()),
+    'ema swap': swap_ema,
+    'frozen': lambda conv: conv.requires_grad_(False),
+    'frozen and back': lambda conv: (conv.requires_grad_(False), assert_right(conv), conv.requires_grad_(True)),
+    'no_grad edit': edit,
+    'init': lambda conv: nn.init.normal_(conv.weight),
+    'eps': lambda conv: setattr(conv, 'eps', 0.5),
+    'result written': lambda conv: conv.standardized_weight().detach().zero_(),
+    'pruned': lambda conv: prune.l1_unstructured(conv, 'weight', amount=0.5),
+}
+
+
+@pytest.mark.parametrize('training', [True, False])
+@pytest.mark.parametrize('change', CHANGES.values(), ids=CHANGES)
+def test_never_stale(change, training):
+    conv = build().train(training)
+    assert_right(conv)
+    change(conv)
+    assert_right(conv)
+    change(conv)
+    assert_right(conv)
+
+
+@pytest.mark.parametrize('write', [lambda held: held.neg_(), lambda held: held[1, 2].fill_(3)])
+@pytest.mark.parametrize('hold', [
+    lambda conv: conv.weight, lambda conv: conv.weight.data, lambda conv: conv.weight.data[:3],
+    lambda conv: conv.weight.detach().numpy(), lambda conv: conv.state_dict()['weight']])
+def test_a_hold_on_the_memory_from_before(hold, write):
+    conv = build()
+    held = hold(conv)
+    assert_right(conv)
+    with torch.no_grad():
+        write(torch.as_tensor(held))
+    assert_right(conv)
+
+
+def test_flat_parameters():
+    conv = build()
+    flat = torch.randn(2, *conv.weight.shape, dtype=X.dtype)
+    conv.weight.data = flat[1]
+    for _ in range(2):
+        assert_right(conv)
+        flat.neg_()
+
+
+def test_weights_of_inference_mode():
+    with torch.inference_mode():
+        conv = build().requires_grad_(False)
+        for _ in range(2):
+            torch.testing.assert_close(conv(X), nn.functional.conv2d(X, conv.standardized_weight(), conv.bias))
+            conv.weight.neg_()
+            torch.testing.assert_close(conv.standardized_weight(), mmws.standardize_weight(conv.weight))
+
+
+def test_a_result_made_to_need_a_gradient_is_nobody_elses():
+    conv = build().requires_grad_(False)
+    conv.standardized_weight().requires_grad_()
+    assert not conv.standardized_weight().requires_grad
+
+
+def test_a_fake_forward_pass_leaves_nothing():
+    conv = build()
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        conv(mode.from_tensor(X))
+    assert_right(conv)
+
+
+def test_a_dispatch_mode_sees_the_same_operators_in_each_pass():
+    seen: list[list[str]] = []
+
+    class Record(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            seen[-1].append(str(function))
+            return function(*args, **kwargs or {})
+
+    conv = build()
+    for _ in range(2):
+        seen.append([])
+        with Record():
+            conv(X)
+    assert seen[0] == seen[1]
+
+
+def test_inference_before_training():
+    conv = build()
+    with torch.inference_mode():
+        conv(X)
+    assert_right(conv)
+
+
+def test_a_second_forward_before_backward():
+    conv = build()
+    outputs, gradients = [], []
+    for _ in range(3):
+        gradients.append(expected(conv)[1])
+        outputs += [conv(X), conv(X)]
+        nn.init.normal_(conv.weight)
+    for out, gradient in zip(outputs, [g for g in gradients for _ in range(2)], strict=True):
+        torch.testing.assert_close(torch.autograd.grad(out.square().sum(), conv.weight)[0], gradient)
+
+
+def test_a_second_derivative_is_that_of_the_formula_or_refused():
+    conv = build()
+    weight = conv.weight.detach().clone().requires_grad_()
+    outs = conv.standardized_weight(), mmws.ops.standardize._formula(weight, conv.eps, True)
+    seconds = []
+    for out, leaf in zip(outs, (conv.weight, weight), strict=True):
+        first, = torch.autograd.grad(out.pow(3).sum(), leaf, create_graph=True)
+        seconds.append(torch.autograd.grad(first.square().sum(), leaf)[0])
+    torch.testing.assert_close(*seconds)
+    out = conv.standardized_weight()
+    nn.init.normal_(conv.weight)
+    with pytest.raises(RuntimeError, match='changed between the forward pass and a second derivative'):
+        torch.autograd.grad(out.pow(3).sum(), conv.weight, create_graph=True)
+
+
+@pytest.mark.parametrize('optimizer', [torch.optim.SGD, torch.optim.AdamW])
+def test_eight_micro_steps_standardize_once_and_leave_the_memory_where_it_is(count, optimizer):
+    conv = build()
+    update, address = optimizer(conv.parameters(), lr=0.1), conv.weight.data_ptr()
+    for updates in range(1, 4):
+        for _ in range(8):
+            conv(X).square().sum().backward()
+        update.step()
+        update.zero_grad()
+        assert len(count) == updates
+        assert mmws.layers.weight_cache._address(conv.weight) == address
+
+
+def test_a_head_shared_over_five_levels_is_standardized_once_a_step(count):
+    head = MODELS.build({'type': 'RetinaHead', 'num_classes': 3, 'in_channels': 32, 'feat_channels': 32,
+                         'norm_cfg': {'type': 'GN', 'num_groups': 8}})
+    assert len(convert_(head).converted) == 8
+    update = torch.optim.SGD(head.parameters(), lr=0.1)
+    for steps in range(1, 3):
+        out = head([torch.randn(1, 32, size, size) for size in (16, 8, 4, 2, 1)])
+        sum(level.sum() for levels in out for level in levels).backward()
+        update.step()
+        assert len(count) == 8 * steps
+
+
+def test_frozen_and_inference_are_never_standardized_again(count):
+    frozen, trained = (ConvWS2d(4, 4, 3, dtype=X.dtype).requires_grad_(trains) for trains in (False, True))
+    update = torch.optim.SGD([*frozen.parameters(), *trained.parameters()], lr=0.1)
+    for _ in range(3):
+        trained(frozen(X)).sum().backward()
+        update.step()
+    assert len(count) == 1 + 3
+    for context in (torch.no_grad, torch.inference_mode, torch.no_grad):
+        with context():
+            trained(frozen(X))
+    assert len(count) == 1 + 3 + 1
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64, torch.bfloat16])
+def test_training_saves_no_more_than_the_standardized_weight(dtype):
+    def saved(conv):
+        storages: dict[int, int] = {}
+
+        def save(tensor):
+            storages[tensor.untyped_storage().data_ptr()] = tensor.numel()
+
+        with torch.autograd.graph.saved_tensors_hooks(save, lambda _: None):
+            conv(torch.randn(1, 16, 8, 8, dtype=dtype))
+        return sum(storages.values())
+
+    plain, ours = nn.Conv2d(16, 32, 3, bias=False, dtype=dtype), ConvWS2d(16, 32, 3, bias=False, dtype=dtype)
+    widened = 32 * 16 * 9 if dtype == torch.bfloat16 else 0
+    assert saved(ours) <= saved(plain) + 2 * 32 + widened
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_precision_has_the_gradient_of_float32_statistics(dtype):
+    conv, upstream = ConvWS2d(16, 32, 3).to(dtype), torch.randn(32, 16, 3, 3, dtype=dtype)
+    kept, functional = conv.standardized_weight(), mmws.standardize_weight(conv.weight, conv.eps)
+    with torch.no_grad():
+        assert torch.equal(conv.standardized_weight(), functional)
+    gradients = [torch.autograd.grad(out, conv.weight, upstream)[0] for out in (kept, functional)]
+    assert torch.equal(*gradients)
+
+
+def test_nothing_is_added_to_copies_and_checkpoints():
+    conv, plain = ConvWS2d(16, 32, 3), ConvWS2d(16, 32, 3)
+    conv(torch.randn(1, 16, 8, 8))
+    assert list(conv.state_dict()) == list(plain.state_dict())
+    assert conv.__getstate__().keys() == plain.__getstate__().keys()
+    assert len(pickle.dumps(conv)) == len(pickle.dumps(plain))
+    files = io.BytesIO(), io.BytesIO()
+    torch.save(conv.state_dict(), files[0])
+    torch.save(plain.state_dict(), files[1])
+    assert len(files[0].getvalue()) == len(files[1].getvalue())
+    for twin in (copy.deepcopy(conv), copy.copy(conv), pickle.loads(pickle.dumps(conv))):
+        assert twin._keeper is None
+    twin = copy.deepcopy(conv)
+    twin.weight.data.neg_()
+    assert torch.equal(twin.standardized_weight(), -conv.standardized_weight())
+
+
+@pytest.mark.parametrize('reentrant', [True, False])
+@pytest.mark.parametrize('warm', [True, False])
+def test_checkpointing(reentrant, warm):
+    net = nn.Sequential(ConvWS2d(4, 4, 3), nn.GELU(), ConvWS2d(4, 4, 3)).double()
+    x = X.double().requires_grad_()
+    if warm:
+        net(x)
+    gradients = torch.autograd.grad(net(x).square().sum(), net.parameters())
+    nn.init.normal_(net[2].weight) if not warm else None
+    gradients = torch.autograd.grad(net(x).square().sum(), net.parameters())
+    checkpoint(net, x, use_reentrant=reentrant).square().sum().backward()
+    torch.testing.assert_close([parameter.grad for parameter in net.parameters()], [*gradients])
+
+
+def test_threads(count):
+    conv = build().eval()
+    with torch.no_grad(), ThreadPoolExecutor(8) as pool:
+        outs = list(pool.map(lambda _: torch.no_grad()(conv)(X), range(64)))
+    assert all(torch.equal(out, outs[0]) for out in outs)
+    assert len(count) == 1
+    assert_right(conv)
+
+
+@pytest.mark.parametrize('backend', ['aot_eager', 'eager'])
+def test_a_compiled_graph_standardizes_for_itself(backend):
+    conv = build()
+    compiled = torch.compile(conv, fullgraph=True, backend=backend)
+    for _ in range(2):
+        assert_right(conv)
+        out, gradient = expected(conv)
+        torch.testing.assert_close(compiled(X), out)
+        torch.testing.assert_close(torch.autograd.grad(compiled(X).square().sum(), conv.weight)[0], gradient)
+        conv.weight.data.neg_()
+
+
+@pytest.mark.parametrize('strict', [True, False])
+def test_an_exported_program_holds_the_raw_weight(strict):
+    conv = build().eval()
+    conv(X)
+    program = torch.export.export(conv, (X,), strict=strict)
+    torch.testing.assert_close(program.state_dict['weight'], conv.weight)
+    torch.testing.assert_close(program.module()(X), conv(X))
+    nn.init.normal_(conv.weight)
+    module = program.module()
+    module.load_state_dict(conv.state_dict())
+    torch.testing.assert_close(module(X), conv(X))
+
+
+def test_traced_and_transformed():
+    conv = build()
+    conv(X)
+    traced = torch.jit.trace(conv, X)
+    weights = {name: value.detach().neg() for name, value in conv.named_parameters()}
+    out = torch.func.functional_call(conv, weights, X)
+    gradients = torch.func.grad(lambda weights: torch.func.functional_call(conv, weights, X).square().sum())(weights)
+    nn.init.normal_(conv.weight.data)
+    torch.testing.assert_close(traced(X), conv(X))
+    conv.load_state_dict(weights)
+    torch.testing.assert_close(out, conv(X))
+    torch.testing.assert_close(gradients['weight'], expected(conv)[1])
+
+
+@pytest.mark.parametrize(('ours', 'dims'), [(ConvWS1d, 1), (ConvWS2d, 2), (ConvWS3d, 3)])
+def test_every_dimension_keeps(count, ours, dims):
+    conv = ours(4, 6, 3, padding=1, padding_mode='circular')
+    for _ in range(3):
+        conv(torch.randn(2, 4, *[5] * dims)).sum().backward()
+    assert len(count) == 1

@@ -1,0 +1,91 @@
+"""Every config parses, builds with the convolutions its file promises, and says where its numbers come from."""
+
+import pytest
+import torch
+from mmdet.testing import demo_mm_inputs
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS
+from mmengine.structures import PixelData
+from mmpretrain.structures import DataSample
+from mmseg.structures import SegDataSample
+from modelindex.load_model_index import load
+from torch import nn
+
+from mmws.layers.conv import WeightStandardized
+from tests.helpers.commands import REPOSITORY
+
+CONFIGS = sorted(path for path in (REPOSITORY / 'configs').rglob('*.py') if '_base_' not in path.parts)
+
+
+def sample(config: Config) -> dict:
+    """One small image with its annotations, as the config's data loader would hand it on."""
+    if config.default_scope == 'mmdet':
+        return demo_mm_inputs(1, [(3, 96, 128)], num_items=[3], num_classes=2, with_mask=True)
+    image = torch.randint(256, (3, 64, 96), dtype=torch.uint8)
+    if config.default_scope == 'mmpretrain':
+        return {'inputs': image[None], 'data_samples': [DataSample().set_gt_label(3)]}
+    labels = PixelData(data=torch.randint(config.model.decode_head.num_classes, (1, 64, 96)))
+    return {'inputs': [image], 'data_samples': [SegDataSample(gt_sem_seg=labels, metainfo={'img_shape': (64, 96)})]}
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_config_trains_a_step_without_batch_norm_and_survives_a_dump(path, in_scope):
+    config = Config.fromfile(path)
+    if 'size' in config.model.get('data_preprocessor', {}):
+        config.model.data_preprocessor.size = (64, 96)
+    with in_scope(config.default_scope):
+        assert path.parent.name == 'study' or config.default_hooks.guard.type == 'mmws.GuardHook'
+        model = MODELS.build(Config.fromstring(config.pretty_text, '.py').model).train()
+        data = model.data_preprocessor(sample(config), training=True)
+        loss, _ = model.parse_losses(model(**data, mode='loss'))
+    loss.backward()
+    assert not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+    assert any(isinstance(module, WeightStandardized) for module in model.modules())
+    for name, parameter in model.named_parameters():
+        assert not parameter.requires_grad or parameter.grad.isfinite().all(), name
+
+
+def test_the_model_index_lists_every_config_but_the_studys():
+    index = load(str(REPOSITORY / 'model-index.yml'))
+    index.build_models_with_collections()
+    listed = [path for path in CONFIGS if path.parent.name != 'study']
+    assert sorted(REPOSITORY / model.config for model in index.models) == listed
+    for model in index.models:
+        assert bool(model.results) == ('Results By' in model.metadata.data), model.name
+
+
+def test_the_model_indexs_numbers_are_those_of_the_config_files():
+    index = load(str(REPOSITORY / 'model-index.yml'))
+    for model in index.models:
+        for result in model.results or [] if 'demo' not in model.config else []:
+            (value, *_) = result.metrics.values()
+            assert f'{value:.2f}' in (REPOSITORY / model.config).read_text(), model.name
+
+
+def test_mask_rcnn_r50_has_the_authors_layout_and_schedule(mmdet_scope):
+    config = Config.fromfile(REPOSITORY / 'configs' / 'mask_rcnn_r50_gnws.py')
+    model = MODELS.build(config.model)
+    standardized = [name for name, module in model.named_modules() if isinstance(module, WeightStandardized)]
+    counts = {part: sum(name.startswith(part) for name in standardized) for part in (
+        'backbone.', 'neck.lateral_convs.', 'neck.fpn_convs.', 'roi_head.bbox_head.shared_convs.',
+        'roi_head.mask_head.convs.')}
+    assert list(counts.values()) == [53, 4, 4, 4, 4]
+    assert sum(counts.values()) == len(standardized)  # the RPN, the deconvolution and the predictors stay plain
+    assert not any(isinstance(module, nn.GroupNorm) for module in model.rpn_head.modules())
+    assert {(norm.num_groups, norm.eps) for norm in model.modules() if isinstance(norm, nn.GroupNorm)} == {(32, 1e-5)}
+    assert not any(parameter.requires_grad for parameter in model.backbone.layer1.parameters())
+    assert all(parameter.requires_grad for parameter in model.backbone.layer2.parameters())
+
+    optimizer = _optimizer(config, model)
+    assert {(group['lr'], group['weight_decay']) for group in optimizer.param_groups
+            if group['params'][0] is model.neck.fpn_convs[0].gn.bias} == {(0.02, 0)}
+    assert {(group['lr'], group['weight_decay']) for group in optimizer.param_groups
+            if group['params'][0] is model.neck.fpn_convs[0].gn.weight} == {(0.01, 1e-4)}
+
+
+def _optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
+
+    return build_optim_wrapper(model, config.optim_wrapper).optimizer
+
+

@@ -1,0 +1,158 @@
+import re
+
+import pytest
+import torch
+from mmengine.config import ConfigDict
+from mmengine.registry import MODELS
+from mmengine.runner import load_checkpoint
+
+from mmws import WSError
+from mmws.openmmlab.pretrained import GN_WS_WEIGHTS
+
+BN_WEIGHTS = {'resnet50': 'torchvision://resnet50', 'resnet101': 'torchvision://resnet101',
+              'resnext50_32x4d': 'open-mmlab://resnext50_32x4d', 'resnext101_32x4d': 'open-mmlab://resnext101_32x4d'}
+PREPROCESSOR = {'type': 'DetDataPreprocessor', 'bgr_to_rgb': True}
+
+
+def pretrained(checkpoint):
+    return checkpoint and {'type': 'Pretrained', 'checkpoint': checkpoint}
+
+
+def resnet(checkpoint, depth=50, kind='mmws.ResNet', **arguments):
+    return MODELS.build({'type': kind, 'depth': depth, 'init_cfg': pretrained(checkpoint), **arguments})
+
+
+def detector(checkpoint, preprocessor=PREPROCESSOR, ws=None, **arguments):
+    backbone = {'type': 'ResNet', 'depth': 50, 'init_cfg': pretrained(checkpoint), **arguments}
+    head = {'type': 'FCOSHead', 'num_classes': 2, 'in_channels': 8}
+    return MODELS.build({'type': 'mmws.SingleStageDetector', 'backbone': backbone, 'ws': ws, 'bbox_head': head,
+                         'data_preprocessor': preprocessor})
+
+
+def warnings(log: list[str]) -> list[str]:
+    return [line for line in log if line.startswith('WARNING')]
+
+
+@pytest.mark.parametrize('architecture', GN_WS_WEIGHTS)
+@pytest.mark.parametrize('scope', ['mmdet', 'mmseg'])
+def test_batch_norm_weights_of_a_published_architecture_give_way(architecture, scope, in_scope, log):
+    arguments = {'groups': 32, 'base_width': 4} if 'resnext' in architecture else {}
+    with in_scope(scope):
+        model = resnet(BN_WEIGHTS[architecture], int(re.search(r'\d+', architecture)[0]),
+                       'mmws.ResNeXt' if 'resnext' in architecture else 'mmws.ResNet', **arguments)
+    assert model.init_cfg['checkpoint'] == GN_WS_WEIGHTS[architecture]
+    assert sum('in place of' in line for line in log) == 1
+    assert f'{GN_WS_WEIGHTS[architecture]} in place of {BN_WEIGHTS[architecture]}' in ''.join(log)
+    assert warnings(log) == []
+
+
+@pytest.mark.parametrize(('checkpoint', 'arguments', 'loads'), [
+    ('open-mmlab://detectron2/resnet50_caffe', {'style': 'caffe'}, 'of its 53 GroupNorms 49 are named otherwise'),
+    ('torchvision://resnet18', {'depth': 18}, 'of its 20 GroupNorms 17 are named otherwise'),
+    ('torchvision://resnet50', {'style': 'caffe'}, '53 standardized convolutions will load'),
+    ('torchvision://resnet50', {'ws': {'norm': 'keep'}}, 'of its 0 GroupNorms 0'),
+    ('torchvision://resnet50', {'ws': {'norm': 'SN'}}, 'of its 53 SwitchableNorms 49 are named otherwise (sn for bn)'),
+    ('torchvision://resnet50', {'ws': {'weight': 'wn'}}, 'its 53 weight-normalized convolutions will load by name, th'),
+    ('torchvision://resnet50', {'ws': {'weight': 'plain'}}, 'its 53 plain convolutions will load by name; of its 53 G'),
+])
+def test_other_weights_stay_with_a_warning_of_what_loads(checkpoint, arguments, loads, mmdet_scope, log):
+    model = resnet(checkpoint, **arguments)
+    assert model.init_cfg['checkpoint'] == checkpoint
+    (line,) = warnings(log)
+    norm = 'SwitchableNorm' if 'sn for bn' in loads else 'GroupNorm'
+    weights = {'wn': ' and Weight normalization', 'plain': ''}.get(
+        arguments.get('ws', {}).get('weight'), ' and Weight Standardization')
+    assert f'asks for the weights {checkpoint}, which were not trained with {norm}{weights}. ' in line
+    assert loads in line
+
+
+@pytest.mark.parametrize('checkpoint', [None, 'open-mmlab://jhu/resnet50_gn_ws', 'jhu://resnet50_gn_ws', 'file.pth'])
+def test_no_word_on_weights_that_fit_or_that_only_loading_shows(checkpoint, mmdet_scope, log):
+    model = resnet(checkpoint)
+    assert checkpoint is None or model.init_cfg['checkpoint'] == checkpoint
+    assert warnings(log) == []
+
+
+@pytest.mark.parametrize('ws', [{'norm': 'LN'}, {'norm': 'BCN'}, {'weight': 'plain'}, {'weight': 'wn'}])
+def test_published_weights_for_another_norm_or_form_of_weights_are_an_error(ws, mmdet_scope):
+    with pytest.raises(WSError, match='were trained with GroupNorm and Weight Standardization, not with ws=dict'):
+        resnet('jhu://resnet50_gn_ws', ws=ws)
+
+
+def test_a_network_left_as_it_is_keeps_its_weights_in_peace(mmdet_scope, log):
+    resnet('torchvision://resnet50', ws={'norm': 'keep', 'weight': 'plain'})
+    assert warnings(log) == []
+
+
+def test_a_network_that_nothing_was_converted_in_keeps_its_weights_in_peace(mmdet_scope, log):
+    with pytest.warns(UserWarning, match='nothing was standardized'):
+        MODELS.build({'type': 'mmws.SwinTransformer', 'init_cfg': pretrained('https://x/y')})
+    assert warnings(log) == []
+
+
+@pytest.mark.parametrize('checkpoint', [
+    'torchvision://resnet50', 'jhu://resnet50_gn_ws', 'open-mmlab://jhu/resnet50_gn_ws'])
+def test_rgb_weights_and_a_bgr_preprocessor_are_an_error(checkpoint, mmdet_scope):
+    message = r'backbone\.init_cfg: .*jhu.*resnet50_gn_ws were trained on RGB .* bgr_to_rgb=True'
+    for preprocessor in ({'type': 'DetDataPreprocessor'}, {'type': 'mmseg.SegDataPreProcessor', 'bgr_to_rgb': False}):
+        with pytest.raises(WSError, match=message):
+            detector(checkpoint, preprocessor)
+    detector(checkpoint)
+
+
+@pytest.mark.parametrize(('arguments', 'found'), [
+    ({'depth': 101}, 'but this is resnet101'),
+    ({'style': 'caffe'}, r"but this is ResNet\(depth=50, style='caffe', deep_stem=False\)"),
+    ({'deep_stem': True}, 'deep_stem=True'),
+])
+def test_published_weights_for_another_architecture_are_an_error(arguments, found, mmdet_scope):
+    with pytest.raises(WSError, match=f'jhu://resnet50_gn_ws are for that architecture in its v1 form .*{found}'):
+        resnet('open-mmlab://jhu/resnet50_gn_ws', **arguments)
+
+
+@pytest.mark.parametrize('asked', ['torchvision://resnet18', None])
+def test_the_option_overrides_what_the_config_asks_for(asked, mmdet_scope, tmp_path, log):
+    torch.save({}, tmp_path / 'own.pth')
+    assert detector(asked, ws={'pretrained': None}).backbone.init_cfg != pretrained(asked)  # ResNet's own, from scratch
+    for checkpoint in (str(tmp_path / 'own.pth'), 'https://example.org/own.pth', 'open-mmlab://jhu/resnet50_gn_ws'):
+        model = detector(asked, ws={'pretrained': checkpoint})
+        assert model.backbone.init_cfg == pretrained(checkpoint)
+    assert resnet(asked, ws={'pretrained': checkpoint}).init_cfg == pretrained(checkpoint)
+
+
+def test_the_option_overrides_mmsegs_pretrained_key(in_scope):
+    with in_scope('mmseg'):
+        head = {'type': 'FCNHead', 'in_channels': 2048, 'channels': 8, 'num_classes': 3}
+        config = {'type': 'mmws.EncoderDecoder', 'pretrained': 'open-mmlab://resnet50_v1c', 'decode_head': head,
+                  'backbone': {'type': 'ResNetV1c', 'depth': 50}, 'ws': {'pretrained': 'https://example.org/own.pth'}}
+        model = MODELS.build(ConfigDict(config))
+    assert model.backbone.init_cfg['checkpoint'] == 'https://example.org/own.pth'
+
+
+@pytest.mark.parametrize(('value', 'message'), [
+    (3, 'ws option pretrained: expected a path, a URL or None, got 3'),
+    ('nowhere.pth', r'ws option pretrained: there is no file nowhere\.pth'),
+    ('open-mmlab://jhu/resnet34_gn_ws', r"no weights jhu://resnet34_gn_ws: did you mean 'jhu://resnet50_gn_ws'"),
+])
+def test_wrong_values_of_the_option(value, message, mmdet_scope):
+    with pytest.raises(WSError, match=message):
+        resnet(None, ws={'pretrained': value})
+    if value == 'open-mmlab://jhu/resnet34_gn_ws':
+        with pytest.raises(WSError, match=message):
+            resnet(value)
+
+
+def test_batch_norm_weights_in_a_file_are_warned_of_when_loaded(mmdet_scope, log, tmp_path):
+    torch.save(resnet(None, 18, 'ResNet').state_dict(), tmp_path / 'bn.pth')
+    model = resnet(str(tmp_path / 'bn.pth'), 18)
+    assert warnings(log) == []
+    model.init_weights()
+    assert any('holds BatchNorm statistics (bn1.running_mean and 19 more)' in line for line in warnings(log))
+    log.clear()
+    load_checkpoint(resnet(None, 18), str(tmp_path / 'bn.pth'))
+    assert any('holds BatchNorm statistics' in line for line in warnings(log))
+    log.clear()
+    load_checkpoint(resnet(None, 18, ws={'norm': 'keep'}), str(tmp_path / 'bn.pth'))
+    torch.save(resnet(None, 18).state_dict(), tmp_path / 'gn.pth')
+    load_checkpoint(resnet(None, 18), str(tmp_path / 'gn.pth'))
+    assert warnings(log) == []
