@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Iterable
 from types import TracebackType
 
-__all__ = ['FOREIGN_ERRORS', 'WSError', 'ends_in_one_line', 'in_words', 'near_matches']
+__all__ = ['FOREIGN_ERRORS', 'WSError', 'format_exception', 'near_matches', 'one_line_errors']
 
 
 FOREIGN_ERRORS = (RuntimeError, TypeError, ValueError, AttributeError, LookupError, AssertionError, ArithmeticError,
@@ -37,11 +37,11 @@ def near_matches(name: str, known: Iterable[str]) -> str:
     return f'expected one of {", ".join(map(repr, listed[:12]))}{rest}' if listed else 'there is none'
 
 
-def in_words(error: BaseException) -> str:
+def format_exception(error: BaseException) -> str:
     """Return an exception of others in one line; of one that a data loader's worker hands on, what it is about.
 
     Example:
-        >>> in_words(KeyError('no\\nnorm'))
+        >>> format_exception(KeyError('no\\nnorm'))
         'KeyError: no norm'
     """
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error).strip()
@@ -51,14 +51,14 @@ def in_words(error: BaseException) -> str:
     return f'{kind}{" ".join(text.split()):.1000}'.removesuffix(': ')
 
 
-class ends_in_one_line:  # noqa: N801
+class one_line_errors:  # noqa: N801
     """A block of a command-line tool: a mistake of the user ends it with one line on stderr, and exit code 1.
 
     A mistake is a :class:`WSError`, a file that cannot be read or written, and whatever is raised while the toolkit
     builds what the config asks for or reads the data. Anything else keeps its traceback.
 
     Example:
-        >>> with ends_in_one_line():
+        >>> with one_line_errors():
         ...     raise WSError('there is no config x.py')
         Traceback (most recent call last):
         SystemExit: error: there is no config x.py
@@ -70,7 +70,7 @@ class ends_in_one_line:  # noqa: N801
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         ours = isinstance(error, (WSError, OSError))
         if error is not None and (ours or (isinstance(error, Exception) and _is_of_the_setup(at))):
-            raise SystemExit(f'error: {in_words(error)}') from None
+            raise SystemExit(f'error: {format_exception(error)}') from None
 
 
 def _is_of_the_setup(at: TracebackType | None) -> bool:

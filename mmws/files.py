@@ -11,7 +11,7 @@ from typing import Any
 
 from mmws.errors import WSError, near_matches
 
-__all__ = ['check_input', 'check_output', 'check_output_folder', 'read_json', 'whole_file']
+__all__ = ['atomic_write', 'check_input', 'check_output', 'check_output_folder', 'read_json']
 
 
 def check_input(what: str, path: str | Path) -> Path:
@@ -89,13 +89,13 @@ def read_json(path: Path) -> Any:
 
 
 @contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield where to write what is to stand at ``path``; it comes there in one step, if the block comes to its end.
 
     Example:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / 'x.txt'
-        >>> with whole_file(path) as partial:
+        >>> with atomic_write(path) as partial:
         ...     _ = partial.write_text('all of it')
         >>> path.read_text(), len(list(path.parent.iterdir()))
         ('all of it', 1)

@@ -6,7 +6,7 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from mmws import WSError
-from mmws.errors import ends_in_one_line, in_words
+from mmws.errors import format_exception, one_line_errors
 
 
 class Unreadable:
@@ -26,17 +26,17 @@ class Unreadable:
     (lambda: list(DataLoader(Unreadable(), num_workers=1)), '^error: no picture'),
 ])
 def test_what_a_user_can_correct_ends_in_one_line(mistake, line):
-    with pytest.raises(SystemExit, match=line) as error, ends_in_one_line():
+    with pytest.raises(SystemExit, match=line) as error, one_line_errors():
         mistake()
     assert '\n' not in error.value.code
 
 
 @pytest.mark.parametrize('kind', [RuntimeError, KeyboardInterrupt, AssertionError])
 def test_anything_else_keeps_its_traceback(kind):
-    with pytest.raises(kind), ends_in_one_line():
+    with pytest.raises(kind), one_line_errors():
         raise kind
 
 
 def test_what_has_no_text_is_told_by_its_name():
-    assert in_words(EOFError()) == 'EOFError'
-    assert in_words(WSError('a\n b')) == 'a b'
+    assert format_exception(EOFError()) == 'EOFError'
+    assert format_exception(WSError('a\n b')) == 'a b'

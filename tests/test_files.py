@@ -4,13 +4,13 @@ from pathlib import Path
 import pytest
 
 from mmws import WSError
-from mmws.files import check_output_folder, read_json, whole_file
+from mmws.files import atomic_write, check_output_folder, read_json
 
 
 @pytest.mark.parametrize('failure', [KeyboardInterrupt, OSError, WSError])
 def test_what_is_written_halfway_leaves_the_old_file_and_no_other(failure, tmp_path):
     (tmp_path / 'x').write_text('the old one')
-    with pytest.raises(failure), whole_file(tmp_path / 'x') as partial:  # noqa: PT012
+    with pytest.raises(failure), atomic_write(tmp_path / 'x') as partial:  # noqa: PT012
         partial.write_text('half')
         raise failure
     assert [path.read_text() for path in tmp_path.iterdir()] == ['the old one']
@@ -20,7 +20,7 @@ def test_a_disk_that_is_full_leaves_nothing(tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, before[1]))
     try:
-        with pytest.raises(OSError, match='File too large'), whole_file(tmp_path / 'x') as partial:
+        with pytest.raises(OSError, match='File too large'), atomic_write(tmp_path / 'x') as partial:
             partial.write_bytes(bytes(2**21))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

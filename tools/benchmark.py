@@ -11,7 +11,7 @@ try:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    from mmws.errors import ends_in_one_line
+    from mmws.errors import one_line_errors
     from mmws.experiments.benchmark.forms import COSTS, STEPS
     from mmws.experiments.benchmark.report import describe_machine, table, write
     from mmws.experiments.benchmark.timing import Scenario, measure
@@ -47,7 +47,7 @@ def main() -> None:
                         help='count the CPU time of one thread: on a machine that others are at work on')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmark'), help='folder of the results')
     options = parser.parse_args()
-    with ends_in_one_line():
+    with one_line_errors():
         check_output_folder(options.out)
     logging.disable(logging.WARNING)
     device = 'cuda' if torch.cuda.is_available() else 'cpu'

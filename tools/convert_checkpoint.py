@@ -8,7 +8,7 @@ try:
 
     from mmws.checkpoint import convert_checkpoint, write_checkpoint
     from mmws.checkpoint.writer import ENDINGS
-    from mmws.errors import ends_in_one_line
+    from mmws.errors import one_line_errors
     from mmws.files import check_output
 except ModuleNotFoundError as error:
     raise SystemExit(f'error: {error}; run `make setup` and `source .venv/bin/activate`') from None
@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument('--to-rgb', action='store_true', help='reorder the input channels of a stem trained on BGR')
     arguments = parser.parse_args()
     console = Console(soft_wrap=True, highlight=False)
-    with ends_in_one_line(), console.status(f'converting {arguments.src}'):
+    with one_line_errors(), console.status(f'converting {arguments.src}'):
         check_output(arguments.dst, arguments.src, endings=ENDINGS)
         converted = convert_checkpoint(arguments.src, arguments.to_rgb)
         write_checkpoint(arguments.dst, converted.state_dict, converted.meta)

@@ -9,8 +9,8 @@ try:
     from mmws.cli.config import load_config
     from mmws.cli.load_model import load_trained
     from mmws.cli.onnx_export import export_onnx
-    from mmws.errors import ends_in_one_line
-    from mmws.files import check_output, whole_file
+    from mmws.errors import one_line_errors
+    from mmws.files import atomic_write, check_output
 except ModuleNotFoundError as error:
     raise SystemExit(f'error: {error}; run `make setup` and `source .venv/bin/activate`') from None
 
@@ -21,11 +21,11 @@ def main() -> None:
     parser.add_argument('checkpoint')
     parser.add_argument('out', type=Path, help='.onnx')
     arguments = parser.parse_args()
-    with ends_in_one_line():
+    with one_line_errors():
         check_output(arguments.out, endings=('.onnx',))
         model, _ = load_trained(load_config(arguments.config), arguments.checkpoint)
         content = export_onnx(fold(model))
-        with whole_file(arguments.out) as partial:
+        with atomic_write(arguments.out) as partial:
             partial.write_bytes(content)
     print(arguments.out)
 

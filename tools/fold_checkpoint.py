@@ -10,8 +10,8 @@ try:
     from mmws.cli.config import load_config
     from mmws.cli.folded_config import check_stock, to_stock
     from mmws.cli.load_model import load_trained
-    from mmws.errors import ends_in_one_line
-    from mmws.files import check_output, whole_file
+    from mmws.errors import one_line_errors
+    from mmws.files import atomic_write, check_output
     from mmws.version import __version__
 except ModuleNotFoundError as error:
     raise SystemExit(f'error: {error}; run `make setup` and `source .venv/bin/activate`') from None
@@ -28,7 +28,7 @@ def fold_checkpoint(config_path: str, checkpoint_path: str, out: Path) -> None:
     meta = checkpoint.meta
     kept = {key: meta[key] for key in ('dataset_meta', 'CLASSES', 'PALETTE') if key in meta}
     source = {'source': Path(checkpoint_path).name, 'sha256': checkpoint.sha256, 'folded_by': f'mmws {__version__}'}
-    with whole_file(f'{out}.py') as partial:
+    with atomic_write(f'{out}.py') as partial:
         partial.write_text(stock.pretty_text)
         write_checkpoint(f'{out}.pth', folded.state_dict(), {**kept, 'folded': source})
 
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument('checkpoint')
     parser.add_argument('out', type=Path, help='path of both files, without an ending')
     arguments = parser.parse_args()
-    with ends_in_one_line():
+    with one_line_errors():
         fold_checkpoint(arguments.config, arguments.checkpoint, arguments.out)
     print(f'{arguments.out}.pth\n{arguments.out}.py')
 

@@ -15,7 +15,7 @@ try:
     from rich.table import Table
 
     from mmws.cli.config import CfgOptions
-    from mmws.errors import ends_in_one_line
+    from mmws.errors import one_line_errors
     from mmws.experiments.lr_range import measure_lr_ranges
     from mmws.experiments.short_run import read_configs
     from mmws.files import check_output_folder
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, default={}, metavar='NAME=VALUE')
     options = parser.parse_args()
     out = options.out or Path('work_dirs/lr_range') / Path(options.config).stem
-    with ends_in_one_line():
+    with one_line_errors():
         configs = read_configs(options.config, options.cfg_options, options.against)
         check_output_folder(out)
         results = measure_lr_ranges(configs, options.low, options.high, options.steps, out)

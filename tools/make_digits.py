@@ -5,7 +5,7 @@ import argparse
 
 try:
     from mmws.data.digits import make_digits
-    from mmws.errors import ends_in_one_line
+    from mmws.errors import one_line_errors
 except ModuleNotFoundError as error:
     raise SystemExit(f'error: {error}; run `make setup` and `source .venv/bin/activate`') from None
 
@@ -17,7 +17,7 @@ def main() -> None:
     parser.add_argument('--val', type=int, default=100, help='validation images')
     parser.add_argument('--size', type=int, default=256, help='height and width in pixels')
     parser.add_argument('--seed', type=int, default=0)
-    with ends_in_one_line():
+    with one_line_errors():
         print(f'digits: {make_digits(**vars(parser.parse_args()))}')
 
 

@@ -8,8 +8,8 @@ try:
     from mmws.cli.config import load_config
     from mmws.cli.load_model import load_trained
     from mmws.cli.publish import model_card, publish_model
-    from mmws.errors import ends_in_one_line
-    from mmws.files import check_output, whole_file
+    from mmws.errors import one_line_errors
+    from mmws.files import atomic_write, check_output
 except ModuleNotFoundError as error:
     raise SystemExit(f'error: {error}; run `make setup` and `source .venv/bin/activate`') from None
 
@@ -20,13 +20,13 @@ def main() -> None:
     parser.add_argument('checkpoint', type=Path, help='summary.json is looked for beside it')
     parser.add_argument('out', type=Path, help='.pth; the hash goes in before the ending')
     arguments = parser.parse_args()
-    with ends_in_one_line():
+    with one_line_errors():
         check_output(arguments.out, arguments.checkpoint, endings=('.pth',))
         config = load_config(arguments.config)
         model, checkpoint = load_trained(config, arguments.checkpoint)
         card = model_card(config, model, checkpoint.meta, arguments.checkpoint.absolute().parent)
         written = publish_model(arguments.checkpoint, arguments.out)
-        with whole_file(written.with_suffix('.md')) as partial:
+        with atomic_write(written.with_suffix('.md')) as partial:
             partial.write_text(card)
     print(f'{written}\n{written.with_suffix(".md")}')
 

@@ -16,7 +16,7 @@ try:
 
     from mmws.cli.config import CfgOptions
     from mmws.cli.conversion_report import Overview, look_at, write_config
-    from mmws.errors import ends_in_one_line
+    from mmws.errors import one_line_errors
 except ModuleNotFoundError as error:
     raise SystemExit(f'error: {error}; run `make setup` and `source .venv/bin/activate`') from None
 
@@ -31,7 +31,7 @@ def main() -> None:
     options = parser.parse_args()
     logging.disable(logging.WARNING)
     warnings.simplefilter('ignore')
-    with ends_in_one_line():
+    with one_line_errors():
         overview = look_at(options.config, options.ws)
         if options.write:
             write_config(options.config, options.ws, options.write)

@@ -15,7 +15,7 @@ try:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from mmws.data.digits import make_digits, make_single_digits
-    from mmws.errors import ends_in_one_line
+    from mmws.errors import one_line_errors
     from mmws.experiments.benchmark.report import describe_machine
     from mmws.experiments.study.plan import Record, Run, plan
     from mmws.experiments.study.pool import run_all
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument('--processes', type=int, default=os.cpu_count(), help='runs at a time, one thread each')
     options = parser.parse_args()
     try:
-        with ends_in_one_line():
+        with one_line_errors():
             study = read_study(options.study)
             study = shorten(study) if options.quick else study
             results = Results(options.out)

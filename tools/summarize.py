@@ -9,7 +9,7 @@ try:
     from rich.table import Table
 
     from mmws.cli.training_summary import summarize
-    from mmws.errors import ends_in_one_line
+    from mmws.errors import one_line_errors
 except ModuleNotFoundError as error:
     raise SystemExit(f'error: {error}; run `make setup` and `source .venv/bin/activate`') from None
 
@@ -18,7 +18,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('work_dir', type=Path, help='where tools/train.py and tools/test.py wrote')
     work_dir = parser.parse_args().work_dir
-    with ends_in_one_line():
+    with one_line_errors():
         summary = summarize(work_dir)
     table = Table(title=str(work_dir), show_header=False)
     for name, value in summary.items():

@@ -18,7 +18,7 @@ try:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
     from rich.table import Table
 
-    from mmws.errors import WSError, ends_in_one_line
+    from mmws.errors import WSError, one_line_errors
     from mmws.experiments.sweep import Row, check_model, prepare_process, read_model
     from mmws.files import check_output
     from mmws.openmmlab.stock_configs import stock_configs
@@ -37,7 +37,7 @@ def main() -> None:
     names = [name for package in ('mmdet', 'mmseg') for name in stock_configs(package) if options.only in name]
     if not names:
         raise SystemExit(f'error: no stock config has {options.only!r} in its name')
-    with ends_in_one_line():
+    with one_line_errors():
         check_output(options.table, endings=('.csv',))
         if options.processes < 1:
             raise WSError(f'--processes: expected at least one, got {options.processes}')

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mmws.errors import WSError
-from mmws.files import check_output, whole_file
+from mmws.files import atomic_write, check_output
 
 __all__ = ['ENDINGS', 'write_checkpoint']
 
@@ -36,7 +36,7 @@ def write_checkpoint(path: str | Path, state_dict: Mapping[str, Tensor], meta: M
         mmws.errors.WSError: model.onnx: expected a name that ends in .pth or .safetensors
     """
     check_output(path, endings=ENDINGS)
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         try:
             _write(partial, Path(path).suffix, state_dict, meta)
         except (RuntimeError, SafetensorError) as error:  # what torch and safetensors make of a full disk

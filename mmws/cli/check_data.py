@@ -13,7 +13,7 @@ from mmengine.registry import DATASETS
 
 from mmws.cli.check_config import datasets_of, files_of
 from mmws.cli.config import silence
-from mmws.errors import FOREIGN_ERRORS, WSError, in_words
+from mmws.errors import FOREIGN_ERRORS, WSError, format_exception
 
 __all__ = ['check_content']
 
@@ -43,7 +43,7 @@ def _check_content(where: str, config: ConfigDict, scope: str) -> None:
             if hasattr(dataset, 'full_init'):
                 dataset.full_init()
         except (*FOREIGN_ERRORS, OSError) as error:
-            why = 'it holds no image' if NOTHING in str(error) else in_words(error)
+            why = 'it holds no image' if NOTHING in str(error) else format_exception(error)
             raise WSError(f'{where}: {config.type} of {source} cannot be used: {why}') from None
     if hasattr(dataset, 'get_data_info'):
         _check_samples(f'{where}: {source}', dataset)

@@ -15,7 +15,7 @@ from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS
 
-from mmws.errors import FOREIGN_ERRORS, WSError, in_words, near_matches
+from mmws.errors import FOREIGN_ERRORS, WSError, format_exception, near_matches
 from mmws.files import check_input
 
 __all__ = ['CfgOptions', 'load_config', 'silence']
@@ -54,7 +54,7 @@ def load_config(path: str, options: Mapping[str, Any] | None = None,
     except WSError as error:
         raise WSError(f'{path}: {error}') from None
     except BROKEN as error:
-        raise WSError(f'{path}, or what it inherits, cannot be read: {in_words(error)}') from None
+        raise WSError(f'{path}, or what it inherits, cannot be read: {format_exception(error)}') from None
     for key in needs:
         if not config.get(key):
             why = "; add default_scope = 'mmdet' (or 'mmseg'), whose types it names" if key == 'default_scope' else ''

@@ -22,7 +22,7 @@ from mmws.conversion.replace_norms import NORMS
 from mmws.conversion.report import Report
 from mmws.conversion.swap_convs import standardizes_itself
 from mmws.errors import FOREIGN_ERRORS, WSError
-from mmws.files import whole_file
+from mmws.files import atomic_write
 from mmws.openmmlab.stock_configs import stock_config
 
 __all__ = ['Overview', 'look_at', 'write_config']
@@ -108,7 +108,7 @@ def write_config(name: str, ws: Mapping[str, Any], path: Path) -> None:
         raise WSError(f'{path} is there already; it was left as it is')
     base = f'__import__({"mmws"!r}).stock_config({name!r})' if '::' in name else repr(str(Path(name).absolute()))
     options = f', ws={dict(ws)!r}' if ws else ''
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(f"_base_ = {base}\nmodel = dict(type='mmws.{_own_type(_read(name))}'{options})\n")
 
 

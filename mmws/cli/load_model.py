@@ -12,7 +12,7 @@ from torch import nn
 from mmws.checkpoint import read_checkpoint
 from mmws.checkpoint.reader import Checkpoint
 from mmws.cli.config import silence
-from mmws.errors import FOREIGN_ERRORS, WSError, in_words, near_matches
+from mmws.errors import FOREIGN_ERRORS, WSError, format_exception, near_matches
 from mmws.openmmlab.safe_globals import allow_log_history
 
 __all__ = ['build_model', 'check_model', 'check_weights', 'load_trained']
@@ -35,7 +35,7 @@ def build_model(config: Config) -> nn.Module:
         except (*FOREIGN_ERRORS, OSError) as error:
             unknown = [name for name in _layer_types(config.model) if registry.get(name) is None]
             why = (f'there is no layer {unknown[0]!r}; {near_matches(unknown[0], MODELS.module_dict)}'
-                   if unknown and 'None' in str(error) else in_words(error))  # mmcv says None for the name
+                   if unknown and 'None' in str(error) else format_exception(error))  # mmcv says None for the name
             raise WSError(f'{config.filename}: its model cannot be built: {why}') from None
     return model
 

@@ -18,7 +18,7 @@ from mmws.cli.check_config import check_classes, check_data, check_types
 from mmws.cli.check_data import check_content
 from mmws.cli.config import CfgOptions, load_config, silence
 from mmws.cli.load_model import check_model
-from mmws.errors import WSError, ends_in_one_line
+from mmws.errors import WSError, one_line_errors
 from mmws.files import check_input
 from mmws.openmmlab.safe_globals import allow_log_history
 
@@ -36,7 +36,7 @@ def hand_over(script: str) -> None:
     """
     if sys.argv[1:] and sys.argv[1].startswith('--local'):  # torch's launcher puts the rank first
         sys.argv.append(sys.argv.pop(1))
-    with ends_in_one_line():
+    with one_line_errors():
         sys.argv[0] = str(_check(script, sys.argv[1:]))
         joined = _join_on_cpu()
         allow_log_history()  # a config without any mmws type resumes on upstream too
@@ -109,5 +109,5 @@ def _cfg_options(arguments: list[str]) -> dict[str, Any]:
 
 
 if __name__ == '__main__':  # tools/dist_*.sh ask for the script to run
-    with ends_in_one_line():
+    with one_line_errors():
         print(_check(sys.argv[1], sys.argv[2:]))

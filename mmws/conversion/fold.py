@@ -95,7 +95,7 @@ def _fold_conv_(conv: Any, kind: type[nn.Module], shared: dict[tuple[nn.Paramete
         shared[raw, eps] = nn.Parameter(standardized.detach(), raw.requires_grad)
     conv.__class__ = kind
     del conv.eps
-    vars(conv).pop('_keeper', None)
+    vars(conv).pop('_cache', None)
     conv.weight = shared[raw, eps]
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mmws.conversion.module_tree import is_conv
 from mmws.conversion.norm_types import is_layer_norm, is_norm
-from mmws.conversion.output_recorder import Recorder
+from mmws.conversion.output_recorder import OutputRecorder
 from mmws.errors import FOREIGN_ERRORS
 
 __all__ = ['DryRun', 'run', 'run_copy']
@@ -25,13 +25,13 @@ class DryRun:
     """What a run showed.
 
     Attributes:
-        takers: of each convolution that ran, as :class:`mmws.conversion.output_recorder.Recorder` has them. One whose
+        consumers: of each convolution that ran, as :class:`OutputRecorder` has them. One whose
             output left a part,
             with nobody to be seen who took it, is not among them.
         pointwise: the norms that took a single value per channel and image.
     """
 
-    takers: dict[nn.Module, list[nn.Module | str]] = field(default_factory=dict)
+    consumers: dict[nn.Module, list[nn.Module | str]] = field(default_factory=dict)
     pointwise: set[nn.Module] = field(default_factory=set)
 
 
@@ -52,19 +52,19 @@ def run_copy(model: nn.Module) -> DryRun:
         twin.train(training)  # not chained: a toolkit's override need not return the module
         with torch.device('meta'):
             ran = run(twin)
-        for conv, takers in ran.items():
-            known = found.takers.setdefault(original[conv], [])
-            translated = [original[taker] if isinstance(taker, nn.Module) else taker for taker in takers]
-            known += [taker for taker in translated if taker not in known]
+        for conv, consumers in ran.items():
+            known = found.consumers.setdefault(original[conv], [])
+            translated = [original[consumer] if isinstance(consumer, nn.Module) else consumer for consumer in consumers]
+            known += [consumer for consumer in translated if consumer not in known]
     found.pointwise = {original[norm] for norm in found.pointwise}
     return found
 
 
 def run(model: nn.Module) -> dict[nn.Module, list[nn.Module | str]]:
-    """Run ``model`` itself, on empty tensors, and return the takers as in :class:`DryRun`."""
-    with Recorder(model) as recorder, torch.no_grad():
+    """Run ``model`` itself, on empty tensors, and return the consumers as in :class:`DryRun`."""
+    with OutputRecorder(model) as recorder, torch.no_grad():
         whole, _ = _explore(model, recorder, None)
-    return {conv: takers for conv, takers in recorder.takers.items() if takers or conv in whole}
+    return {conv: consumers for conv, consumers in recorder.consumers.items() if consumers or conv in whole}
 
 
 def _copy_without_data(model: nn.Module, pointwise: set[nn.Module]) -> nn.Module:
@@ -95,7 +95,7 @@ def _normalize_like(norm: nn.Module, pointwise: set[nn.Module], x: Tensor) -> Te
     return torch.empty_like(x)
 
 
-def _explore(module: nn.Module, recorder: Recorder, features: Any) -> tuple[set[nn.Module], Any]:
+def _explore(module: nn.Module, recorder: OutputRecorder, features: Any) -> tuple[set[nn.Module], Any]:
     """Run ``module``, and of its children those that did not run with it.
 
     Returns:
@@ -103,7 +103,7 @@ def _explore(module: nn.Module, recorder: Recorder, features: Any) -> tuple[set[
         the network but what was seen can take their output; and what it gave, for the modules after it.
     """
     convs = {inner for inner in module.modules() if is_conv(inner)}
-    if module in convs or convs <= recorder.takers.keys():
+    if module in convs or convs <= recorder.consumers.keys():
         return set(), features
     ran = False
     for attempt in _attempts(module, features):
@@ -111,7 +111,7 @@ def _explore(module: nn.Module, recorder: Recorder, features: Any) -> tuple[set[
         if ran:
             features = result
             break
-    together = convs & recorder.takers.keys() if ran else set()
+    together = convs & recorder.consumers.keys() if ran else set()
     for child in module.children():
         inside, features = _explore(child, recorder, features)
         if hasattr(module, 'extract_feat') or hasattr(child, 'extract_feat'):
@@ -119,12 +119,12 @@ def _explore(module: nn.Module, recorder: Recorder, features: Any) -> tuple[set[
     return together, features
 
 
-def _try(attempt: Callable[[], Any], recorder: Recorder) -> tuple[bool, Any]:
-    before = {conv: list(takers) for conv, takers in recorder.takers.items()}
+def _try(attempt: Callable[[], Any], recorder: OutputRecorder) -> tuple[bool, Any]:
+    before = {conv: list(consumers) for conv, consumers in recorder.consumers.items()}
     try:
         return True, attempt()
     except FOREIGN_ERRORS:
-        recorder.takers = before
+        recorder.consumers = before
         return False, None
 
 

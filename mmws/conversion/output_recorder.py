@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from mmws.conversion.module_tree import is_conv
 from mmws.conversion.norm_types import is_layer_norm, is_norm
 
-__all__ = ['NORM_FUNCTIONS', 'Recorder']
+__all__ = ['NORM_FUNCTIONS', 'OutputRecorder']
 
 NORM_FUNCTIONS = {'batch_norm', 'group_norm', 'instance_norm'}
 _SAME_VALUES = {'contiguous', 'to', 'float', 'type', 'type_as', 'clone', 'detach'}
@@ -22,32 +22,32 @@ _ONLY_THE_SHAPE = {'new_zeros', 'new_ones', 'new_full', 'new_empty', 'new_tensor
                    'full_like', 'empty_like', 'rand_like', 'randn_like'}
 
 
-class Recorder(TorchFunctionMode):
-    """A block under which the takers of each convolution's output are written down.
+class OutputRecorder(TorchFunctionMode):
+    """A block under which the consumers of each convolution's output are written down.
 
     Attributes:
-        takers: for each convolution that ran, what took its output: norms as modules, functions by name. A function
+        consumers: for each convolution that ran, what took its output: norms as modules, functions by name. A function
             that looks at no value (a shape, ``zeros_like``) does not count, nor does a copy of the same values.
 
     Example:
         >>> import torch
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 2, 1), nn.Sigmoid())
-        >>> with Recorder(net) as recorder:
+        >>> with OutputRecorder(net) as recorder:
         ...     _ = net(torch.zeros(1, 3, 4, 4))
-        >>> recorder.takers[net[0]] == [net[1]], recorder.takers[net[3]]
+        >>> recorder.consumers[net[0]] == [net[1]], recorder.consumers[net[3]]
         (True, ['sigmoid'])
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.takers: dict[nn.Module, list[nn.Module | str]] = {}
+        self.consumers: dict[nn.Module, list[nn.Module | str]] = {}
         self._model = model
         self._made: dict[int, tuple[weakref.ref[Tensor], list[nn.Module]]] = {}  # by id, as long as the tensor lives
         self._weights: dict[int, list[nn.Module]] = {}
         self._running = {'conv': 0, 'norm': 0}
         self._hooks: list[Any] = []
 
-    def __enter__(self) -> Recorder:
+    def __enter__(self) -> OutputRecorder:
         for module in self._model.modules():
             if is_conv(module):
                 if 'weight' in module._parameters:
@@ -98,10 +98,10 @@ class Recorder(TorchFunctionMode):
     def _forget(self, key: int, _: Any) -> None:
         self._made.pop(key, None)
 
-    def _note_taken(self, convs: list[nn.Module], taker: nn.Module | str) -> None:
+    def _note_taken(self, convs: list[nn.Module], consumer: nn.Module | str) -> None:
         for conv in convs:
-            takers = self.takers.setdefault(conv, [])
-            takers += [taker] if taker not in takers else []
+            consumers = self.consumers.setdefault(conv, [])
+            consumers += [consumer] if consumer not in consumers else []
 
     def _before(self, kind: str, module: nn.Module, args: Any) -> None:
         self._running[kind] += 1
@@ -112,5 +112,5 @@ class Recorder(TorchFunctionMode):
     def _after(self, kind: str, module: nn.Module, args: Any, output: Any) -> None:
         self._running[kind] -= 1
         if kind == 'conv':
-            self.takers.setdefault(module, [])
+            self.consumers.setdefault(module, [])
             self._note_made(output, [module])

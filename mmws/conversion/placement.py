@@ -40,14 +40,15 @@ def find_placement(model: nn.Module) -> Placement:
         ['', 'no norm takes its output: it leaves the network']
     """
     ran = run_copy(model)
-    return Placement(read_tree(model) | {conv: judge(takers) for conv, takers in ran.takers.items()}, ran.pointwise)
+    judged = {conv: judge(consumers) for conv, consumers in ran.consumers.items()}
+    return Placement(read_tree(model) | judged, ran.pointwise)
 
 
-def judge(takers: list[nn.Module | str]) -> Verdict:
+def judge(consumers: list[nn.Module | str]) -> Verdict:
     """Turn what took a convolution's output in a run into a verdict."""
-    norms = [taker for taker in takers if isinstance(taker, nn.Module)]
-    others = [taker for taker in takers if isinstance(taker, str) and taker not in NORM_FUNCTIONS]
-    if not takers:
+    norms = [consumer for consumer in consumers if isinstance(consumer, nn.Module)]
+    others = [consumer for consumer in consumers if isinstance(consumer, str) and consumer not in NORM_FUNCTIONS]
+    if not consumers:
         return Verdict([], 'no norm takes its output: it leaves the network', ran=True)
     if others:
         who = 'not only norms take' if norms else 'no norm takes'

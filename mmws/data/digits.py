@@ -16,7 +16,7 @@ from rich.progress import track
 from sklearn.datasets import load_digits, load_sample_images
 
 from mmws.errors import WSError
-from mmws.files import read_json, whole_file
+from mmws.files import atomic_write, read_json
 
 __all__ = ['make_digits', 'make_single_digits']
 
@@ -194,5 +194,5 @@ def _write(path: Path, image: Array) -> None:
 def _write_last(path: Path, content: dict[str, Any]) -> None:
     """Write in one step: a file that is there is whole, and says that all the images are."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(json.dumps(content))

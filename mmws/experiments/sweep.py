@@ -24,7 +24,7 @@ from mmws.conversion.convert import why_unfit
 from mmws.conversion.meta_run import run
 from mmws.conversion.module_tree import is_conv
 from mmws.conversion.norm_types import is_batch_norm
-from mmws.conversion.output_recorder import Recorder
+from mmws.conversion.output_recorder import OutputRecorder
 from mmws.conversion.placement import judge
 from mmws.conversion.swap_convs import standardized_class, standardizes_itself
 from mmws.errors import FOREIGN_ERRORS, WSError
@@ -117,14 +117,14 @@ def check_model(name: str, scope: str, model: bytes) -> Row:
             row.verdict, row.why = 'cannot build', f'{type(error).__name__}: {" ".join(str(error).split())[:200]}'
             return row
         ours = MODELS.build({**config, 'type': f'mmws.{config.type}'})
-        takers = _really_run(ours, scope, min(_values(config, 'num_classes'), default=2))
+        consumers = _really_run(ours, scope, min(_values(config, 'num_classes'), default=2))
     names = {module: name for name, module in ours.named_modules()}
-    wrong = [*_wrongly_placed(ours, takers, names), *_wrongly_changed(own, ours, names)]
+    wrong = [*_wrongly_placed(ours, consumers, names), *_wrongly_changed(own, ours, names)]
     convs = [module for module in ours.modules() if is_conv(module)]
     row.convs, row.converted = len(convs), sum(map(standardizes_itself, convs))
     row.norms = sum(map(is_batch_norm, own.modules()))
-    row.unrun = sum(conv not in takers for conv in convs)
-    row.skipped = dict(Counter(judge(takers[conv]).reason or why_unfit(conv) if conv in takers else 'not run'
+    row.unrun = sum(conv not in consumers for conv in convs)
+    row.skipped = dict(Counter(judge(consumers[conv]).reason or why_unfit(conv) if conv in consumers else 'not run'
                                for conv in convs if not standardizes_itself(conv)))
     row.verdict, row.why = ('fail' if wrong else 'pass'), '; '.join(wrong[:5])
     return row
@@ -140,22 +140,22 @@ def _values(config: Any, key: str) -> Iterator[Any]:
 
 def _really_run(model: nn.Module, scope: str, num_classes: int) -> dict[nn.Module, list[nn.Module | str]]:
     """What took the output of each convolution that ran, in all the runs that came to an end."""
-    takers: dict[nn.Module, list[nn.Module | str]] = {}
+    consumers: dict[nn.Module, list[nn.Module | str]] = {}
     convs = {module for module in model.modules() if is_conv(module)}
     for part in (model, *model.children()):
         for mode in ('loss', 'tensor', 'predict') if hasattr(part, 'data_preprocessor') else ():
-            if convs <= takers.keys():
-                return takers
+            if convs <= consumers.keys():
+                return consumers
             inputs, samples = _batch(scope, num_classes)
-            with Recorder(model) as recorder, torch.no_grad():
+            with OutputRecorder(model) as recorder, torch.no_grad():
                 try:
                     part.train(mode == 'loss')
                     part(inputs, samples, mode=mode)
                 except FOREIGN_ERRORS:
                     continue
-            for conv, seen in recorder.takers.items():
-                takers.setdefault(conv, []).extend(taker for taker in seen if taker not in takers[conv])
-    return run(model) | takers  # in parts where the whole would not run
+            for conv, seen in recorder.consumers.items():
+                consumers.setdefault(conv, []).extend(consumer for consumer in seen if consumer not in consumers[conv])
+    return run(model) | consumers  # in parts where the whole would not run
 
 
 def _batch(scope: str, num_classes: int) -> tuple[Tensor, list[Any]]:
@@ -174,9 +174,9 @@ def _batch(scope: str, num_classes: int) -> tuple[Tensor, list[Any]]:
     return torch.randn(1, 3, SIZE, SIZE), [sample]
 
 
-def _wrongly_placed(model: nn.Module, takers: Mapping[nn.Module, list[nn.Module | str]],
+def _wrongly_placed(model: nn.Module, consumers: Mapping[nn.Module, list[nn.Module | str]],
                     names: Mapping[nn.Module, str]) -> Iterator[str]:
-    for conv, seen in takers.items():
+    for conv, seen in consumers.items():
         if standardizes_itself(conv) and judge(seen).reason:
             yield f'{names[conv]} is standardized, but {judge(seen).reason}'
         elif not standardizes_itself(conv) and not judge(seen).reason and not why_unfit(conv):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmws.errors import WSError
-from mmws.layers.weight_cache import Keeper
+from mmws.layers.weight_cache import WeightCache
 from mmws.ops.standardize import check_eps, check_fan_in, runs_eagerly, standardize_weight
 
 __all__ = ['ConvWS1d', 'ConvWS2d', 'ConvWS3d', 'WeightStandardized']
@@ -25,7 +25,7 @@ class WeightStandardized(nn.Module):
     """
 
     eps: float
-    _keeper: Keeper | None = None
+    _cache: WeightCache | None = None
 
     def __init__(self, *args: Any, eps: float = 1e-5, **kwargs: Any) -> None:
         check_eps(eps)
@@ -53,12 +53,12 @@ class WeightStandardized(nn.Module):
         weight: Tensor = self.weight  # type: ignore[assignment]
         if not runs_eagerly(weight):
             return standardize_weight(self.filters(), self.eps)
-        if self._keeper is None:
-            self._keeper = self._make_keeper()
-        return self._keeper.standardize(weight, self.eps)
+        if self._cache is None:
+            self._cache = self._make_cache()
+        return self._cache.standardize(weight, self.eps)
 
-    def _make_keeper(self) -> Keeper:
-        return Keeper()
+    def _make_cache(self) -> WeightCache:
+        return WeightCache()
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if 'weight' in self._parameters and weight is not self.weight:
@@ -68,7 +68,7 @@ class WeightStandardized(nn.Module):
         return output
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != '_keeper'}
+        return {name: value for name, value in self.__dict__.items() if name != '_cache'}
 
     def extra_repr(self) -> str:
         return f'{super().extra_repr()}, eps={self.eps:g}'

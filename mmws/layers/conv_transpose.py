@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mmws.layers.conv import WeightStandardized
-from mmws.layers.weight_cache import Keeper
+from mmws.layers.weight_cache import WeightCache
 
 __all__ = ['ConvTransposeWS1d', 'ConvTransposeWS2d', 'ConvTransposeWS3d']
 
@@ -23,8 +23,8 @@ class _Transposed(WeightStandardized):
     def standardized_weight(self) -> Tensor:
         return _swap_channels(super().standardized_weight(), self.groups)  # type: ignore[arg-type]
 
-    def _make_keeper(self) -> Keeper:
-        return Keeper(partial(_swap_channels, groups=self.groups))  # type: ignore[arg-type]
+    def _make_cache(self) -> WeightCache:
+        return WeightCache(partial(_swap_channels, groups=self.groups))  # type: ignore[arg-type]
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         conv: Any = self

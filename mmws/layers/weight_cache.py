@@ -14,7 +14,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from mmws.ops.kernels import standardize_filters, standardize_together
 from mmws.ops.standardize import HALF, attach, runs_eagerly, standardize_weight
 
-__all__ = ['Keeper']
+__all__ = ['WeightCache']
 
 
 class _Kept(NamedTuple):
@@ -35,7 +35,7 @@ class _Kept(NamedTuple):
                 and _stream(weight) == self.stream)
 
 
-class Keeper:
+class WeightCache:
     """Keeps the standardized form of one weight until that weight is written to.
 
     A version counter does not see writes through ``.data``, so the weight's memory is watched: torch makes a
@@ -53,12 +53,12 @@ class Keeper:
         as_filters: makes rows of filters of the weight, if it is not such rows itself.
 
     Example:
-        >>> keeper, weight = Keeper(), torch.nn.Parameter(torch.randn(2, 3))
-        >>> first = keeper.standardize(weight, 1e-5)
-        >>> first.data_ptr() == keeper.standardize(weight, 1e-5).data_ptr()
+        >>> cache, weight = WeightCache(), torch.nn.Parameter(torch.randn(2, 3))
+        >>> first = cache.standardize(weight, 1e-5)
+        >>> first.data_ptr() == cache.standardize(weight, 1e-5).data_ptr()
         True
         >>> _ = weight.data.neg_()
-        >>> torch.equal(keeper.standardize(weight, 1e-5), -first)
+        >>> torch.equal(cache.standardize(weight, 1e-5), -first)
         True
     """
 
@@ -91,7 +91,7 @@ class Keeper:
             if self._kept is not None and self._kept.holds(weight, eps):
                 return self._kept  # another thread was here
             beside = _stale(self, weight, eps) if weight.device.type in TOGETHER and self._batches(weight) else {}
-            watched = {keeper: (one, watch) for keeper, one in ({self: weight} | beside).items()
+            watched = {cache: (one, watch) for cache, one in ({self: weight} | beside).items()
                        if (watch := _watch(one)) is not None}
             if self not in watched:
                 self._kept = None
@@ -99,8 +99,8 @@ class Keeper:
                 self._set(weight, watched[self][1], eps, self._standardize(weight, eps))
             else:
                 results = standardize_together([one for one, _ in watched.values()], eps)
-                for (keeper, (one, watch)), result in zip(watched.items(), results, strict=True):
-                    keeper._set(one, watch, eps, result)
+                for (cache, (one, watch)), result in zip(watched.items(), results, strict=True):
+                    cache._set(one, watch, eps, result)
             return self._kept
 
     def _batches(self, weight: Tensor) -> bool:
@@ -117,7 +117,7 @@ class Keeper:
         self._kept = _Kept(standardized, factors, watch, eps, id(weight), standardized._version,
                            _holders(standardized), _stream(weight))
         self._changed = None
-        _keepers.add(self)
+        _caches.add(self)
 
     def _free_memory(self, filters: Tensor) -> Tensor | None:
         """What was kept, if it fits and nobody else holds it: fresh pages cost more than the arithmetic."""
@@ -161,17 +161,17 @@ def _watch(weight: Tensor) -> Tensor | None:
 
 
 TOGETHER = {'cuda'}  # where a kernel's launch costs more than its arithmetic
-_keepers: weakref.WeakSet[Keeper] = weakref.WeakSet()
+_caches: weakref.WeakSet[WeightCache] = weakref.WeakSet()
 _lock = threading.Lock()
 
 
-def _stale(keeper: Keeper, weight: Tensor, eps: float) -> dict[Keeper, Tensor]:
+def _stale(cache: WeightCache, weight: Tensor, eps: float) -> dict[WeightCache, Tensor]:
     """The other weights that an optimizer has changed since, and that can be standardized in one go with ``weight``."""
     kind = weight.device, weight.dtype, eps, _stream(weight)
     found = {}
-    for other in list(_keepers):
+    for other in list(_caches):
         changed, kept = other._changed, other._kept
-        if (other is not keeper and changed is not None and kept is not None and other._batches(changed)
+        if (other is not cache and changed is not None and kept is not None and other._batches(changed)
                 and kind == (changed.device, changed.dtype, kept.eps, kept.stream) and runs_eagerly(changed)):
             found[other] = changed
     return found
@@ -182,8 +182,8 @@ def _before_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
         return
     stepped = {id(parameter): parameter for group in optimizer.param_groups for parameter in group['params']
                if parameter.grad is not None}
-    for keeper in list(_keepers):
-        keeper.stop_watching(stepped)
+    for cache in list(_caches):
+        cache.stop_watching(stepped)
 
 
 register_optimizer_step_pre_hook(_before_step)

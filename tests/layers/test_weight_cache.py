@@ -18,7 +18,7 @@ import mmws.layers.conv
 import mmws.layers.weight_cache
 from mmws import ConvWS1d, ConvWS2d, ConvWS3d, convert_, standardize_weight
 from mmws.layers.conv_transpose import ConvTransposeWS2d
-from mmws.layers.weight_cache import Keeper
+from mmws.layers.weight_cache import WeightCache
 from mmws.ops.kernels import standardize_together
 
 X = torch.randn(2, 4, 8, 8, dtype=torch.float64)
@@ -87,13 +87,13 @@ def test_what_an_optimizer_changed_is_standardized_together(monkeypatch):
 
 @pytest.mark.parametrize('held', [False, True])
 def test_the_memory_is_used_again_unless_somebody_holds_it(held):
-    keeper, weight = Keeper(), nn.Parameter(torch.randn(4, 3, 3, 3))
-    first = keeper.standardize(weight, 1e-5)
+    cache, weight = WeightCache(), nn.Parameter(torch.randn(4, 3, 3, 3))
+    first = cache.standardize(weight, 1e-5)
     address, before = first.data_ptr(), first.detach().clone()
     if not held:
         del first
     weight.data.copy_(torch.randn_like(weight))
-    second = keeper.standardize(weight, 1e-5)
+    second = cache.standardize(weight, 1e-5)
     assert (second.data_ptr() == address) != held
     torch.testing.assert_close(second, standardize_weight(weight, 1e-5))
     if held:
@@ -374,7 +374,7 @@ def test_nothing_is_added_to_copies_and_checkpoints():
     torch.save(plain.state_dict(), files[1])
     assert len(files[0].getvalue()) == len(files[1].getvalue())
     for twin in (copy.deepcopy(conv), copy.copy(conv), pickle.loads(pickle.dumps(conv))):
-        assert twin._keeper is None
+        assert twin._cache is None
     twin = copy.deepcopy(conv)
     twin.weight.data.neg_()
     assert torch.equal(twin.standardized_weight(), -conv.standardized_weight())
