@@ -1,12 +1,13 @@
-# make demo    train, test and show Mask R-CNN with GN+WS at one image a step; make demo-seg DeepLabv3
-# make test    everything that can go wrong
-# make test-peers  tests of torch, mmengine and mmseg with Weight Standardization in every convolution
-# make sweep   the prefix before every stock config, checked by running the models: docs/sweep.csv, 20 min
-# make bench   what Weight Standardization costs, in work_dirs/benchmark
-# make study   the normalization layers compared, in docs/results.md, under 2.5 h; QUICK=1: in work_dirs, under 10 min
-# make trust   kills, lower precision, fuzzing, audits: docs/trust.md, under an hour; NAME=interruption: one part
-# make lock    the files' hashes, requirements/*.lock, after a change of requirements/*.txt
-# make setup   the environment of both; STACK=openmmlab takes the upstream distributions
+# make demo        train, test and draw Mask R-CNN with GN+WS, one image per step
+# make demo-seg    the same for DeepLabv3
+# make test        lint, then all tests; fails below 95% coverage
+# make test-peers  run the tests of torch, mmengine and mmseg with Weight Standardization in every convolution
+# make sweep       convert all stock configs and check them by running the models: docs/sweep.csv, 20 min
+# make bench       measure the cost of Weight Standardization: work_dirs/benchmark
+# make study       compare the normalization layers: docs/results.md, 2.5 h at most; QUICK=1: work_dirs, under 10 min
+# make trust       test interruption, low precision, fuzzing and pinned versions: docs/trust.md, 1 h; NAME=fuzz: one part
+# make lock        write requirements/*.lock, with hashes; run it after a change of requirements/*.txt
+# make setup       make .venv; STACK=openmmlab makes .venv-openmmlab with the upstream distributions
 
 PYTHON ?= python3
 STACK ?= onedl

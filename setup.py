@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: how the configs and tools travel in the package."""
+"""Add the configs and tools to the package; pyproject.toml has the other settings."""
 
 import shutil
 from pathlib import Path
@@ -6,20 +6,20 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-CARRIED = ('configs', 'tools', 'model-index.yml')
-INHERIT = "globals().update(__import__('mmws.openmmlab.stock_configs', fromlist=['x']).read_config({name!r}))\n"
+PACKAGED = ('configs', 'tools', 'model-index.yml')
+INHERIT = "globals().update(__import__('mmws.openmmlab.stock_configs', fromlist=['x']).read_mmws_config({name!r}))\n"
 HERE = Path(__file__).resolve().parent
 
 
 class BuildWithConfigs(build_py):
-    """Adds ``mmws/.mim``, where OpenMMLab's tools look, and ``mmws/configs``, which new-style configs inherit."""
+    """Add ``mmws/.mim``, the folder of OpenMMLab's tools, and ``mmws/configs``, the bases of new-style configs."""
 
     def run(self) -> None:
         super().run()
         package = (HERE if self.editable_mode else Path(self.build_lib).resolve()) / 'mmws'
-        carry = link if self.editable_mode else copy
-        for name in CARRIED:
-            carry(HERE / name, package / '.mim' / name)
+        place = link if self.editable_mode else copy
+        for name in PACKAGED:
+            place(HERE / name, package / '.mim' / name)
         for config in (HERE / 'configs').rglob('*.py'):
             name = config.relative_to(HERE / 'configs')
             (package / 'configs' / name).parent.mkdir(parents=True, exist_ok=True)

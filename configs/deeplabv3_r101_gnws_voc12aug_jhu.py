@@ -1,8 +1,11 @@
-"""DeepLabv3, ResNet-101, on VOC 2012 + aug: the authors' own network, training and test.
+"""DeepLabv3 with ResNet-101, GroupNorm + Weight Standardization: the authors' network and recipe on VOC 2012 + aug.
 
-arXiv 1903.10520; chenxi116/DeepLabv3.pytorch. mIoU 77.20 with GN+WS and 76.49 with BatchNorm, theirs. Output stride 16,
-256 channels, rates 6/12/18, no auxiliary head, no dropout; SGD 0.007 at 16 images, 50 epochs; whole images in the test.
-Their random scale is continuous on a logarithmic axis, here 33 steps of it.
+Network: output stride 16, 256 channels, rates 6/12/18, no auxiliary head, no dropout.
+Schedule: 50 epochs, SGD, learning rate 0.007 at 16 images per step (4 GPUs, 4 images each).
+Weights: jhu://resnet101_gn_ws. The test uses whole images, without crops.
+mIoU 77.20 with GN+WS and 76.49 with BatchNorm, reported by the authors: README of chenxi116/DeepLabv3.pytorch
+(arXiv 1903.10520).
+Difference: the authors draw the scale from a continuous logarithmic range; this config draws one of 33 steps in it.
 """
 _base_ = [__import__('mmws').stock_config(f'mmseg::_base_/{part}.py') for part in (
     'models/deeplabv3_r50-d8', 'datasets/pascal_voc12_aug', 'default_runtime')]

@@ -1,7 +1,8 @@
-"""DeepLabv3, ResNet-50, on VOC 2012 + aug: mmseg's stock config with GroupNorm + Weight Standardization.
+"""DeepLabv3 with ResNet-50, GroupNorm + Weight Standardization, on VOC 2012 + aug.
 
-One key, and the backbone for which GN+WS weights are published: the v1 stem in place of stock's v1c.
-The BatchNorm original: mmseg's deeplabv3_r50-d8_4xb4-40k_voc12aug-512x512.py.
+mmseg's stock config deeplabv3_r50-d8_4xb4-40k_voc12aug-512x512.py, in its GN+WS form: 40,000 steps, SGD, learning
+rate 0.01 at 16 images per step (4 GPUs, 4 images each). Weights: jhu://resnet50_gn_ws. They are for the v1 stem, which
+replaces the stock v1c stem. No published result.
 """
 _base_ = __import__('mmws').stock_config('mmseg::deeplabv3/deeplabv3_r50-d8_4xb4-40k_voc12aug-512x512.py')
 

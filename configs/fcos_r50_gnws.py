@@ -1,8 +1,9 @@
-"""FCOS, ResNet-50, GroupNorm + Weight Standardization: one head, standardized once for its five levels.
+"""FCOS with ResNet-50, GroupNorm + Weight Standardization, on COCO.
 
-mmdet's stock config, whose head has GroupNorm, with the published GN+WS weights and the RGB input they were trained on
-(stock: caffe-style weights, BGR). The GN baseline: `model.type=FCOS
-model.backbone.init_cfg.checkpoint=open-mmlab://contrib/resnet50_gn`.
+mmdet's stock config, whose head has GroupNorm: 12 epochs, SGD, learning rate 0.005 at 8 images per step, 1 per GPU.
+Weights: jhu://resnet50_gn_ws. They need RGB input; the stock weights are caffe-style and need BGR. The head's weights
+are standardized once for its five levels. No published result.
+GN baseline: `model.type=FCOS model.backbone.init_cfg.checkpoint=open-mmlab://contrib/resnet50_gn`.
 """
 _base_ = 'mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py'
 

@@ -1,7 +1,8 @@
-"""Mask R-CNN, ResNet-101, GroupNorm + Weight Standardization, as its authors trained it on COCO: 4 images a step.
+"""Mask R-CNN with ResNet-101, GroupNorm + Weight Standardization: the authors' recipe on COCO.
 
-Box / mask AP 42.73 / 37.92, theirs. The GN baseline: `model.type=MaskRCNN` (there are no RGB ImageNet
-weights with GN for it: `model.backbone.init_cfg=None` trains it from scratch).
+Schedule: 24 epochs, SGD, learning rate 0.005 at 4 images per step, 1 per GPU. Weights: jhu://resnet101_gn_ws.
+Box / mask AP 42.73 / 37.92, reported by the authors: README of joe-siyuan-qiao/maskrcnn-benchmark (arXiv 1903.10520).
+GN baseline: `model.type=MaskRCNN model.backbone.init_cfg=None`, from scratch; no RGB ImageNet weights with GN exist.
 """
 _base_ = './mask_rcnn_r50_gnws.py'
 

@@ -1,8 +1,9 @@
-"""Mask R-CNN, ResNet-50, GroupNorm + Weight Standardization, as its authors trained it on COCO.
+"""Mask R-CNN with ResNet-50, GroupNorm + Weight Standardization: the authors' recipe on COCO.
 
-arXiv 1903.10520; joe-siyuan-qiao/maskrcnn-benchmark. Box / mask AP 40.81 / 36.51, theirs. Standardized are the backbone,
-the FPN, the box head and the mask head; the RPN is plain. The GN baseline: `model.type=MaskRCNN` (its ImageNet weights:
-`model.backbone.init_cfg.checkpoint=open-mmlab://contrib/resnet50_gn`).
+Schedule: 24 epochs, SGD, learning rate 0.01 at 8 images per step, 1 per GPU. Weights: jhu://resnet50_gn_ws.
+Box / mask AP 40.81 / 36.51, reported by the authors: README of joe-siyuan-qiao/maskrcnn-benchmark (arXiv 1903.10520).
+Standardized: the backbone, the FPN, the box head and the mask head. The RPN has no norm and stays plain.
+GN baseline: `model.type=MaskRCNN model.backbone.init_cfg.checkpoint=open-mmlab://contrib/resnet50_gn`.
 """
 _base_ = [
     'mmdet::_base_/models/mask-rcnn_r50_fpn.py',

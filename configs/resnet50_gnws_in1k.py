@@ -1,8 +1,10 @@
-"""ResNet-50 on ImageNet with GroupNorm + Weight Standardization, as its authors trained it, to make a backbone of one's own.
+"""ResNet-50 with GroupNorm + Weight Standardization: the authors' recipe on ImageNet. It makes a pretrained backbone.
 
-arXiv 1903.10520; joe-siyuan-qiao/pytorch-classification. Top-1 / top-5 error 23.72 / 6.99, theirs. 256 images an update,
-simulated by accumulating the gradient of micro-batches: with GN+WS that is the same. For another number of GPUs or images
-keep batch_size x GPUs x accumulative_counts at 256. Needs mmpretrain.
+Schedule: 90 epochs, SGD, learning rate 0.1 at 256 images per update: 32 per step, 8 accumulated steps.
+Accumulated steps give the same result as one large batch: GN+WS uses no batch statistics. For other numbers of GPUs
+or images, keep batch_size x GPUs x accumulative_counts at 256. Trains from scratch. Needs mmpretrain.
+Top-1 / top-5 error 23.72 / 6.99, reported by the authors: README of joe-siyuan-qiao/pytorch-classification
+(arXiv 1903.10520).
 """
 _base_ = [
     'mmpretrain::_base_/models/resnet50.py',

@@ -1,7 +1,9 @@
-"""RetinaNet, ResNet-50, GroupNorm + Weight Standardization: one head, standardized once for its five levels.
+"""RetinaNet with ResNet-50, GroupNorm + Weight Standardization, on COCO.
 
-mmdet's stock config with the authors' optimizer. The backbone's stock weights give way to the published GN+WS ones.
-The GN baseline: `model.type=RetinaNet model.backbone.init_cfg.checkpoint=open-mmlab://contrib/resnet50_gn`.
+mmdet's stock network with the authors' optimizer: 12 epochs, SGD, learning rate 0.01 at 8 images per step, 1 per GPU.
+The published GN+WS weights replace the backbone's stock weights. The head's weights are standardized once for its five
+levels. No published result.
+GN baseline: `model.type=RetinaNet model.backbone.init_cfg.checkpoint=open-mmlab://contrib/resnet50_gn`.
 """
 _base_ = ['mmdet::_base_/models/retinanet_r50_fpn.py', 'mmdet::_base_/datasets/coco_detection.py',
           'mmdet::_base_/default_runtime.py', './_base_/coco_gnws.py']

@@ -1,6 +1,6 @@
-"""A point-cloud classifier in the manner of DGCNN (arXiv 1801.07829): `mmws.convert_` on plain PyTorch.
+"""A point-cloud classifier like DGCNN (arXiv 1801.07829) in plain PyTorch, converted with `mmws.convert_`.
 
-The clouds are made here: points on a sphere, on a cube or in a plane, turned at random. Two clouds a step.
+The data is random: points on a sphere, on a cube or in a plane, rotated. The batch size is 2.
 """
 
 import torch
@@ -11,7 +11,7 @@ import mmws
 
 
 class EdgeConv(nn.Module):
-    """The maximum, over a point's nearest neighbours, of a 1x1 convolution of (neighbour - point, point)."""
+    """Maximum over the nearest neighbours of a point of a 1x1 convolution of (neighbour - point, point)."""
 
     def __init__(self, channels_in: int, channels: int, neighbours: int = 8) -> None:
         super().__init__()
@@ -41,22 +41,22 @@ class DGCNN(nn.Module):
 
 
 def clouds(count: int, rng: torch.Generator, points: int = 64) -> tuple[Tensor, Tensor]:
-    """Clouds of shape (count, 3, points) and the kind of each: 0 sphere, 1 cube, 2 plane."""
+    """Return point clouds of shape (count, 3, points) and their classes: 0 sphere, 1 cube, 2 plane."""
     labels = torch.randint(3, (count,), generator=rng)
-    made = []
+    result = []
     for label in labels.tolist():
         cloud = torch.randn(points, 3, generator=rng)
         if label == 2:
             cloud[:, 2] = 0
         else:
             cloud /= cloud.norm(dim=1, keepdim=True) if label == 0 else cloud.abs().amax(1, keepdim=True)
-        turn, _ = torch.linalg.qr(torch.randn(3, 3, generator=rng))
-        made.append((cloud @ turn).T)
-    return torch.stack(made), labels
+        rotation, _ = torch.linalg.qr(torch.randn(3, 3, generator=rng))
+        result.append((cloud @ rotation).T)
+    return torch.stack(result), labels
 
 
 def train(steps: int = 150, seed: int = 0) -> tuple[mmws.Report, list[float]]:
-    """Convert the network, train it and return the report and the loss of each step."""
+    """Convert and train the network; return the report and the loss of each step."""
     torch.manual_seed(seed)
     net, rng = DGCNN(), torch.Generator().manual_seed(seed)
     report = mmws.convert_(net)

@@ -1,6 +1,7 @@
-"""A 3-D residual network for video: `mmws.convert_` on plain PyTorch, trained at two clips a step.
+"""A 3-D residual network for video in plain PyTorch, converted with `mmws.convert_`.
 
-The clips are made here: a bright square that moves left, right, up or down; the network says which way.
+The data is random: a bright square moves left, right, up or down, and the network predicts the direction. The batch
+size is 2.
 """
 
 import torch
@@ -32,7 +33,7 @@ class VideoNet(nn.Sequential):
 
 
 def clips(count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Clips of shape (count, 1, 8, 16, 16) and the direction in each: 0 left, 1 right, 2 up, 3 down."""
+    """Return clips of shape (count, 1, 8, 16, 16) and their directions: 0 left, 1 right, 2 up, 3 down."""
     videos, labels = torch.zeros(count, 1, 8, 16, 16), torch.randint(4, (count,), generator=rng)
     for video, label in zip(videos, labels.tolist(), strict=True):
         y, x = torch.randint(4, 9, (2,), generator=rng).tolist()
@@ -44,7 +45,7 @@ def clips(count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
 
 
 def train(steps: int = 80, seed: int = 0) -> tuple[mmws.Report, list[float]]:
-    """Convert the network, train it and return the report and the loss of each step."""
+    """Convert and train the network; return the report and the loss of each step."""
     torch.manual_seed(seed)
     net, rng = VideoNet(), torch.Generator().manual_seed(seed)
     report = mmws.convert_(net)

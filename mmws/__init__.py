@@ -1,7 +1,6 @@
 """mmws: Weight Standardization (arXiv 1903.10520) for the OpenMMLab toolkits.
 
-Importing this package needs torch alone. The registry side, ``mmws.registry``, is imported by mmengine when a config
-says ``type='mmws.<Name>'``.
+This package imports only torch. mmengine imports ``mmws.registry`` when a config has ``type='mmws.<Name>'``.
 """
 
 from mmws.conversion.convert import convert_

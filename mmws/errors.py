@@ -1,26 +1,26 @@
-"""The one exception of this package, and how a command line tells of it."""
+"""The exception of this package, and exceptions as one line of text."""
 
 from __future__ import annotations
 
 import difflib
+import re
 import traceback
 from collections.abc import Iterable
 from types import TracebackType
 
 __all__ = ['FOREIGN_ERRORS', 'WSError', 'format_exception', 'near_matches', 'one_line_errors']
 
-
 FOREIGN_ERRORS = (RuntimeError, TypeError, ValueError, AttributeError, LookupError, AssertionError, ArithmeticError,
                   NameError, ImportError)
-"""Exceptions of other people's code on input that it does not expect. Anything else is a mistake of ours."""
+"""Exceptions that foreign code raises on unexpected input."""
 
 
 class WSError(ValueError):
-    """A mistake in a config, an option or a file that the user can correct; its text says where and how."""
+    """A mistake in a config, an option or a file. The message says where it is and how to correct it."""
 
 
 def near_matches(name: str, known: Iterable[str]) -> str:
-    """Return what of ``known`` looks like ``name``, as the end of an error message; all of it where it is short.
+    """Return the end of an error message: the known names that are similar to ``name``, or the first 12 known names.
 
     Example:
         >>> near_matches('nrom', ['norm', 'eps'])
@@ -33,12 +33,12 @@ def near_matches(name: str, known: Iterable[str]) -> str:
     if close:
         return f'did you mean {" or ".join(repr(by_lower[lower]) for lower in close)}?'
     listed = sorted(by_lower.values())
-    rest = f' and {len(listed) - 12} more' if len(listed) > 12 else ''
-    return f'expected one of {", ".join(map(repr, listed[:12]))}{rest}' if listed else 'there is none'
+    more = f' and {len(listed) - 12} more' if len(listed) > 12 else ''
+    return f'expected one of {", ".join(map(repr, listed[:12]))}{more}' if listed else 'none available'
 
 
 def format_exception(error: BaseException) -> str:
-    """Return an exception of others in one line; of one that a data loader's worker hands on, what it is about.
+    """Format any exception as one line. For one from a worker of a data loader, return the cause only.
 
     Example:
         >>> format_exception(KeyError('no\\nnorm'))
@@ -52,31 +52,32 @@ def format_exception(error: BaseException) -> str:
 
 
 class one_line_errors:  # noqa: N801
-    """A block of a command-line tool: a mistake of the user ends it with one line on stderr, and exit code 1.
+    """Context of a command-line tool: a mistake of the user ends the tool with one line on stderr and exit code 1.
 
-    A mistake is a :class:`WSError`, a file that cannot be read or written, and whatever is raised while the toolkit
-    builds what the config asks for or reads the data. Anything else keeps its traceback.
+    Such a mistake is a :class:`WSError`, an ``OSError``, or any exception while the toolkit builds the objects of the
+    config or reads data. Other exceptions keep their traceback.
 
     Example:
         >>> with one_line_errors():
-        ...     raise WSError('there is no config x.py')
+        ...     raise WSError('config x.py not found')
         Traceback (most recent call last):
-        SystemExit: error: there is no config x.py
+        SystemExit: error: config x.py not found
     """
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        ours = isinstance(error, (WSError, OSError))
-        if error is not None and (ours or (isinstance(error, Exception) and _is_of_the_setup(at))):
+        if isinstance(error, (WSError, OSError)) or (isinstance(error, Exception) and _raised_in_setup(at)):
             raise SystemExit(f'error: {format_exception(error)}') from None
 
 
-def _is_of_the_setup(at: TracebackType | None) -> bool:
-    """Whether an exception comes from building for a run, or from its data, rather than from its steps."""
-    calls = [(frame.f_code.co_filename, frame.f_code.co_name) for frame, _ in traceback.walk_tb(at)]
-    builds = any(file.endswith(('mmengine/runner/runner.py', 'mmengine/registry/build_functions.py'))
-                 for file, _ in calls)
-    steps = any(file.endswith('mmengine/runner/loops.py') and name == 'run' for file, name in calls)
-    return (builds and not steps) or any('/torch/utils/data/' in file for file, _ in calls)
+def _raised_in_setup(at: TracebackType | None) -> bool:
+    """Return whether mmengine was building a run or torch was reading data, as opposed to a step of training.
+
+    The toolkit's script builds the run and trains in one call, so only the traceback tells the two apart.
+    """
+    calls = ' '.join(f'{frame.f_code.co_filename}:{frame.f_code.co_name}' for frame, _ in traceback.walk_tb(at))
+    in_runner = re.search(r'mmengine/(runner/runner|registry/build_functions)\.py', calls)
+    in_loop = re.search(r'mmengine/runner/loops\.py:run\b', calls)
+    return bool(in_runner and not in_loop) or '/torch/utils/data/' in calls

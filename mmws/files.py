@@ -1,4 +1,4 @@
-"""Files that are written: whole or not at all, and never over what they are made of."""
+"""Check input and output paths, read and write JSON, write files atomically."""
 
 from __future__ import annotations
 
@@ -11,40 +11,39 @@ from typing import Any
 
 from mmws.errors import WSError, near_matches
 
-__all__ = ['atomic_write', 'check_input', 'check_output', 'check_output_folder', 'read_json']
+__all__ = ['atomic_write', 'check_input', 'check_output', 'check_output_folder', 'read_json', 'write_json']
 
 
-def check_input(what: str, path: str | Path) -> Path:
-    """Return the path of a file that is to be read.
+def check_input(kind: str, path: str | Path) -> Path:
+    """Return the path of an input file; ``kind`` names the file in the error message.
 
     Raises:
-        WSError: if it is not there, or is a folder.
+        WSError: if the file does not exist or is a folder.
 
     Example:
         >>> check_input('config', 'nowhere/net.py')
         Traceback (most recent call last):
-        mmws.errors.WSError: there is no config nowhere/net.py; in nowhere: there is none
+        mmws.errors.WSError: config nowhere/net.py not found; in nowhere: none available
     """
     path = Path(path)
     if path.is_dir():
-        raise WSError(f'{path} is a folder, where a {what} is expected')
+        raise WSError(f'{path} is a folder, expected a {kind} file')
     if not path.is_file():
-        there = [other.name for other in path.parent.glob(f'*{path.suffix}') if other.is_file()]
-        raise WSError(f'there is no {what} {path}; in {path.parent}: {near_matches(path.name, there)}')
+        names = [other.name for other in path.parent.glob(f'*{path.suffix}') if other.is_file()]
+        raise WSError(f'{kind} {path} not found; in {path.parent}: {near_matches(path.name, names)}')
     return path
 
 
 def check_output(path: str | Path, *sources: str | Path, endings: tuple[str, ...] = ()) -> None:
-    """Look at where a file is to be written, before the work for it.
+    """Check the path of an output file before the work starts. An existing file is allowed.
 
     Args:
-        path: of the file; what stands there may be replaced.
-        *sources: files that it is made of.
-        endings: that its name may have; without, any.
+        path: output file.
+        *sources: input files, which the output must not overwrite.
+        endings: allowed suffixes of the name; if empty, any.
 
     Raises:
-        WSError: if the name ends otherwise, there is no such folder, a folder stands there, or it is one of
-            ``sources``.
+        WSError: if the suffix is wrong, the parent folder does not exist, or ``path`` is a folder or an input.
 
     Example:
         >>> check_output('model.onnx', endings=('.pth', '.safetensors'))
@@ -55,50 +54,55 @@ def check_output(path: str | Path, *sources: str | Path, endings: tuple[str, ...
     if endings and path.suffix not in endings:
         raise WSError(f'{path}: expected a name that ends in {" or ".join(endings)}')
     if not path.absolute().parent.is_dir():
-        raise WSError(f'{path}: there is no folder {path.parent}')
+        raise WSError(f'{path}: folder {path.parent} not found')
     if path.is_dir():
-        raise WSError(f'{path} is a folder; give the name of a file')
-    for source in sources:
-        if path.exists() and Path(source).exists() and path.samefile(source):
-            raise WSError(f'{path} is what it is to be made of and would be lost; give another name')
+        raise WSError(f'{path} is a folder, expected a file name')
+    if path.exists() and any(Path(source).exists() and path.samefile(source) for source in sources):
+        raise WSError(f'output would overwrite its input {path}; choose another name')
 
 
 def check_output_folder(path: Path) -> None:
-    """Look at the folder that results are to be written to, before the work for them; it need not be there yet.
+    """Check the folder for results before the work starts. The folder may not exist yet.
 
     Raises:
-        WSError: if something that is no folder stands there or above, or nothing can be written there.
+        WSError: if it or a parent is not a folder, or is not writable.
     """
     above = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
     if not above.is_dir():
-        raise WSError(f'{path if path.exists() else above} is no folder; give another --out')
+        raise WSError(f'{path if path.exists() else above} is not a folder; choose another --out')
     if not os.access(above, os.W_OK, effective_ids=True):
-        raise WSError(f'nothing can be written to {above}; give another --out')
+        raise WSError(f'no permission to write to {above}; choose another --out')
 
 
 def read_json(path: Path) -> Any:
-    """Return what a JSON file holds.
+    """Return the content of a JSON file.
 
     Raises:
-        WSError: if it is no JSON.
+        WSError: if it is not valid JSON.
     """
     try:
         return json.loads(path.read_text())
-    except ValueError as error:  # of JSON and of the encoding
-        raise WSError(f'{path} is no JSON: {error}') from None
+    except ValueError as error:  # invalid JSON or invalid UTF-8
+        raise WSError(f'{path} is not valid JSON: {error}') from None
+
+
+def write_json(path: str | Path, content: Any, indent: int | None = None) -> None:
+    """Write ``content`` as JSON with a final newline. A failure leaves the old file unchanged."""
+    with atomic_write(path) as partial:
+        partial.write_text(f'{json.dumps(content, indent=indent)}\n')
 
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Yield where to write what is to stand at ``path``; it comes there in one step, if the block comes to its end.
+    """Yield a temporary path, and rename it to ``path`` if the block raises no exception.
 
     Example:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / 'x.txt'
         >>> with atomic_write(path) as partial:
-        ...     _ = partial.write_text('all of it')
+        ...     _ = partial.write_text('complete')
         >>> path.read_text(), len(list(path.parent.iterdir()))
-        ('all of it', 1)
+        ('complete', 1)
     """
     path = Path(path)
     partial = path.with_name(f'.{path.name}.{os.getpid()}')

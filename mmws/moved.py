@@ -1,4 +1,4 @@
-"""Import hook for modules that were moved: whole models pickled by mmws 0.1 record the old names."""
+"""Import hook for moved modules: whole models pickled by mmws 0.1 record the old names."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class _MovedModules(MetaPathFinder, Loader):
         return ModuleSpec(name, self) if name in MOVED else None
 
     def exec_module(self, module: ModuleType) -> None:
-        """Replace the new, empty module by the moved one, as the import system allows."""
+        """Replace the new, empty module by the moved one; the import system returns the entry of ``sys.modules``."""
         sys.modules[module.__name__] = import_module(MOVED[module.__name__])
 
 
 def install() -> None:
-    """Let Python find the modules of :data:`MOVED` under their old names."""
+    """Make the modules of :data:`MOVED` importable under their old names."""
     sys.meta_path.append(_MovedModules())

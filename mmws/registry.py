@@ -1,4 +1,4 @@
-"""Entry point of mmengine: it imports ``<scope>.registry`` when a config says ``type='mmws.<Name>'``."""
+"""Entry point of mmengine: it imports ``<scope>.registry`` when a config has ``type='mmws.<Name>'``."""
 
 from mmws.openmmlab.registry import HOOKS, MODELS, TRANSFORMS, build
 

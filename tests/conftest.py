@@ -1,10 +1,13 @@
 import logging
+import random
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
@@ -13,15 +16,23 @@ from mmws.data.digits import make_digits
 from tests.helpers.commands import REPOSITORY, tracked_files
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Seed the random generators before the fixtures run: no test depends on the tests before it."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope='session')
 def digits(tmp_path_factory) -> Path:
-    """A dataset of a few images."""
+    """Return a dataset of 9 images."""
     return make_digits(tmp_path_factory.mktemp('data') / 'digits', train=6, val=3, size=128)
 
 
 @pytest.fixture(scope='session')
 def wheel(tmp_path_factory) -> Path:
-    """The package's wheel, built from a copy: setuptools packs whatever an earlier build left in build/."""
+    """Return the package's wheel, built from a copy: setuptools also packs old files in build/."""
     folder = tmp_path_factory.mktemp('wheel')
     for name in tracked_files():
         copy = folder / 'source' / name
@@ -33,21 +44,21 @@ def wheel(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def what_mmengine_remembers() -> Iterator[None]:
-    """A runner in this process leaves a scope, a logger and more behind, which later tests are not to find."""
+def reset_mmengine() -> Iterator[None]:
+    """Restore mmengine's global instances: a runner leaves its scope, its logger and more to later tests."""
     kinds = [kind for parent in (DefaultScope, MMLogger, MessageHub, Visualizer) for kind in _with_subclasses(parent)]
     before, disabled = [dict(kind._instance_dict) for kind in kinds], logging.root.manager.disable
     yield
     logging.disable(disabled)
     for logger in MMLogger._instance_dict.values():
-        logger._cache.clear()  # which remembers what was disabled
+        logger._cache.clear()  # it caches the disabled levels
     for kind, instances in zip(kinds, before, strict=True):
         kind._instance_dict.clear()
         kind._instance_dict.update(instances)
 
 
 def _with_subclasses(kind: type) -> Iterator[type]:
-    """A toolkit's visualizer keeps its instances apart from mmengine's."""
+    """Yield a class and its subclasses: a toolkit's visualizer has its own instances."""
     yield kind
     for inner in kind.__subclasses__():
         yield from _with_subclasses(inner)
@@ -55,7 +66,7 @@ def _with_subclasses(kind: type) -> Iterator[type]:
 
 @pytest.fixture
 def in_scope():
-    """Called with a toolkit's name: the default scope of the rest of the block."""
+    """Return a context manager: ``in_scope('mmdet')`` sets the default scope of a block."""
     return DefaultScope.overwrite_default_scope
 
 
@@ -67,7 +78,7 @@ def mmdet_scope(in_scope) -> Iterator[None]:
 
 @pytest.fixture
 def log() -> Iterator[list[str]]:
-    """What mmengine's logger is told: 'LEVEL text'."""
+    """Yield the list of mmengine's log messages, each as 'LEVEL text'."""
     records: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: records.append(f'{record.levelname} {record.getMessage()}')  # type: ignore[method-assign]

@@ -4,11 +4,11 @@ from pathlib import Path
 import pytest
 
 from mmws import WSError
-from mmws.files import atomic_write, check_output_folder, read_json
+from mmws.files import atomic_write, check_output_folder, read_json, write_json
 
 
 @pytest.mark.parametrize('failure', [KeyboardInterrupt, OSError, WSError])
-def test_what_is_written_halfway_leaves_the_old_file_and_no_other(failure, tmp_path):
+def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(failure, tmp_path):
     (tmp_path / 'x').write_text('the old one')
     with pytest.raises(failure), atomic_write(tmp_path / 'x') as partial:  # noqa: PT012
         partial.write_text('half')
@@ -16,7 +16,7 @@ def test_what_is_written_halfway_leaves_the_old_file_and_no_other(failure, tmp_p
     assert [path.read_text() for path in tmp_path.iterdir()] == ['the old one']
 
 
-def test_a_disk_that_is_full_leaves_nothing(tmp_path):
+def test_a_full_disk_leaves_no_file(tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, before[1]))
     try:
@@ -27,13 +27,23 @@ def test_a_disk_that_is_full_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_need_not_be_there_yet(tmp_path, monkeypatch):
+def test_the_output_folder_may_not_exist_yet(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     check_output_folder(Path('a/b/c'))
     assert not list(tmp_path.iterdir())
 
 
-def test_json_that_is_none_is_named(tmp_path):
+def test_invalid_json_is_refused_with_its_path(tmp_path):
     (tmp_path / 'x.json').write_bytes(b'\xff')
-    with pytest.raises(WSError, match=r'x\.json is no JSON: '):
+    with pytest.raises(WSError, match=r'x\.json is not valid JSON: '):
         read_json(tmp_path / 'x.json')
+
+
+def test_json_reads_back_and_a_failure_keeps_the_old_file(tmp_path):
+    write_json(tmp_path / 'x.json', {'a': [1, None]}, indent=1)
+    text = (tmp_path / 'x.json').read_text()
+    assert text == '{\n "a": [\n  1,\n  null\n ]\n}\n'
+    assert read_json(tmp_path / 'x.json') == {'a': [1, None]}
+    with pytest.raises(TypeError):
+        write_json(tmp_path / 'x.json', print)
+    assert [path.read_text() for path in tmp_path.iterdir()] == [text]

@@ -1,4 +1,4 @@
-"""A few seconds of what ``make trust`` does for ten minutes, the same each time; and what it has found."""
+"""A short, deterministic part of the fuzzing in ``make trust``."""
 
 from collections import Counter
 
@@ -14,33 +14,33 @@ QUICK = settings(deadline=None, derandomize=True, suppress_health_check=list(Hea
 
 @settings(QUICK, max_examples=25)
 @given(fuzz.options())
-def test_options_convert_or_are_refused(made):
+def test_random_options_convert_or_are_refused(made):
     fuzz.try_options(made)
 
 
 @settings(QUICK, max_examples=6)
 @given(fuzz.options())
-def test_options_in_a_config_convert_or_are_refused(made):
+def test_random_options_in_a_config_convert_or_are_refused(made):
     fuzz.try_config(made)
 
 
-def test_spoilt_checkpoints_are_converted_as_they_should_or_refused(tmp_path, monkeypatch):
+def test_damaged_checkpoints_are_converted_correctly_or_refused(tmp_path, monkeypatch):
     (tmp_path / 'here').mkdir()
     monkeypatch.chdir(tmp_path / 'here')
     (tmp_path / 'files').mkdir()
-    whole = fuzz.checkpoints()
-    outcomes = Counter(fuzz.try_checkpoint(tmp_path / 'files', whole, seed) for seed in range(60))
+    intact = fuzz.checkpoints()
+    outcomes = Counter(fuzz.try_checkpoint(tmp_path / 'files', intact, seed) for seed in range(60))
     assert outcomes['refused'] > 20
     assert outcomes['accepted'] > 2
 
 
-def test_whole_checkpoints_are_accepted(tmp_path):
+def test_intact_checkpoints_are_accepted(tmp_path):
     for name, content in fuzz.checkpoints().items():
         (tmp_path / name).write_bytes(content)
         assert fuzz.convert_checkpoint(tmp_path / name).state_dict
 
 
-def test_a_result_that_is_wrong_is_noticed(tmp_path):
+def test_the_check_finds_a_wrong_result(tmp_path):
     torch.save({'backbone.gn1.weight': torch.ones(4)}, tmp_path / 'x.pth')
     converted = fuzz.convert_checkpoint(tmp_path / 'x.pth')
     converted.state_dict['backbone.gn1.weight'] = torch.zeros(3)

@@ -7,16 +7,16 @@ run_trust = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(run_trust)
 
 
-def test_the_document_has_all_that_was_measured_and_nothing_else():
+def test_document_matches_the_results():
     assert (REPOSITORY / 'docs' / 'trust.md').read_text() == run_trust.render(REPOSITORY / 'docs' / 'trust')
 
 
-def test_each_check_has_been_run():
+def test_each_check_has_results():
     checks = {path.stem.removeprefix('test_') for path in (REPOSITORY / 'tests' / 'trust').glob('test_*.py')}
     assert {path.stem for path in (REPOSITORY / 'docs' / 'trust').glob('*.json')} == checks
 
 
-def test_what_failed_or_was_skipped_is_in_the_document(tmp_path):
+def test_failures_and_skips_are_in_the_document(tmp_path):
     (tmp_path / 'some_part.json').write_text(
         '{"command": "c", "date": "d", "machine": "m", "versions": "v", "tests": ['
         '{"test": "test_a", "outcome": "passed", "why": "", "rows": [["asked", "measured"]]},'

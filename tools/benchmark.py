@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Time what Weight Standardization costs, beside other ways to compute it, and what the step as a whole costs."""
+"""Measure the cost of Weight Standardization, compared to other implementations, and of a whole training step."""
 
 import argparse
 import logging
@@ -10,14 +10,18 @@ try:
     import torch
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.table import Table
 
     from mmws.errors import one_line_errors
     from mmws.experiments.benchmark.forms import COSTS, STEPS
-    from mmws.experiments.benchmark.report import describe_machine, table, write
+    from mmws.experiments.benchmark.report import columns, describe_machine, rows, write
     from mmws.experiments.benchmark.timing import Scenario, measure
     from mmws.files import check_output_folder
 except ModuleNotFoundError as error:
-    raise SystemExit(f'error: {error}; run `make setup` and `source .venv/bin/activate`') from None
+    raise SystemExit(f'error: tools/{Path(__file__).name} needs mmws.experiments, which is not in the installed '
+                     'package; run it from a checkout of the repository (pip install -e .)'
+                     if error.name == 'mmws.experiments' else
+                     f'error: {error}; install the missing package (see Install in README.md)') from None
 
 EAGER = {name: form for name, form in COSTS.items() if not form.compiled}
 COST, STEP = 'cost of Weight Standardization', 'the step as a whole'
@@ -34,7 +38,7 @@ def plan(quick: bool, device: str) -> dict[str, list[Scenario]]:
     cost.append(Scenario('Mask R-CNN', (512, 512), 4, EAGER))
     if device == 'cuda':
         cost += [Scenario('Mask R-CNN', (800, 1333), 20, COSTS, amp=amp) for amp in (False, True)]
-    without_batch_norm = {name: form for name, form in STEPS.items() if form.converted}  # it fails on one image
+    without_batch_norm = {name: form for name, form in STEPS.items() if form.converted}  # BN fails on one image
     return {COST: cost, STEP: [
         Scenario('stock Mask R-CNN', (512, 512), 4, STEPS, ('training',)),
         Scenario('stock DeepLabv3', (256, 256), 4, without_batch_norm, ('training',))]}
@@ -42,37 +46,40 @@ def plan(quick: bool, device: str) -> dict[str, list[Scenario]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--quick', action='store_true', help='no torch.compile, Mask R-CNN, step as a whole')
+    parser.add_argument('--quick', action='store_true', help='skip torch.compile, Mask R-CNN, the whole step')
     parser.add_argument('--shared', action='store_true',
-                        help='count the CPU time of one thread: on a machine that others are at work on')
-    parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmark'), help='folder of the results')
+                        help='measure the CPU time of one thread, for a machine with other load')
+    parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmark'), help='folder for the results')
     options = parser.parse_args()
     with one_line_errors():
         check_output_folder(options.out)
     logging.disable(logging.WARNING)
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    put_to_work = 'CPU time of 1 thread' if options.shared else f'{torch.get_num_threads()} threads'
-    about, parts = describe_machine(device, put_to_work), plan(options.quick, device)
+    work = 'CPU time of 1 thread' if options.shared else f'{torch.get_num_threads()} threads'
+    about, parts = describe_machine(device, work), plan(options.quick, device)
     console = Console()
     console.print(*(f'{name}: {value}' for name, value in about.items()), sep='\n')
     results: dict[str, list] = {}
     with Progress(TextColumn('{task.description}'), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
                   console=console) as progress:
-        task = progress.add_task('', total=sum(work(scenario) for part in parts.values() for scenario in part))
+        task = progress.add_task('', total=sum(effort(scenario) for part in parts.values() for scenario in part))
         for part, scenarios in parts.items():
             results[part] = []
             for scenario in scenarios:
                 scenario = replace(scenario, shared=options.shared)
                 progress.update(task, description=scenario.title)
-                share = work(scenario) / scenario.runs
+                share = effort(scenario) / scenario.runs
                 results[part] += measure(scenario, device, lambda share=share: progress.advance(task, share))
-                written = write(results, about, options.out)  # each time: a run that is cut off has what came before
-            console.print(table(results[part], part))
+                written = write(results, about, options.out)  # after each scenario, in case of an interrupt
+            table = Table('', *(f'{scenario}\n{mode}' for scenario, mode in columns(results[part])), title=part)
+            for row in rows(results[part]):
+                table.add_row(*row)
+            console.print(table)
     console.print(*written, sep='\n')
 
 
-def work(scenario: Scenario) -> float:
-    """For the estimate of the time left: pixels, and a detector costs more of it than its backbone."""
+def effort(scenario: Scenario) -> float:
+    """Return the relative time of a scenario, for the progress bar: its pixels, times 4 for a detector."""
     heads = 1 if scenario.network == 'ResNet-50' else 4
     return scenario.runs * scenario.size[0] * scenario.size[1] * scenario.micro_steps * heads
 

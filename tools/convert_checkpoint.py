@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Convert a GN+WS checkpoint of any known format to the toolkits' own; the format is told by its keys."""
+"""Convert a foreign GN+WS checkpoint to the toolkit's format. The names of its tensors identify the format."""
 
 import argparse
 
@@ -11,14 +11,14 @@ try:
     from mmws.errors import one_line_errors
     from mmws.files import check_output
 except ModuleNotFoundError as error:
-    raise SystemExit(f'error: {error}; run `make setup` and `source .venv/bin/activate`') from None
+    raise SystemExit(f'error: {error}; install the missing package (see Install in README.md)') from None
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('src', help='.pth.tar, .pth, .pkl or .safetensors')
-    parser.add_argument('dst', help='.pth or .safetensors')
-    parser.add_argument('--to-rgb', action='store_true', help='reorder the input channels of a stem trained on BGR')
+    parser.add_argument('src', help='input: .pth.tar, .pth, .pkl or .safetensors')
+    parser.add_argument('dst', help='output: .pth or .safetensors')
+    parser.add_argument('--to-rgb', action='store_true', help='reorder the input channels of a network trained on BGR')
     arguments = parser.parse_args()
     console = Console(soft_wrap=True, highlight=False)
     with one_line_errors(), console.status(f'converting {arguments.src}'):

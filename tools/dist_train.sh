@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Run the toolkit's own tools/dist_train.sh with its arguments and environment variables (PORT, NNODES, ...).
+# Run the toolkit's own tools/dist_train.sh with the same arguments and environment variables (PORT, NNODES, ...).
 set -eo pipefail
-script=$(python -m mmws.cli.run_toolkit dist_train.sh "$@" | tail -n 1)  # the toolkits print on being imported
-# Under this script's name, so that each process runs the tools/train.py beside it.
+script=$(python -m mmws.cli.run_toolkit dist_train.sh "$@" | tail -n 1)  # the toolkits print when they are imported
+# Keep the path of this script in $0: dist_train.sh starts the tools/train.py in the folder of $0.
 exec bash -c 'script=$1; shift; source "$script"' "$0" "$script" "$@"

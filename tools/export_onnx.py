@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Export a trained segmenter, or a detector's backbone and neck, to ONNX: folded, and checked against onnxruntime."""
+"""Fold a trained segmenter, or backbone and neck of a detector, export it to ONNX and check it with onnxruntime."""
 
 import argparse
 from pathlib import Path
@@ -12,14 +12,14 @@ try:
     from mmws.errors import one_line_errors
     from mmws.files import atomic_write, check_output
 except ModuleNotFoundError as error:
-    raise SystemExit(f'error: {error}; run `make setup` and `source .venv/bin/activate`') from None
+    raise SystemExit(f'error: {error}; install the missing package (see Install in README.md)') from None
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config')
-    parser.add_argument('checkpoint')
-    parser.add_argument('out', type=Path, help='.onnx')
+    parser.add_argument('config', help='config of the training')
+    parser.add_argument('checkpoint', help='trained weights')
+    parser.add_argument('out', type=Path, help='output: .onnx')
     arguments = parser.parse_args()
     with one_line_errors():
         check_output(arguments.out, endings=('.onnx',))

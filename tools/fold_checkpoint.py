@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write OUT.pth and OUT.py: a trained network and its config for the toolkit alone, with no mmws installed."""
+"""Fold a trained network: write OUT.pth and its config OUT.py, which the toolkit loads without mmws."""
 
 import argparse
 from pathlib import Path
@@ -14,7 +14,7 @@ try:
     from mmws.files import atomic_write, check_output
     from mmws.version import __version__
 except ModuleNotFoundError as error:
-    raise SystemExit(f'error: {error}; run `make setup` and `source .venv/bin/activate`') from None
+    raise SystemExit(f'error: {error}; install the missing package (see Install in README.md)') from None
 
 
 def fold_checkpoint(config_path: str, checkpoint_path: str, out: Path) -> None:
@@ -35,9 +35,9 @@ def fold_checkpoint(config_path: str, checkpoint_path: str, out: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config')
-    parser.add_argument('checkpoint')
-    parser.add_argument('out', type=Path, help='path of both files, without an ending')
+    parser.add_argument('config', help='config of the training')
+    parser.add_argument('checkpoint', help='trained weights')
+    parser.add_argument('out', type=Path, help='path of both files without the suffix')
     arguments = parser.parse_args()
     with one_line_errors():
         fold_checkpoint(arguments.config, arguments.checkpoint, arguments.out)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Publish a trained model with mmdet's publish_model.py, and write a model card beside it."""
+"""Publish a trained model with mmdet's publish_model.py, and write a model card next to it."""
 
 import argparse
 from pathlib import Path
@@ -11,14 +11,14 @@ try:
     from mmws.errors import one_line_errors
     from mmws.files import atomic_write, check_output
 except ModuleNotFoundError as error:
-    raise SystemExit(f'error: {error}; run `make setup` and `source .venv/bin/activate`') from None
+    raise SystemExit(f'error: {error}; install the missing package (see Install in README.md)') from None
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config')
-    parser.add_argument('checkpoint', type=Path, help='summary.json is looked for beside it')
-    parser.add_argument('out', type=Path, help='.pth; the hash goes in before the ending')
+    parser.add_argument('config', help='config of the training')
+    parser.add_argument('checkpoint', type=Path, help='trained weights; summary.json in the same folder is used')
+    parser.add_argument('out', type=Path, help='output: .pth; the hash is added to the name')
     arguments = parser.parse_args()
     with one_line_errors():
         check_output(arguments.out, arguments.checkpoint, endings=('.pth',))

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Compare normalization layers at few images a step, with seeds, as a YAML file says, and write what came of it.
+"""Compare normalization layers at small batch sizes, with several seeds, as defined in a YAML file.
 
-Interrupted, the same command goes on where it stopped. Writes OUT/*.json, OUT/*.png and OUT.md.
+After an interrupt, the same command resumes. Writes OUT/*.json, OUT/*.png and OUT.md.
 """
 
 import argparse
@@ -24,18 +24,21 @@ try:
     from mmws.experiments.study.results import Results
     from mmws.experiments.study.study import Study, check_task, shorten
 except ModuleNotFoundError as error:
-    raise SystemExit(f'error: {error}; run `make setup` and `source .venv/bin/activate`') from None
+    raise SystemExit(f'error: tools/{Path(__file__).name} needs mmws.experiments, which is not in the installed '
+                     'package; run it from a checkout of the repository (pip install -e .)'
+                     if error.name == 'mmws.experiments' else
+                     f'error: {error}; install the missing package (see Install in README.md)') from None
 
 MAKERS = {'digits': make_digits, 'single_digits': make_single_digits}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('study', type=Path, help='the .yaml file, such as configs/study/study.yaml')
-    parser.add_argument('--out', type=Path, default=Path('work_dirs/study/results'), help='folder of the results')
-    parser.add_argument('--quick', action='store_true', help='what its key `quick` makes of it')
-    parser.add_argument('--report', action='store_true', help='write the report of the runs that are done, no more')
-    parser.add_argument('--processes', type=int, default=os.cpu_count(), help='runs at a time, one thread each')
+    parser.add_argument('study', type=Path, help='YAML file, for example configs/study/study.yaml')
+    parser.add_argument('--out', type=Path, default=Path('work_dirs/study/results'), help='folder for the results')
+    parser.add_argument('--quick', action='store_true', help='run the short form, defined by the key `quick`')
+    parser.add_argument('--report', action='store_true', help='only write the report of the runs that are done')
+    parser.add_argument('--processes', type=int, default=os.cpu_count(), help='runs at a time, with one thread each')
     options = parser.parse_args()
     try:
         with one_line_errors():
@@ -46,27 +49,28 @@ def main() -> None:
                 run(study, results, options.processes)
             print(*write_report(study, results), sep='\n')
     except KeyboardInterrupt:
-        raise SystemExit('interrupted; the same command goes on from here') from None
+        raise SystemExit('interrupted; run the same command again to resume') from None
 
 
 def run(study: Study, results: Results, processes: int) -> None:
-    """Do what is not done yet, with a line a run."""
+    """Do the runs that are not done yet, and print a line for each."""
     for kind, arguments in study.data.items():
         MAKERS[kind](**arguments)
     for task in study.tasks:
         check_task(study, task)
     results.check(study)
     runs = plan(study, results.done)
-    if all(run.name in results.done for run in runs):
+    done = [run for run in runs if run.name in results.done]
+    if len(done) == len(runs):
         return
     results.start(describe_machine('cuda' if torch.cuda.is_available() else 'cpu',
-                                   f'{os.cpu_count()} cores, {processes} runs at a time of one thread each')
+                                   f'{os.cpu_count()} cores, {processes} runs at a time, one thread each')
                   | {'command': ' '.join(['python', *sys.argv])})
     seconds = {task.name: task.seconds for task in study.tasks}
     with Progress(TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
                   speed_estimate_period=3600, console=Console(soft_wrap=True)) as progress:
-        bar = progress.add_task('seconds of work', total=sum(seconds[run.task] for run in runs))
-        progress.advance(bar, sum(seconds[run.task] for run in runs if run.name in results.done))
+        bar = progress.add_task('seconds', total=sum(seconds[run.task] for run in runs))
+        progress.advance(bar, sum(seconds[run.task] for run in done))
 
         def show(run: Run, record: Record) -> None:
             progress.advance(bar, seconds[run.task])
@@ -79,8 +83,8 @@ def run(study: Study, results: Results, processes: int) -> None:
 
 
 def outcome(run: Run, record: Record) -> str:
-    came_to = record['message'] if record['metric'] is None else f'{record["metric"]:.3f} in {record["seconds"]:.0f} s'
-    return f'{run.name}, rate {run.rate:g}: {record["status"]} {came_to}'
+    result = record['message'] if record['metric'] is None else f'{record["metric"]:.3f} in {record["seconds"]:.0f} s'
+    return f'{run.name}, rate {run.rate:g}: {record["status"]} {result}'
 
 
 if __name__ == '__main__':

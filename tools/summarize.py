@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Print what a run came to, and write summary.json, curves.png and predictions.png into its work directory."""
+"""Print the results of a run, and write summary.json, curves.png and predictions.png to its work directory."""
 
 import argparse
 from pathlib import Path
@@ -11,12 +11,12 @@ try:
     from mmws.cli.training_summary import summarize
     from mmws.errors import one_line_errors
 except ModuleNotFoundError as error:
-    raise SystemExit(f'error: {error}; run `make setup` and `source .venv/bin/activate`') from None
+    raise SystemExit(f'error: {error}; install the missing package (see Install in README.md)') from None
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('work_dir', type=Path, help='where tools/train.py and tools/test.py wrote')
+    parser.add_argument('work_dir', type=Path, help='of tools/train.py and tools/test.py')
     work_dir = parser.parse_args().work_dir
     with one_line_errors():
         summary = summarize(work_dir)
@@ -25,9 +25,9 @@ def main() -> None:
         table.add_row(name, str(value))
     console = Console()
     console.print(table)
-    for written in ('summary.json', 'curves.png', 'predictions.png', 'pictures'):
-        if (work_dir / written).exists():
-            console.print(f'{work_dir / written}')
+    for name in ('summary.json', 'curves.png', 'predictions.png', 'pictures'):
+        if (work_dir / name).exists():
+            console.print(f'{work_dir / name}')
 
 
 if __name__ == '__main__':

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Run the toolkit's own tools/train.py: mmdet's or mmseg's, as the config's default scope says, with its options."""
+"""Train with the toolkit's own tools/train.py and its options: default_scope of the config selects mmdet or mmseg."""
 
 try:
-    from mmws.cli.run_toolkit import hand_over
+    from mmws.cli.run_toolkit import run_script
 except ModuleNotFoundError as error:
-    raise SystemExit(f'error: {error}; run `make setup` and `source .venv/bin/activate`') from None
+    raise SystemExit(f'error: {error}; install the missing package (see Install in README.md)') from None
 
 if __name__ == '__main__':
-    hand_over('train.py')
+    run_script('train.py')

@@ -1,13 +1,14 @@
-"""DeepLabv3 with GroupNorm + Weight Standardization, from scratch, one image a step, on the embedded digits.
+"""DeepLabv3 with ResNet-18, GroupNorm + Weight Standardization, on the embedded digits: ``make demo-seg``.
 
-Run by ``make demo-seg``. With BatchNorm, `--cfg-options model.type=EncoderDecoder`, the first step fails: a batch of one
-leaves the image pool a single value per channel.
+Schedule: 5,000 steps, SGD, learning rate 0.1 at 1 image per step, from scratch. The results in README.md come from
+this config, with one seed. With BatchNorm (``--cfg-options model.type=EncoderDecoder``) the first step fails: with one
+image, the image pool has a single value per channel.
 """
 _base_ = [__import__('mmws').stock_config(f'mmseg::_base_/{part}.py') for part in (
     'models/deeplabv3_r50-d8', 'default_runtime')]
 
 steps = 5000
-norm_cfg = dict(type='BN')  # what mmws.EncoderDecoder replaces
+norm_cfg = dict(type='BN')  # mmws.EncoderDecoder replaces it
 model = dict(
     type='mmws.EncoderDecoder',
     pretrained=None,
@@ -16,7 +17,7 @@ model = dict(
         depth=18, base_channels=32, stem_channels=32, strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4), norm_cfg=norm_cfg),
     decode_head=dict(
         in_channels=256, channels=128, dilations=(1, 2, 4, 6), num_classes=11, norm_cfg=norm_cfg, dropout_ratio=0,
-        loss_decode=dict(class_weight=[0.2] + [1.0] * 10)),  # nine pixels in ten are background
+        loss_decode=dict(class_weight=[0.2] + [1.0] * 10)),  # 9 of 10 pixels are background
     auxiliary_head=dict(in_channels=128, channels=64, num_classes=11, norm_cfg=norm_cfg, dropout_ratio=0))
 
 load = [
@@ -24,7 +25,7 @@ load = [
     dict(type='LoadAnnotations'),
     dict(type='mmws.CheckLabels', num_classes=11),
 ]
-test_pipeline = [  # under the name that mmseg's `inference_model` asks for
+test_pipeline = [  # mmseg's `inference_model` reads it by this name
     load[0], dict(type='Resize', scale=(128, 128)), *load[1:], dict(type='PackSegInputs')]
 dataset = dict(
     type='BaseSegDataset',

@@ -1,12 +1,12 @@
-"""ResNet-18 of the micro-batch study: 16 channels, three stages, from scratch, single digits at 16 pixels.
+"""ResNet-18 of the study on small batches: 16 channels, three stages, from scratch, single digits at 16 pixels.
 
-`tools/study.py` sets the norm, the rate, the images a step, the steps and the seed; by itself this trains GN+WS.
+`tools/study.py` sets norm, learning rate, batch size, number of steps and seed. Without it, this config trains GN+WS.
 """
 _base_ = ['mmpretrain::_base_/models/resnet18_cifar.py', 'mmpretrain::_base_/default_runtime.py']
 
 model = dict(
     type='mmws.ImageClassifier',
-    ws=dict(num_groups=8),  # 32, of 16 channels, would be InstanceNorm
+    ws=dict(num_groups=8),  # with 16 channels, 32 groups would be InstanceNorm
     backbone=dict(
         num_stages=3, stem_channels=16, base_channels=16, strides=(1, 2, 2), dilations=(1, 1, 1), out_indices=(2, )),
     head=dict(in_channels=64))

@@ -1,6 +1,6 @@
-"""Faster R-CNN ResNet-50 of the micro-batch study on COCO: the authors' network, with BatchNorm for the prefix to replace.
+"""Faster R-CNN with ResNet-50 of the study on COCO: the authors' network with BatchNorm, which the prefix replaces.
 
-For `configs/study/coco.yaml`. `tools/study.py` sets norm and ImageNet weights, rate, images a step, steps and seed.
+For `configs/study/coco.yaml`. `tools/study.py` sets norm, ImageNet weights, learning rate, batch size, steps and seed.
 """
 _base_ = '../faster_rcnn_r50_gnws.py'
 

@@ -1,12 +1,12 @@
-"""Faster R-CNN of the micro-batch study: ResNet-18 of 16 channels, from scratch, digits at 96 pixels.
+"""Faster R-CNN of the study on small batches: ResNet-18 with 16 channels, from scratch, digits at 96 pixels.
 
-`tools/study.py` sets the norm, the rate, the images a step, the steps and the seed; by itself this trains GN+WS.
+`tools/study.py` sets norm, learning rate, batch size, number of steps and seed. Without it, this config trains GN+WS.
 """
 _base_ = '../demo/mask_rcnn_r18_gnws_digits.py'
 
 model = dict(
     type='mmws.FasterRCNN',
-    ws=dict(num_groups=8),  # 32, of 16 channels, would be InstanceNorm
+    ws=dict(num_groups=8),  # with 16 channels, 32 groups would be InstanceNorm
     backbone=dict(base_channels=16),
     neck=dict(in_channels=[16, 32, 64, 128], out_channels=32, num_outs=4),
     rpn_head=dict(
@@ -27,7 +27,7 @@ model = dict(
 meta_keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
 pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=(96, 96)),  # which they have; for the scale factor that mmdet asks for
+    dict(type='Resize', scale=(96, 96)),  # their size already; mmdet needs the scale factor
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='PackDetInputs', meta_keys=meta_keys),
 ]

@@ -1,11 +1,11 @@
-"""DeepLabv3 of the micro-batch study: the demo's network with its auxiliary head, from scratch, digits at 96 pixels.
+"""DeepLabv3 of the study on small batches: the demo's network with auxiliary head, from scratch, digits at 96 pixels.
 
-`tools/study.py` sets the norm, the rate, the images a step, the steps and the seed; by itself this trains GN+WS.
+`tools/study.py` sets norm, learning rate, batch size, number of steps and seed. Without it, this config trains GN+WS.
 """
 _base_ = '../demo/deeplabv3_r18_gnws_digits.py'
 
 model = dict(
-    ws=dict(num_groups=8),  # 32, of 32 channels, would be InstanceNorm
+    ws=dict(num_groups=8),  # with 32 channels, 32 groups would be InstanceNorm
     data_preprocessor=dict(size=(96, 96)))
 
 load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), dict(type='PackSegInputs')]

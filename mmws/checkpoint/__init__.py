@@ -1,4 +1,7 @@
-"""Checkpoints of other people: one file a foreign format, one safe reader under them. Needs torch and safetensors."""
+"""Checkpoints: a safe reader, a writer, and one file a foreign format; to read another format, see format.py.
+
+Imports torch, numpy, safetensors, :mod:`mmws.files` and :mod:`mmws.errors` only.
+"""
 
 from mmws.checkpoint.convert import Converted, convert_checkpoint
 from mmws.checkpoint.reader import read_checkpoint

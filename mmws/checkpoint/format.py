@@ -1,7 +1,12 @@
-"""What a foreign format says of itself, and how its tensors are checked against the network they are for."""
+"""Interface of a foreign checkpoint format, and the check of its tensors against the target network.
+
+To read another format, add a file to this package that defines one :class:`Format`, and list it in ``FORMATS`` of
+convert.py. A format that mmws cannot compute goes into incompatible.py instead.
+"""
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,72 +15,77 @@ from torch import Tensor
 
 from mmws.errors import WSError, near_matches
 
-__all__ = ['BGR_CAFFE', 'RGB_TORCHVISION', 'Format', 'LeftOver', 'rename']
+__all__ = ['BGR_CAFFE', 'RGB_TORCHVISION', 'Format', 'LeftOver', 'Shapes', 'conv_norm_shapes', 'rename_tensors']
 
 Shapes = dict[str, tuple[int, ...]]
-
 RGB_TORCHVISION = {'channels': 'RGB', 'mean': [123.675, 116.28, 103.53], 'std': [58.395, 57.12, 57.375]}
 BGR_CAFFE = {'channels': 'BGR', 'mean': [102.9801, 115.9465, 122.7717], 'std': [1.0, 1.0, 1.0]}
 
 
 class LeftOver(str):
-    """Why a tensor has no place in the network."""
+    """Reason why the network does not use a tensor."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """A naming of tensors.
+    """Names and shapes of the tensors in a foreign checkpoint.
 
     Attributes:
-        name: what it is, for people.
-        matches: whether keys are named that way.
-        rename: the toolkit's name for a key, why there is none, or None where the key is not known.
-        shapes: from renamed tensors, the network's own name and the shapes it has, by the toolkit's names.
-        input: the order of channels, and mean and std on a scale of 0 to 255, that the weights were trained on.
+        name: of the format, for messages.
+        patterns: glob patterns of tensor names. A checkpoint has this format if each pattern matches one of its names.
+        rename: returns the toolkit's name of a tensor, or a :class:`LeftOver`. The check refuses unknown names later.
+        shapes: returns the name of the network and its shapes by the toolkit's names, from the renamed tensors.
+        input: order of the channels, mean and std (scale 0 to 255) of the images that the network was trained on.
     """
 
     name: str
-    matches: Callable[[Collection[str]], bool]
-    rename: Callable[[str], str | LeftOver | None]
+    patterns: tuple[str, ...]
+    rename: Callable[[str], str | LeftOver]
     shapes: Callable[[Mapping[str, Tensor]], tuple[str, Shapes]]
     input: Mapping[str, Any] = field(default_factory=lambda: RGB_TORCHVISION)
 
+    def matches(self, names: Collection[str]) -> bool:
+        return all(fnmatch.filter(names, pattern) for pattern in self.patterns)
 
-def rename(tensors: Mapping[str, Tensor], style: Format) -> tuple[dict[str, Tensor], dict[str, str], str]:
-    """Give tensors the toolkit's names and account for each.
+
+def conv_norm_shapes(conv: str, norm: str, shape: tuple[int, ...]) -> Shapes:
+    """Return the shapes of a convolution without bias and of its norm."""
+    return {f'{conv}.weight': shape, f'{norm}.weight': shape[:1], f'{norm}.bias': shape[:1]}
+
+
+def rename_tensors(tensors: Mapping[str, Tensor], source: Format) -> tuple[dict[str, Tensor], dict[str, str], str]:
+    """Give each tensor the toolkit's name, and check that the network is complete.
 
     Returns:
-        The renamed tensors, the tensors left over with the reason, the name of the network.
+        The renamed tensors, the reason for each tensor that is left over, the name of the network.
 
     Raises:
-        WSError: naming key and shapes, if one is unknown, missing or misshapen.
+        WSError: if a tensor is unknown, missing, or has the wrong shape or dtype.
     """
-    renamed: dict[str, Tensor] = {}
-    left_over, came_from = {}, dict[str, str]()
-    for key, tensor in tensors.items():
-        name = style.rename(key)
+    left_over, old_names = dict[str, str](), dict[str, str]()
+    for key in tensors:
+        name = source.rename(key)
+        if name in old_names:
+            raise WSError(f'{old_names[name]} and {key} both map to {name}')
         if isinstance(name, LeftOver):
             left_over[key] = str(name)
         else:
-            name = name or key
-            if name in renamed:
-                raise WSError(f'{came_from[name]} and {key} are both {name}')
-            renamed[name], came_from[name] = tensor, key
-    network, shapes = style.shapes(renamed)
-    _check(renamed, shapes, came_from, network)
+            old_names[name] = key
+    renamed = {name: tensors[key] for name, key in old_names.items()}
+    network, shapes = source.shapes(renamed)
+    _check(renamed, shapes, old_names, network)
     return renamed, left_over, network
 
 
-def _check(renamed: Mapping[str, Tensor], shapes: Shapes, came_from: Mapping[str, str], network: str) -> None:
+def _check(renamed: Mapping[str, Tensor], shapes: Shapes, old_names: Mapping[str, str], network: str) -> None:
     for name, shape in shapes.items():
         if name not in renamed:
-            raise WSError(f'{network} needs {name} of shape {shape}, which is missing')
-        got = tuple(renamed[name].shape)
-        if got != shape:
-            raise WSError(f'{came_from[name]} has shape {got}, but {name} of {network} has {shape}')
+            raise WSError(f'{network} needs {name} of shape {shape}, but it is missing')
     for name, tensor in renamed.items():
-        if name.endswith(('.weight', '.bias')) and not tensor.is_floating_point():
-            raise WSError(f'{came_from[name]} is of {tensor.dtype}, where weights are floating point numbers')
+        key, shape = old_names[name], tuple(tensor.shape)
         if name not in shapes:
-            raise WSError(f'{came_from[name]} of shape {tuple(tensor.shape)} has no place in {network}: '
-                          f'{near_matches(name, shapes)}')
+            raise WSError(f'{key} of shape {shape} does not belong to {network}: {near_matches(name, shapes)}')
+        if shape != shapes[name]:
+            raise WSError(f'{key} has shape {shape}, but {name} of {network} has {shapes[name]}')
+        if name.endswith(('.weight', '.bias')) and not tensor.is_floating_point():
+            raise WSError(f'{key} has dtype {tensor.dtype}, expected floating point numbers')

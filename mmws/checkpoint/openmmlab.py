@@ -1,39 +1,28 @@
-"""Checkpoints of the toolkits themselves: mmdet's, mmseg's and mmpretrain's GN+WS models, open-mmlab's ``jhu/*``."""
+"""Formats of the toolkits: GN+WS models of mmdet, mmseg and mmpretrain, and open-mmlab's ``jhu/*`` backbones."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 from torch import Tensor
 
 from mmws.checkpoint.authors_imagenet import from_torchvision, resnet_shapes
-from mmws.checkpoint.format import Format, LeftOver, Shapes
+from mmws.checkpoint.format import Format, Shapes
 from mmws.errors import WSError
 
 __all__ = ['TOOLKIT', 'TOOLKIT_BACKBONE']
 
 
-def _is_model(keys: Collection[str]) -> bool:
-    return any(key.startswith('backbone.') for key in keys) and any('.gn' in key for key in keys)
-
-
-def _is_backbone(keys: Collection[str]) -> bool:
-    return {'conv1.weight', 'gn1.weight', 'layer1.0.gn3.weight'} <= set(keys)
-
-
-def _own_shapes(tensors: Mapping[str, Tensor]) -> tuple[str, Shapes]:
-    """Shapes as they are, for heads are of many kinds, and those of the backbone where it is one of the authors'."""
+def _model_shapes(tensors: Mapping[str, Tensor]) -> tuple[str, Shapes]:
+    """Return the shapes as found, because heads differ; for a backbone of the authors, return the expected shapes."""
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     try:
         network, known = resnet_shapes(tensors, 'backbone.')
     except WSError:
-        return 'a network whose shapes are not known here; loading it will check them', shapes
+        return 'a network of unknown shapes, which are checked when it is loaded', shapes
     return f'a model on {network}', shapes | known
 
 
-def _keep(key: str) -> str | LeftOver | None:
-    return key
-
-
-TOOLKIT = Format("the toolkits' own", _is_model, _keep, _own_shapes)
-TOOLKIT_BACKBONE = Format("open-mmlab's jhu weights", _is_backbone, from_torchvision, resnet_shapes)
+TOOLKIT = Format("the toolkits' own", ('backbone.*', '*.gn*'), str, _model_shapes)
+TOOLKIT_BACKBONE = Format("open-mmlab's jhu weights", ('conv1.weight', 'gn1.weight', 'layer1.0.gn3.weight'),
+                          from_torchvision, resnet_shapes)

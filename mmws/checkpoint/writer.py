@@ -1,4 +1,4 @@
-"""Write a checkpoint whole or not at all."""
+"""Write a checkpoint atomically."""
 
 from __future__ import annotations
 
@@ -21,14 +21,13 @@ ENDINGS = ('.pth', '.safetensors')
 
 
 def write_checkpoint(path: str | Path, state_dict: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-    """Write weights and what is known of them as the toolkits do, ``dict(meta=..., state_dict=...)``.
+    """Write weights and their meta data in the toolkits' form, ``dict(meta=..., state_dict=...)``.
 
     Args:
-        path: ``.pth`` for torch's format, ``.safetensors`` for that one, where ``meta`` is JSON under its name. What
-            stands there is replaced only by a whole file.
+        path: ``.pth``, or ``.safetensors`` with ``meta`` as JSON. A failure leaves the old file unchanged.
 
     Raises:
-        WSError: if the ending is another, the folder is not there, or the disk is full.
+        WSError: if the suffix is wrong, the folder does not exist, or the disk is full.
 
     Example:
         >>> write_checkpoint('model.onnx', {}, {})
@@ -38,19 +37,18 @@ def write_checkpoint(path: str | Path, state_dict: Mapping[str, Tensor], meta: M
     check_output(path, endings=ENDINGS)
     with atomic_write(path) as partial:
         try:
-            _write(partial, Path(path).suffix, state_dict, meta)
-        except (RuntimeError, SafetensorError) as error:  # what torch and safetensors make of a full disk
-            raise WSError(f'{path} could not be written; is the disk full? {error}') from None
+            if Path(path).suffix == '.pth':
+                torch.save({'meta': dict(meta), 'state_dict': dict(state_dict)}, partial)
+            else:
+                _save_safetensors(state_dict, meta, partial)
+        except (RuntimeError, SafetensorError) as error:  # raised by torch and safetensors if the disk is full
+            raise WSError(f'cannot write {path}; is the disk full? {error}') from None
 
 
-def _write(path: Path, ending: str, state_dict: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-    if ending == '.pth':
-        torch.save({'meta': dict(meta), 'state_dict': dict(state_dict)}, path)
-    else:
-        # copies, for safetensors refuses tensors that share memory
-        try:
-            text = json.dumps(meta)
-        except (TypeError, ValueError) as error:
-            raise WSError(f'the meta data cannot be written to .safetensors ({error}); write .pth') from None
-        save_file({name: tensor.detach().clone(memory_format=torch.contiguous_format)
-                   for name, tensor in state_dict.items()}, path, {'format': 'pt', 'meta': text})
+def _save_safetensors(state_dict: Mapping[str, Tensor], meta: Mapping[str, Any], path: Path) -> None:
+    try:
+        text = json.dumps(meta)
+    except (TypeError, ValueError) as error:
+        raise WSError(f'cannot write the meta data to .safetensors ({error}); write .pth') from None
+    copies = {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in state_dict.items()}
+    save_file(copies, path, {'format': 'pt', 'meta': text})  # copies, because safetensors refuses shared memory

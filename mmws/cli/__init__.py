@@ -1,4 +1,1 @@
-"""Code that the scripts in ``tools/`` share: config loading and checks, reports, publishing, export.
-
-Imports everything but :mod:`mmws.experiments`.
-"""
+"""Code of the tools: load and check configs, run the toolkit's scripts, report, fold, publish, export."""

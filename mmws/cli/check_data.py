@@ -1,50 +1,90 @@
-"""A look into datasets, before a training goes wrong on them."""
+"""Check the datasets of a config: their files exist, and their annotations can be used."""
 
 from __future__ import annotations
 
-import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS
 
-from mmws.cli.check_config import datasets_of, files_of
 from mmws.cli.config import silence
 from mmws.errors import FOREIGN_ERRORS, WSError, format_exception
+from mmws.openmmlab.config_tree import dicts_in
 
-__all__ = ['check_content']
+__all__ = ['check_content', 'check_files', 'datasets_of', 'files_of', 'missing_files']
 
-LARGE = 2**26  # bytes: annotations that the toolkit takes long to read, which is not done twice
-NOTHING = 'need at least one array to concatenate'  # numpy, on the images that mmengine found
+HOW_TO_GET = {
+    'coco': 'get COCO 2017 from https://cocodataset.org/#download',
+    'VOCdevkit': 'get VOC 2012 from http://host.robots.ox.ac.uk/pascal/VOC/voc2012/',
+    'digits': 'run `python tools/make_digits.py`',
+}
+LARGE = 2**26  # bytes: above that, annotations are not read a second time before the toolkit does
+NO_IMAGES = 'need at least one array to concatenate'  # numpy's error when mmengine finds no image
+
+
+def check_files(config: Config, loaders: Sequence[str]) -> None:
+    """Check that the files of the data loaders and of their evaluators exist.
+
+    Raises:
+        WSError: if one does not, with a source of known datasets.
+    """
+    missing = missing_files(config, loaders)
+    if missing:
+        advice = next((how for key, how in HOW_TO_GET.items() if key in str(missing[0])), 'put the data there')
+        raise WSError(f'{config.filename} needs {missing[0]}, which does not exist; {advice}, or change data_root')
+
+
+def missing_files(config: Config, loaders: Sequence[str]) -> list[Path]:
+    """Return the missing annotation files and image folders of the data loaders and of their evaluators."""
+    parts = [dataset for name in loaders for dataset in datasets_of(config.get(name))]
+    parts += [part for name in loaders for _, part in dicts_in(config.get(name.replace('dataloader', 'evaluator')))]
+    return [path for path in dict.fromkeys(path for part in parts for path in files_of(part)) if not path.exists()]
+
+
+def datasets_of(loader: Any) -> Iterator[ConfigDict]:
+    """Return the config of each dataset in the config of a data loader, inside of wrappers and lists too."""
+    return (part for _, part in dicts_in(loader) if 'pipeline' in part and {'ann_file', 'data_prefix'} & part.keys())
+
+
+def files_of(part: ConfigDict) -> Iterator[Path]:
+    """Yield the local files and folders that the config of a dataset or of an evaluator names."""
+    if part.get('backend_args'):
+        return  # on a server
+    root = Path(str(part.get('data_root') or ''))
+    prefixes = part.get('data_prefix') or {}
+    for name in [part.get('ann_file'), *(prefixes.values() if isinstance(prefixes, dict) else [prefixes])]:
+        if name and '://' not in f'{root}{name}':
+            yield root / str(name)
 
 
 def check_content(config: Config, loaders: Sequence[str]) -> None:
-    """Read what the data loaders name as the toolkit will, unless it is on a server or takes long.
+    """Build the datasets of the data loaders and check their annotations, except remote and large ones.
 
     Raises:
-        WSError: if a dataset cannot be built as the config says, or holds no image, not all classes, no object to
-            train on, or images that are not there; the toolkits would fail late, wait for ever, or train on.
+        WSError: if a dataset cannot be built, has no image, lacks a class, has no object to train on, or names images
+            that do not exist; the toolkit would fail late, wait forever, or train on wrong data.
     """
     for name in loaders:
         for dataset in datasets_of(config.get(name)):
             large = any(path.is_file() and path.stat().st_size > LARGE for path in files_of(dataset))
             if 'type' in dataset and not large and not dataset.get('backend_args'):
-                _check_content(f'{config.filename}: {name}', dataset, config.default_scope)
+                _check_dataset(f'{config.filename}: {name}', dataset, config.default_scope)
 
 
-def _check_content(where: str, config: ConfigDict, scope: str) -> None:
-    source = next((path for path in files_of(config)), config.get('data_root'))
+def _check_dataset(where: str, config: ConfigDict, scope: str) -> None:
+    source = next(files_of(config), config.get('data_root'))
     with silence(), DATASETS.switch_scope_and_registry(scope):
         try:
             dataset = DATASETS.build(config)
             if hasattr(dataset, 'full_init'):
                 dataset.full_init()
         except (*FOREIGN_ERRORS, OSError) as error:
-            why = 'it holds no image' if NOTHING in str(error) else format_exception(error)
-            raise WSError(f'{where}: {config.type} of {source} cannot be used: {why}') from None
+            why = 'it has no images' if NO_IMAGES in str(error) else format_exception(error)
+            raise WSError(f'{where}: cannot load the {config.type} of {source}: {why}') from None
     if hasattr(dataset, 'get_data_info'):
         _check_samples(f'{where}: {source}', dataset)
 
@@ -52,13 +92,14 @@ def _check_content(where: str, config: ConfigDict, scope: str) -> None:
 def _check_samples(where: str, dataset: Any) -> None:
     samples = [dataset.get_data_info(index) for index in range(len(dataset))]
     classes, found = dataset.metainfo.get('classes') or (), getattr(dataset, 'cat_ids', None)
+    listed = f'classes {", ".join(map(str, classes[:5]))}, ...'
     if isinstance(found, list) and len(found) < len(classes):
-        raise WSError(f'{where} has {len(found)} of the {len(classes)} classes {", ".join(map(str, classes[:5]))}, ... '
-                      'among its categories; set metainfo=dict(classes=(...)) to the names that stand there')
+        raise WSError(f'{where} has only {len(found)} of the {len(classes)} {listed}; '
+                      'set metainfo=dict(classes=(...)) to the category names in that file')
     if not dataset.test_mode and 'instances' in samples[0] and not any(sample['instances'] for sample in samples):
-        raise WSError(f'{where} holds no object of the classes {", ".join(map(str, classes[:5]))}, ... to train on')
-    listing = functools.cache(lambda folder: set(os.listdir(folder)) if folder.is_dir() else set())
+        raise WSError(f'{where} has no object to train on of the {listed}')
+    list_folder = cache(lambda folder: set(os.listdir(folder)) if folder.is_dir() else set())
     paths = [Path(sample[key]) for sample in samples for key in ('img_path', 'seg_map_path') if sample.get(key)]
-    missing = [path for path in paths if path.name not in listing(path.parent)]
+    missing = [path for path in paths if path.name not in list_folder(path.parent)]
     if missing:
-        raise WSError(f'{where} names {len(missing)} of {len(paths)} files that are not there, such as {missing[0]}')
+        raise WSError(f'{where}: {len(missing)} of {len(paths)} files do not exist, such as {missing[0]}')

@@ -1,4 +1,4 @@
-"""Configs read, and models built of them, with the mistakes in them told in one line."""
+"""Load a config and check its model key and its toolkit."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from mmengine.registry import MODELS
 
 from mmws.errors import FOREIGN_ERRORS, WSError, format_exception, near_matches
 from mmws.files import check_input
+from mmws.openmmlab.toolkits import TOOLKITS
 
 __all__ = ['CfgOptions', 'load_config', 'silence']
 
-BROKEN = (*FOREIGN_ERRORS, OSError, SyntaxError, yaml.YAMLError)  # a config is a program
+CONFIG_ERRORS = (*FOREIGN_ERRORS, OSError, SyntaxError, yaml.YAMLError)  # a config is a program and can raise them all
 
 
 class CfgOptions(DictAction):  # type: ignore[misc]
-    """mmengine's ``NAME=VALUE`` on a command line, for ``add_argument(action=...)``, with its mistakes told."""
+    """Action for ``add_argument``: mmengine's ``NAME=VALUE`` pairs, with a usage error for a malformed one."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
-        """Put the values into ``namespace``."""
         try:
             super().__call__(parser, namespace, values, option_string)
         except (ValueError, AssertionError, TypeError) as error:
@@ -36,16 +36,16 @@ class CfgOptions(DictAction):  # type: ignore[misc]
 
 def load_config(path: str, options: Mapping[str, Any] | None = None,
                 needs: Collection[str] = ('model', 'default_scope')) -> Config:
-    """Read a config.
+    """Load a config and check it.
 
     Args:
-        path: of the file.
-        options: over it, as of ``--cfg-options``.
-        needs: the keys that it must have.
+        path: of the config file.
+        options: override values of the file, as ``--cfg-options`` does.
+        needs: the required keys.
 
     Raises:
-        WSError: if it is not there, it or what it inherits cannot be read, a key is missing, its model is no model or
-            its default scope is no toolkit.
+        WSError: if the file or one of its bases is missing or broken, a required key is missing, ``model`` has no
+            type, or ``default_scope`` is not an installed toolkit.
     """
     check_input('config', path)
     try:
@@ -53,12 +53,12 @@ def load_config(path: str, options: Mapping[str, Any] | None = None,
         config.merge_from_dict(dict(options or {}))
     except WSError as error:
         raise WSError(f'{path}: {error}') from None
-    except BROKEN as error:
-        raise WSError(f'{path}, or what it inherits, cannot be read: {format_exception(error)}') from None
+    except CONFIG_ERRORS as error:
+        raise WSError(f'{path}: cannot read this config or one of its bases: {format_exception(error)}') from None
     for key in needs:
         if not config.get(key):
-            why = "; add default_scope = 'mmdet' (or 'mmseg'), whose types it names" if key == 'default_scope' else ''
-            raise WSError(f'{path} has no {key}{why}')
+            advice = "; add default_scope = 'mmdet' (or 'mmseg')" if key == 'default_scope' else ''
+            raise WSError(f'{path} has no {key}{advice}')
         if key == 'model':
             _check_model(path, config.model)
     _check_scope(path, config.get('default_scope'))
@@ -66,23 +66,22 @@ def load_config(path: str, options: Mapping[str, Any] | None = None,
 
 
 def _check_model(path: str, model: Any) -> None:
-    kind = model.get('type', '') if isinstance(model, dict) else ''
-    if kind == '' or str(kind) == 'mmws' or str(kind).startswith('mmws.mmws.'):
+    kind = str(model.get('type', '')) if isinstance(model, dict) else ''
+    if kind in ('', 'mmws') or kind.startswith('mmws.mmws.'):
         raise WSError(f"{path}: model: expected a type and its arguments, as in dict(type='mmws.MaskRCNN', ...), got "
                       f'{model!r:.80}')
 
 
 def _check_scope(path: str, scope: Any) -> None:
-    with silence(), MODELS.switch_scope_and_registry(scope) as registry:  # the toolkits warn when they are imported
+    with silence(), MODELS.switch_scope_and_registry(scope) as registry:
         if scope and registry.scope != scope:
-            known = {'mmdet', 'mmseg', *MODELS.children}
-            raise WSError(f'{path}: default_scope {scope!r} is no toolkit that is installed; '
-                          f'{near_matches(str(scope), known)}')
+            raise WSError(f'{path}: default_scope {scope!r} is not an installed toolkit; '
+                          f'{near_matches(str(scope), {*TOOLKITS, *MODELS.children})}')
 
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """A block that tells nothing: all of it is said again when the toolkit does the same."""
+    """Suppress the prints, warnings and log messages of the toolkits, which repeat them in the run itself."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -92,4 +91,4 @@ def silence() -> Iterator[None]:
     finally:
         logging.disable(disabled)
         logger = MMLogger.get_current_instance()
-        logger.setLevel(logger.level)  # mmengine's loggers remember what was disabled, until this is called
+        logger.setLevel(logger.level)  # clears the logger's cache of disabled levels

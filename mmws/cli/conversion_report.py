@@ -1,4 +1,4 @@
-"""What the ``mmws.`` prefix would do to the model of a config: the tree with each convolution marked."""
+"""Report of a conversion: build the model of a config, convert it, and draw its tree with each convolution marked."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import nn
 
 from mmws.cli.config import load_config
 from mmws.conversion.convert import convert_
-from mmws.conversion.module_tree import is_conv
+from mmws.conversion.layer_types import is_conv
 from mmws.conversion.parametrize_convs import WEIGHTS, weight_form
 from mmws.conversion.replace_norms import NORMS
 from mmws.conversion.report import Report
@@ -25,133 +25,119 @@ from mmws.errors import FOREIGN_ERRORS, WSError
 from mmws.files import atomic_write
 from mmws.openmmlab.stock_configs import stock_config
 
-__all__ = ['Overview', 'look_at', 'write_config']
+__all__ = ['ConversionReport', 'inspect_conversion', 'write_config']
 
 
 @dataclass(frozen=True)
-class Node:
-    """A module of the tree; equal for modules that look the same."""
+class _Node:
+    """A line of the tree; equal for modules that look the same."""
 
     text: str
-    children: tuple[tuple[str, Node], ...] = ()
+    children: tuple[tuple[str, _Node], ...] = ()
 
 
 @dataclass
-class Overview:
-    """A model that was converted, and what was done to it.
-
-    Attributes:
-        model: after the conversion.
-        report: of the conversion.
-        figures: totals.
-    """
+class ConversionReport:
+    """A converted model, the report of its conversion, and totals by name."""
 
     model: nn.Module
     report: Report
     figures: dict[str, Any]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the figures and, by module name, what became of each convolution and norm."""
-        report = self.report
-        return {**self.figures, WEIGHTS[report.weight][1]: report.converted, 'plain': report.skipped,
-                'judged by the module tree': report.unseen, 'norms': report.norms}
+        """Return the figures, and the convolutions and norms by module name."""
+        return self.figures | {WEIGHTS[self.report.weight][1]: self.report.converted, 'plain': self.report.skipped,
+                               'judged by the module tree': self.report.unseen, 'norms': self.report.norms}
 
     def tree(self) -> Tree:
-        """Return the tree of the modules that hold a convolution or a norm; blocks that repeat are shown once."""
+        """Return the tree of the modules with a convolution or a norm; equal neighbours share one entry."""
         names = {module: name for name, module in reversed(list(self.model.named_modules(remove_duplicate=False)))}
         root = Tree(f'[bold]{type(self.model).__name__}')
-        _grow(root, _node(self.model, '', names, self.report) or Node(''))
+        _grow(root, _node(self.model, '', names, self.report) or _Node(''))
         return root
 
 
-def look_at(name: str, ws: Mapping[str, Any]) -> Overview:
+def inspect_conversion(name: str, ws: Mapping[str, Any]) -> ConversionReport:
     """Build the model of a config without weights and convert it.
 
     Args:
         name: a path, or a stock config such as ``mmdet::retinanet/retinanet_r50_fpn_1x_coco.py``.
-        ws: options, over those in the config.
+        ws: override the ``ws`` options of the config.
 
     Raises:
-        WSError: if there is no such config, its model cannot be built, or an option is wrong.
+        WSError: if the config is not found, its model cannot be built, or an option is wrong.
     """
     config = _read(name)
-    model_config = config.model.copy()
-    options = {**(model_config.pop('ws', None) or {}), **ws}
-    options.pop('pretrained', None)
-    model_config['type'] = _own_type(config).removeprefix('mmws.')
+    model_config = {key: value for key, value in config.model.items() if key != 'ws'} | {'type': _stock_type(config)}
+    options = {key: value for key, value in {**(config.model.get('ws') or {}), **ws}.items() if key != 'pretrained'}
     with DefaultScope.overwrite_default_scope(config.get('default_scope') or name.partition('::')[0]):
         try:
             model = MODELS.build(model_config)
         except FOREIGN_ERRORS as error:
-            raise WSError(f'{name}: its model cannot be built with its own type: {error}') from None
+            raise WSError(f'{name}: cannot build the model without the mmws. prefix: {error}') from None
     before = sum(parameter.numel() for parameter in model.parameters())
     report = convert_(model, **options)
     convs = [module for module in model.modules() if is_conv(module)]
     forms = [weight_form(conv) for conv in convs]
-    became = NORMS[report.norm if report.norm in NORMS else 'GN'][0]
-    return Overview(model, report, {
+    return ConversionReport(model, report, {
         'model': f'{type(model).__name__} of {name}',
         'convolutions': len(convs), 'convolutions, standardized': forms.count('ws'),
         **{f'convolutions, {WEIGHTS[form][1]}': forms.count(form) for form in ('wn', 'spectral') if form in forms},
-        f'BatchNorm replaced by {became}': len(report.norms), 'parameters, before': before,
-        'parameters, after': sum(parameter.numel() for parameter in model.parameters()),
+        f'BatchNorm replaced by {NORMS.get(report.norm, NORMS["GN"])[0]}': len(report.norms),
+        'parameters, before': before, 'parameters, after': sum(parameter.numel() for parameter in model.parameters()),
         'parameters in standardized weights': sum(conv.weight.numel() for conv in convs if standardizes_itself(conv))})
 
 
 def write_config(name: str, ws: Mapping[str, Any], path: Path) -> None:
-    """Write the config that inherits ``name`` and puts the prefix before its model.
+    """Write a config that inherits from ``name`` and adds the prefix to its model.
 
     Raises:
-        WSError: if the file is there already.
+        WSError: if ``path`` already exists.
     """
     if path.exists():
-        raise WSError(f'{path} is there already; it was left as it is')
+        raise WSError(f'{path} already exists; choose another name')
     base = f'__import__({"mmws"!r}).stock_config({name!r})' if '::' in name else repr(str(Path(name).absolute()))
     options = f', ws={dict(ws)!r}' if ws else ''
     with atomic_write(path) as partial:
-        partial.write_text(f"_base_ = {base}\nmodel = dict(type='mmws.{_own_type(_read(name))}'{options})\n")
+        partial.write_text(f"_base_ = {base}\nmodel = dict(type='mmws.{_stock_type(_read(name))}'{options})\n")
 
 
 def _read(name: str) -> Config:
     if '::' not in name and not Path(name).exists():
-        raise WSError(f'there is no config {name}; expected a path, or a stock config such as '
+        raise WSError(f'config {name} not found; expected a path, or a stock config such as '
                       'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py')
     return load_config(stock_config(name) if '::' in name else name, needs=['model'])
 
 
-def _own_type(config: Config) -> str:
+def _stock_type(config: Config) -> str:
     kind = config.model.type
-    return kind if isinstance(kind, str) else kind.__name__
+    return (kind if isinstance(kind, str) else kind.__name__).removeprefix('mmws.')
 
 
-def _node(module: nn.Module, name: str, names: Mapping[nn.Module, str], report: Report) -> Node | None:
-    """The tree below ``module``, None if it has neither convolution nor norm."""
+def _node(module: nn.Module, name: str, names: Mapping[nn.Module, str], report: Report) -> _Node | None:
+    """Return the tree below ``module``, or None if it has no convolution and no norm."""
     first = names[module]
     if is_conv(module) or first in report.norms:
         shared = f' [cyan](the one of {first})' if first != name else ''
-        return Node((_norm_text(module, report.norms[first]) if first in report.norms
-                     else _conv_text(module, first, report)) + shared)
+        return _Node((f'[blue]norm[/]   {escape(report.norms[first])}' if first in report.norms
+                      else _conv_text(module, first, report)) + shared)
     inner = [(child, _node(part, f'{name}.{child}'.lstrip('.'), names, report))
              for child, part in module._modules.items() if part is not None]
     kept = tuple((child, node) for child, node in inner if node is not None)
-    return Node(f'[dim]{type(module).__name__}', kept) if kept else None
+    return _Node(f'[dim]{type(module).__name__}', kept) if kept else None
 
 
 def _conv_text(conv: nn.Module, name: str, report: Report) -> str:
     kernel = 'x'.join(map(str, conv.kernel_size)) if isinstance(conv.kernel_size, tuple) else conv.kernel_size
     shape = f'{type(conv).__name__} {conv.in_channels} -> {conv.out_channels}, {kernel}'
-    how = ' [yellow](judged by the module tree)' if name in report.unseen else ''
+    note = ' [yellow](judged by the module tree)' if name in report.unseen else ''
     form = weight_form(conv)
     if form != 'plain':
-        return f'[green]{"WS" if form == "ws" else form:<7}[/]{shape}{how}'
-    return f'[magenta]plain[/]  {shape}: [dim]{escape(report.skipped.get(name, ""))}[/]{how}'
+        return f'[green]{"WS" if form == "ws" else form:<7}[/]{shape}{note}'
+    return f'[magenta]plain[/]  {shape}: [dim]{escape(report.skipped.get(name, ""))}[/]{note}'
 
 
-def _norm_text(norm: nn.Module, became: str) -> str:
-    return f'[blue]norm[/]   {escape(became)}'
-
-
-def _grow(tree: Tree, node: Node) -> None:
+def _grow(tree: Tree, node: _Node) -> None:
     for child, alike in groupby(node.children, key=lambda named: named[1]):
         names = [name for name, _ in alike]
         label = names[0] if len(names) == 1 else f'{names[0]} ... {names[-1]} [yellow]{len(names)} alike[/]'

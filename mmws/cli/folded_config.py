@@ -1,9 +1,9 @@
-"""A config that builds a folded network with the toolkit alone."""
+"""Config that builds a folded network with the toolkit alone."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from functools import partial
 from itertools import zip_longest
 from math import gcd
 from typing import Any
@@ -15,32 +15,39 @@ from torch import nn
 
 from mmws.conversion.options import Options
 from mmws.errors import WSError
+from mmws.openmmlab.config_tree import dicts_in, map_dicts
+from mmws.openmmlab.mmengine_compat import find_type
 from mmws.openmmlab.pretrained import override_weights
-from mmws.openmmlab.registry import IMPORTED_WHEN_ASKED_FOR, LAYERS, SCOPE
+from mmws.openmmlab.registry import LAYER_TYPES, LAZY_TYPES, SCOPE
 
 __all__ = ['check_stock', 'to_stock']
 
-ONLY_CHECKS = ('CheckLabels', 'GuardHook')  # ours that change nothing about the data or the training
-OWN_NORMS = [f'{SCOPE}.{name}' for name in ('SN', 'BCN', 'EstBN')]
-OWN_LAYERS = {f'{SCOPE}.{name}': layer for name, layer in LAYERS.items()} | {'ConvWS': LAYERS['ConvWS']}
+ONLY_CHECKS = [f'{SCOPE}.CheckLabels', f'{SCOPE}.GuardHook']  # change neither the data nor the training
+STOCK_LAYERS = {f'{SCOPE}.{name}': layer.__name__.replace('WS', '') for name, layer in LAYER_TYPES.items()
+                if 'WS' in layer.__name__} | {'ConvWS': 'Conv2d'}
+REMOVED = object()
 
 
 def to_stock(config: Config, folded: nn.Module) -> Config:
-    """Return ``config`` without anything of ours: it builds a network that takes the weights of ``folded``.
+    """Return a copy of ``config`` without types of mmws, which builds a network for the weights of ``folded``.
 
-    The prefix and its options go, and where they replaced BatchNorm ``norm_cfg`` says GroupNorm, the defaults that the
-    config does not spell out included. :func:`check_stock` says whether that is all there was.
+    The prefix and its options are removed. Where they replaced BatchNorm, ``norm_cfg`` asks for the new norm, also for
+    types that use BatchNorm by default. Call :func:`check_stock` on the result.
 
     Args:
         config: of the network before folding.
         folded: that network, see :func:`mmws.fold`.
 
     Raises:
-        WSError: if the config uses a type of ours that the toolkit has not, or one ``norm_cfg`` would have to say
-            different numbers of groups.
+        WSError: if the config uses a type that only mmws has, or a part of the network has norms with different
+            numbers of groups.
     """
+    tree = config.to_dict()
+    norms = {path: (part.get('ws') or {}).get('norm', Options.norm) for path, part in dicts_in(tree)
+             if str(part.get('type')).startswith(f'{SCOPE}.')}
     with MODELS.switch_scope_and_registry(config.default_scope):
-        stock = Config(_strip(config.to_dict(), '', None, folded), format_python_code=False)
+        change = partial(_to_stock_dict, norms=norms, folded=folded)
+        stock = Config(map_dicts(change, tree), format_python_code=False)
     override_weights(stock.model, None)  # its weights are in the checkpoint
     stock.load_from, stock.resume = None, False
     imports = stock.get('custom_imports')
@@ -49,104 +56,83 @@ def to_stock(config: Config, folded: nn.Module) -> Config:
     return stock
 
 
-def check_stock(stock: Config, folded: nn.Module) -> None:
-    """Build ``stock`` and compare it with ``folded``, module by module and on a picture of noise.
+@torch.no_grad()
+def check_stock(stock: Config, folded: Any) -> None:
+    """Build ``stock`` and compare it with ``folded``: the modules, and the features of a random image.
 
     Raises:
-        WSError: naming the first module that differs.
+        WSError: with the name of the first module that differs.
     """
     with MODELS.switch_scope_and_registry(stock.default_scope):
         built = MODELS.build(stock.model)
     built.eval()
-    nothing = ('nothing', None)
-    for (name, ours), (other, theirs) in zip_longest(_layers(folded), _layers(built), fillvalue=nothing):
-        if (name, repr(ours)) != (other, repr(theirs)):
-            raise WSError(f'no config of the toolkit alone builds this network: {name} is {ours!r}, but the config '
-                          f'builds {other}, {theirs!r}')
+    for (name, expected), (other, actual) in zip_longest(_layers(folded), _layers(built), fillvalue=('nothing', None)):
+        if (name, repr(expected)) != (other, repr(actual)):
+            raise WSError(f'the toolkit alone cannot build this network: {name} is {expected!r}, but the config builds '
+                          f'{other}, {actual!r}')
     built.load_state_dict(folded.state_dict(), strict=True)
-    _check_features(folded, built)
-
-
-@torch.no_grad()
-def _check_features(folded: Any, built: Any) -> None:
     image = torch.randn(1, 3, 128, 128)
-    for ours, theirs in zip(folded.extract_feat(image), built.extract_feat(image), strict=True):
-        if not (ours - theirs).norm() <= 1e-5 * ours.norm():
-            raise WSError('the config of the toolkit alone builds a network that computes something else')
+    for expected, actual in zip(folded.extract_feat(image), built.extract_feat(image), strict=True):
+        if not (expected - actual).norm() <= 1e-5 * expected.norm():
+            raise WSError('the network that the toolkit alone builds computes different features')
 
 
-def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    return ((name, module) for name, module in model.named_modules() if not any(True for _ in module.children()))
+def _layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    return [(name, module) for name, module in model.named_modules() if not list(module.children())]
 
 
-def _strip(part: Any, where: str, options: Options | None, folded: nn.Module) -> Any:
-    """``options`` are those of the prefix around this part of the config, None outside of any."""
-    if isinstance(part, (list, tuple)):
-        return type(part)(_strip(inner, f'{where}.{i}', options, folded) for i, inner in enumerate(part)
-                          if not _only_checks(inner))
-    if not isinstance(part, dict):
-        return part
-    kind = part.get('type')
-    if kind in OWN_NORMS:
-        raise WSError(f'{where[1:]}: {kind} is a norm of mmws that no toolkit has; the config needs it')
-    if kind in OWN_LAYERS:
-        plain = OWN_LAYERS[kind].__name__.replace('WS', '')
-        return {**{key: value for key, value in part.items() if key != 'eps'}, 'type': plain}
-    if isinstance(kind, str) and kind.startswith(f'{SCOPE}.'):
-        part, options = _without_prefix(part, where, options)
-    stripped = {key: _strip(inner, f'{where}.{key}', options, folded) for key, inner in part.items()
-                if not _only_checks(inner)}
-    if options and options.norm != 'keep':
-        _name_norm_(stripped, where, options.norm, folded)
-    return stripped
+def _to_stock_dict(part: dict[str, Any], path: str, norms: dict[str, str], folded: nn.Module) -> Any:
+    """Replace the types of mmws in one dict; ``norms`` has the option ``norm`` of each prefix, by path."""
+    kind = str(part.get('type'))
+    if kind in ONLY_CHECKS:
+        return REMOVED
+    part = {key: _without_removed(value) for key, value in part.items() if value is not REMOVED}
+    if kind in STOCK_LAYERS:
+        part.pop('eps', None)
+        part['type'] = STOCK_LAYERS[kind]
+    elif kind.startswith(f'{SCOPE}.'):
+        part.pop('ws', None)
+        part['type'] = kind.removeprefix(f'{SCOPE}.')
+        if part['type'] in (*LAYER_TYPES, *LAZY_TYPES) or not path.startswith('model'):
+            raise WSError(f'{path}: {kind} exists in mmws only; no config of the toolkit alone can use it')
+    norm = next((norm for prefix, norm in norms.items() if f'{path}.'.startswith(f'{prefix}.')), 'keep')
+    if norm != 'keep':  # the option of the outermost prefix
+        _replace_norm_(part, path, norm, folded)
+    return part
 
 
-def _only_checks(part: Any) -> bool:
-    return isinstance(part, dict) and part.get('type') in [f'{SCOPE}.{name}' for name in ONLY_CHECKS]
+def _without_removed(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return type(value)(_without_removed(inner) for inner in value if inner is not REMOVED)
+    return value
 
 
-def _without_prefix(part: dict[str, Any], where: str, options: Options | None) -> tuple[dict[str, Any], Options]:
-    inner = part['type'].removeprefix(f'{SCOPE}.')
-    if inner in IMPORTED_WHEN_ASKED_FOR or not where.startswith('.model'):
-        raise WSError(f'{where[1:]}: {part["type"]} is a type of mmws that no toolkit has; the config needs it')
-    own = {key: value for key, value in part.get('ws', {}).items() if key != 'pretrained'}
-    return {key: value for key, value in part.items() if key != 'ws'} | {'type': inner}, options or Options.parse(own)
-
-
-def _name_norm_(part: dict[str, Any], where: str, became: str, folded: nn.Module) -> None:
-    """Where ``part`` asks for BatchNorm, or is a type that takes it unasked, ask for the norm that it became."""
-    norm = part.get('norm_cfg', _default_norm(part.get('type')))
-    if isinstance(norm, dict) and 'BN' in str(norm.get('type')):
-        if became in ('GN', 'LN'):
-            part['norm_cfg'] = {'type': 'GN', 'num_groups': _groups(where.removeprefix('.model').lstrip('.'), folded)}
-        elif became == 'IN':
-            part['norm_cfg'] = {'type': str(norm['type']).replace('Sync', '').replace('BN', 'IN'), 'affine': True}
+def _replace_norm_(part: dict[str, Any], path: str, new: str, folded: nn.Module) -> None:
+    """Set the norm that replaced BatchNorm, if ``part`` has BatchNorm in ``norm_cfg`` or as the default of its type."""
+    old = part.get('norm_cfg', _default_norm(part.get('type')))
+    if isinstance(old, dict) and 'BN' in str(old.get('type')):
+        if new in ('GN', 'LN'):
+            part['norm_cfg'] = {'type': 'GN', 'num_groups': _num_groups(path.removeprefix('model').lstrip('.'), folded)}
+        elif new == 'IN':
+            part['norm_cfg'] = {'type': str(old['type']).replace('Sync', '').replace('BN', 'IN'), 'affine': True}
         else:
-            raise WSError(f'{where[1:]}: ws=dict(norm={became!r}) made its BatchNorm a norm that no toolkit has')
+            raise WSError(f'{path}: ws=dict(norm={new!r}) replaced its BatchNorm by a norm that only mmws has')
 
 
 def _default_norm(kind: Any) -> Any:
-    """What ``norm_cfg`` is for a type of the toolkit where the config is silent."""
+    """Return the default ``norm_cfg`` in the signature of a type: most configs rely on a default BatchNorm."""
     with MODELS.switch_scope_and_registry(None) as registry:
-        try:
-            found = registry.get(kind) if isinstance(kind, str) else kind
-        except RuntimeError:  # OneDL's mmengine raises where upstream's returns None
-            return None
-    for base in inspect.getmro(found) if inspect.isclass(found) else ():
-        parameter = inspect.signature(base.__init__).parameters.get('norm_cfg')  # type: ignore[misc]
-        if parameter is not None:
-            return parameter.default
-    return None
+        found = find_type(registry, kind) if isinstance(kind, str) else kind
+    parameters = (inspect.signature(base.__init__).parameters.get('norm_cfg') for base in getattr(found, '__mro__', ()))
+    return next((parameter.default for parameter in parameters if parameter), None)
 
 
-def _groups(path: str, folded: nn.Module) -> int:
-    """The number of groups in the part of the network that stands where its config does."""
-    counts: dict[int, str] = {}
-    for name, module in folded.named_modules():
-        if isinstance(module, nn.GroupNorm) and (name.startswith(f'{path}.') or not path):
-            counts.setdefault(module.num_groups, name)
-    if len(counts) > 1:
-        listed = ' and '.join(f'{name} {count}' for count, name in counts.items())
-        raise WSError(f'no config of the toolkit alone builds this network: {listed} groups, where one norm_cfg of '
-                      f'{path or "the model"} has to say both; train with ws=dict(num_groups={gcd(*counts)})')
-    return next(iter(counts), 32)
+def _num_groups(path: str, folded: nn.Module) -> int:
+    """Return the number of groups of the GroupNorms in the module at ``path``."""
+    first = {module.num_groups: name for name, module in reversed(list(folded.named_modules()))
+             if isinstance(module, nn.GroupNorm) and (name.startswith(f'{path}.') or not path)}
+    if len(first) > 1:
+        listed = ' and '.join(f'{name} {count}' for count, name in sorted(first.items()))
+        raise WSError(f'the toolkit alone cannot build this network: {listed} groups, but norm_cfg of '
+                      f'{path or "the model"} sets one number; train with ws=dict(num_groups={gcd(*first)})')
+    return next(iter(first), 32)

@@ -1,4 +1,4 @@
-"""Folded networks to ONNX, checked against onnxruntime before a file is written."""
+"""Export a folded network to ONNX and check it against onnxruntime."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ from mmws.errors import WSError
 
 __all__ = ['export_onnx']
 
-EXAMPLE = (2, 3, 128, 160)
-OTHERS = ((1, 3, 96, 128), (3, 3, 160, 96))
-TOLERANCE = 1e-4  # the backends add in another order
+SHAPES = ((2, 3, 128, 160), (1, 3, 96, 128), (3, 3, 160, 96))  # of the images for the export and the comparison
+TOLERANCE = 1e-4  # the backends sum in a different order
 
 
 class _Network(nn.Module):
-    """The part of a toolkit's model that is tensors in, tensors out."""
+    """The part of a toolkit's model that maps tensors to tensors."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -33,25 +32,24 @@ class _Network(nn.Module):
 
 
 def export_onnx(folded: nn.Module) -> bytes:
-    """Return ``folded`` as an ONNX graph: a segmenter's logits at the size of the image, or the levels of a neck.
+    """Return ``folded`` as an ONNX graph: a segmenter's logits at image size, or a detector's feature maps.
 
-    Batch and size of the image are free. Input: ``image``, (N, 3, H, W), as the model's data_preprocessor hands it on.
+    Input: ``image``, (N, 3, H, W), normalized as by the model's data_preprocessor. N, H and W are dynamic.
 
     Args:
         folded: a toolkit's model, see :func:`mmws.fold`.
 
     Raises:
-        WSError: if it cannot be exported, its convolutions come out as anything but plain Conv nodes, or onnxruntime
-            computes something else.
+        WSError: if the export fails, a convolution does not become a Conv node with a constant weight, or
+            onnxruntime computes different outputs.
     """
     network = _Network(folded).eval()
-    free = torch.export.Dim.DYNAMIC
     try:
         program = torch.onnx.export(
-            network, (torch.randn(EXAMPLE),), dynamo=True, verbose=False, input_names=['image'],
-            dynamic_shapes=({0: free, 2: free, 3: free},))
+            network, (torch.randn(SHAPES[0]),), dynamo=True, verbose=False, input_names=['image'],
+            dynamic_shapes=(dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC),))
     except torch.onnx.OnnxExporterError as error:
-        raise WSError(f'{type(folded).__name__} cannot be exported with a free batch and size: '
+        raise WSError(f'cannot export {type(folded).__name__} with dynamic batch and image sizes: '
                       f'{str(error).splitlines()[0]}') from None
     graph: Any = program.model_proto  # type: ignore[union-attr]
     _check_convs(graph.graph)
@@ -73,10 +71,10 @@ def _check_convs(graph: Any) -> None:
 def _check_outputs(content: bytes, network: nn.Module) -> None:
     onnx.checker.check_model(content)
     session = onnxruntime.InferenceSession(content, providers=['CPUExecutionProvider'])
-    for shape in (EXAMPLE, *OTHERS):
+    for shape in SHAPES:
         image = torch.randn(shape)
-        for ours, theirs in zip(network(image), session.run(None, {'image': image.numpy()}), strict=True):
-            difference = (torch.from_numpy(theirs) - ours).norm() / ours.norm()
-            if ours.shape != theirs.shape or not difference <= TOLERANCE:
-                raise WSError(f'onnxruntime computes something else on images of {shape}: '
-                              f'relative error {difference:.1e}')
+        for expected, actual in zip(network(image), session.run(None, {'image': image.numpy()}), strict=True):
+            error = (torch.from_numpy(actual) - expected).norm() / expected.norm()
+            if expected.shape != actual.shape or not error <= TOLERANCE:
+                raise WSError(f'onnxruntime computes different outputs for images of shape {shape}: '
+                              f'relative error {error:.1e}')

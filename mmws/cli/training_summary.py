@@ -1,8 +1,9 @@
-"""What a run came to: figures, curves and pictures from a work directory of the toolkit."""
+"""Summarize a work directory of the toolkit: metrics, curves and pictures."""
 
 from __future__ import annotations
 
 import json
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -14,68 +15,64 @@ from mmengine.config import Config
 from mmws.cli.config import load_config
 from mmws.conversion.options import Options
 from mmws.errors import WSError
-from mmws.files import read_json
+from mmws.files import read_json, write_json
+from mmws.openmmlab.config_tree import dicts_in
+from mmws.openmmlab.toolkits import METRICS
 
 __all__ = ['read_scalars', 'summarize']
 
-METRICS = {'coco/bbox_mAP': 'box_ap', 'coco/segm_mAP': 'mask_ap', 'mIoU': 'miou'}
-LABELS = {'box_ap': 'box AP', 'mask_ap': 'mask AP', 'miou': 'mean IoU'}
 Lines = list[dict[str, Any]]
 
 
 def summarize(work_dir: str | Path) -> dict[str, Any]:
-    """Write ``summary.json``, ``curves.png`` and, if there are pictures of the test, ``predictions.png``.
+    """Write ``summary.json``, ``curves.png`` and, if the test saved pictures, ``predictions.png``.
 
     Args:
-        work_dir: where ``tools/train.py`` and ``tools/test.py --show-dir <work_dir>/pictures`` wrote.
+        work_dir: of ``tools/train.py`` and ``tools/test.py --show-dir <work_dir>/pictures``.
 
     Returns:
-        What ``summary.json`` holds: the metrics of the last test, ``steps``, ``images_per_step``, ``train_seconds``
-        (of the steps that led to the last weights, validation not counted), ``norm``, ``weight`` and ``ws``, whether
-        that is ``'ws'``.
+        The content of ``summary.json``: the metrics of the last test, ``steps``, ``images_per_step``,
+        ``train_seconds`` (of the steps up to the last weights, without validation), ``norm``, ``weight`` and ``ws``,
+        which is true for ``weight='ws'``.
 
     Raises:
-        WSError: if no training or no test has written there.
+        WSError: if the folder has no log of a training, or no result of a test.
     """
     work_dir = Path(work_dir)
     training, validation = read_scalars(work_dir)
     config = _config(work_dir)
-    tested = _last_test(work_dir)
-    summary = {short: _value(tested, long) for long, short in METRICS.items() if long in tested} | {
-        'steps': training[-1]['step'],
-        'images_per_step': config.train_dataloader.batch_size,
-        'train_seconds': round(_seconds(training), 1),
-    } | _normalization(config)
-    (work_dir / 'summary.json').write_text(json.dumps(summary, indent=2) + '\n')
+    summary = _scores(_last_test(work_dir)) | {
+        'steps': training[-1]['step'], 'images_per_step': config.train_dataloader.batch_size,
+        'train_seconds': round(_seconds(training), 1)} | _normalization(config)
+    write_json(work_dir / 'summary.json', summary, indent=2)
     _plot_curves(training, validation, work_dir / 'curves.png')
-    pictures = sorted((work_dir / 'pictures').rglob('*.[jp][pn]g'))
+    pictures = sorted((work_dir / 'pictures').rglob('*.[jp][pn]g'))[:8]
     if pictures:
-        _plot_pictures(pictures[:8], work_dir / 'predictions.png')
+        _plot_pictures(pictures, work_dir / 'predictions.png')
     return summary
 
 
 def read_scalars(work_dir: Path) -> tuple[Lines, Lines]:
     """Return the logged lines of training and of validation, in the order of the steps.
 
-    Where a run was interrupted and resumed from an earlier checkpoint, the lines of the later run count.
+    After a resume from an earlier checkpoint, the lines of the later run replace those of the interrupted one.
 
     Raises:
-        WSError: if there are none.
+        WSError: if there are no lines of training, or a log is not valid JSON.
     """
-    training: Lines = []
-    validation: Lines = []
+    training, validation = Lines(), Lines()
     for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
         try:
             lines = [json.loads(line) for line in path.read_text().splitlines() if line.endswith('}')]
         except ValueError as error:
-            raise WSError(f'{path} holds a line that is no JSON: {error}') from None
+            raise WSError(f'{path} has a line that is not valid JSON: {error}') from None
         start = min((line['step'] for line in lines if 'loss' in line), default=float('inf'))
         training, validation = ([line for line in kept if line['step'] < start] for kept in (training, validation))
         for line in lines:
             if 'loss' in line:
                 training.append(line)
             elif training and METRICS.keys() & line.keys():
-                validation.append(line | {'step': training[-1]['step']})  # the toolkit may have noted the epoch
+                validation.append(line | {'step': training[-1]['step']})  # the toolkit may log the epoch instead
     if not training:
         raise WSError(f'{work_dir} has no */vis_data/scalars.json with training steps; train there first')
     return training, validation
@@ -84,7 +81,7 @@ def read_scalars(work_dir: Path) -> tuple[Lines, Lines]:
 def _config(work_dir: Path) -> Config:
     dumped = max(work_dir.glob('*.py'), key=lambda path: path.stat().st_mtime, default=None)
     if dumped is None:
-        raise WSError(f'{work_dir} has no config; it is written there when a training starts')
+        raise WSError(f'{work_dir} has no config; training writes one there when it starts')
     return load_config(str(dumped), needs=('model', 'train_dataloader'))
 
 
@@ -95,30 +92,25 @@ def _last_test(work_dir: Path) -> dict[str, Any]:
     return read_json(tests[-1])  # type: ignore[no-any-return]
 
 
+def _scores(metrics: dict[str, Any]) -> dict[str, float]:
+    """Return the known metrics, from 0 to 1, by their short names."""
+    return {metric.name: round(float(metrics[key]) / metric.best, 4) for key, metric in METRICS.items()
+            if key in metrics}
+
+
 def _seconds(training: Lines) -> float:
-    before = [0, *(line['step'] for line in training)]
-    spent: list[float] = [line['time'] * (line['step'] - start) for line, start in zip(training, before, strict=False)]
-    return sum(spent)
+    previous = [0, *(line['step'] for line in training)]
+    return float(sum(line['time'] * (line['step'] - step) for line, step in zip(training, previous, strict=False)))
 
 
 def _normalization(config: Config) -> dict[str, Any]:
-    """Which norm the network trained with, what was done to its weights, and whether that was standardization."""
     own = {'norm': 'keep', 'weight': 'plain'}
     if config.model.type.startswith('mmws.'):
         own = {'norm': Options.norm, 'weight': Options.weight} | (config.model.get('ws') or {})
-    norm = _first_norm(config.model) if own['norm'] == 'keep' else own['norm']
+    configured = (part['norm_cfg'].type.removeprefix('mmws.') for _, part in dicts_in(config.model)
+                  if part.get('norm_cfg'))
+    norm = next(configured, None) if own['norm'] == 'keep' else own['norm']
     return {'norm': norm, 'weight': own['weight'], 'ws': own['weight'] == 'ws'}
-
-
-def _first_norm(config: Any) -> str | None:
-    parts = config.values() if isinstance(config, dict) else config if isinstance(config, list) else ()
-    own = config.get('norm_cfg') if isinstance(config, dict) else None
-    return own.type.removeprefix('mmws.') if own else next(filter(None, map(_first_norm, parts)), None)
-
-
-def _value(metrics: dict[str, Any], name: str) -> float:
-    """A metric between 0 and 1; mmseg reports percent."""
-    return round(float(metrics[name]) / (100 if name == 'mIoU' else 1), 4)
 
 
 def _plot_curves(training: Lines, validation: Lines, path: Path) -> None:
@@ -126,10 +118,11 @@ def _plot_curves(training: Lines, validation: Lines, path: Path) -> None:
     left, right = figure.subplots(1, 2)
     left.plot([line['step'] for line in training], [line['loss'] for line in training], color='black')
     left.set(xlabel='step', ylabel='training loss', ylim=(0, None))
-    for (long, short), style in zip(METRICS.items(), ('-o', '--s', '-o'), strict=True):
-        points = [(line['step'], _value(line, long)) for line in validation if long in line]
+    scores = [(line['step'], _scores(line)) for line in validation]
+    for metric, style in zip(METRICS.values(), cycle(('-o', '--s')), strict=False):
+        points = [(step, score[metric.name]) for step, score in scores if metric.name in score]
         if points:
-            right.plot(*zip(*points, strict=True), style, label=LABELS[short])
+            right.plot(*zip(*points, strict=True), style, label=metric.label)
     right.set(xlabel='step', ylabel='on the validation images', ylim=(0, 1))
     right.grid(alpha=0.3)
     if validation:
@@ -138,7 +131,7 @@ def _plot_curves(training: Lines, validation: Lines, path: Path) -> None:
 
 
 def _plot_pictures(pictures: list[Path], path: Path) -> None:
-    """Pairs as the toolkit draws them, ground truth beside prediction, two pairs a row."""
+    """Draw the toolkit's pictures, ground truth beside prediction, in two columns."""
     figure = Figure(figsize=(16, 4 * (len(pictures) + 1) // 2), layout='constrained')
     for axes, picture in zip(figure.subplots(-(-len(pictures) // 2), 2, squeeze=False).flat, pictures, strict=False):
         axes.imshow(imread(picture))

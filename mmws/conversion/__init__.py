@@ -1,4 +1,1 @@
-"""Conversion of any network in place: options, placement, layer replacement, folding.
-
-Imports torch, :mod:`mmws.ops` and :mod:`mmws.layers` only.
-"""
+"""Conversion of any network in place. Imports only torch, :mod:`mmws.ops` and :mod:`mmws.layers`."""

@@ -1,4 +1,4 @@
-"""Turn a trained network into one that knows nothing of Weight Standardization. Imports torch alone."""
+"""Fold a trained network: plain convolutions that hold the standardized weights."""
 
 from __future__ import annotations
 
@@ -7,34 +7,33 @@ from typing import Any
 
 from torch import nn
 
+from mmws.conversion.layer_types import class_name
 from mmws.conversion.parametrize_convs import plain_conv_, weight_form
+from mmws.conversion.swap_convs import MMCV_CONV_WS
 from mmws.errors import WSError
 from mmws.layers.conv import WeightStandardized
 from mmws.ops.standardize import standardize_weight
 
-__all__ = ['fold', 'plain_class']
-
-# Standardized classes that are not ours, by name, so that mmcv's is known without importing mmcv.
-_PLAIN = {'mmcv.cnn.bricks.conv_ws.ConvWS2d': nn.Conv2d}
+__all__ = ['fold']
 
 
 def fold(model: nn.Module) -> nn.Module:
-    r"""Return a copy of ``model`` whose standardized convolutions are plain ones that hold the standardized weight.
+    r"""Return a copy of ``model`` with plain convolutions that hold the standardized weight.
 
     .. math:: \mathrm{conv}(x; \hat w) \text{ with } \hat w \text{ of } :func:`mmws.standardize_weight`
 
-    The copy computes what the model does, is as fast as one that was never standardized and needs no mmws. mmcv's
-    ``ConvWS2d`` folds too, and torch's weight and spectral normalization (:mod:`mmws.conversion.parametrize_convs`).
-    Dtypes, devices, ``requires_grad``, hooks and sharing are kept: where two standardized convolutions share a
-    parameter the folded ones share theirs; a plain convolution that shares it keeps the raw one.
-    A folded network is for inference: training it on trains plain convolutions.
+    The copy has the same outputs, the speed of a plain network, and needs no mmws. mmcv's ``ConvWS2d`` folds too, and
+    torch's weight and spectral normalization (:mod:`mmws.conversion.parametrize_convs`). Dtypes, devices,
+    ``requires_grad``, hooks and sharing are kept: if two standardized convolutions share a weight, the folded ones
+    share the standardized weight; a plain convolution that shares it keeps the raw weight. The copy is for inference:
+    further training would train plain convolutions.
 
     Args:
-        model: in eval mode.
+        model: a network in eval mode.
 
     Raises:
-        WSError: if a module is in training mode, or is a subclass of a standardized convolution, whose behaviour is
-            unknown, or its weight is computed by others (pruning, parametrization).
+        WSError: if a module is in training mode, is an unknown subclass of a standardized convolution, or has a
+            weight computed by other code (pruning, parametrization).
 
     Example:
         >>> from mmws import convert_
@@ -45,13 +44,11 @@ def fold(model: nn.Module) -> nn.Module:
     """
     if not isinstance(model, nn.Module):
         raise WSError(f'fold: expected a network (nn.Module), got {model!r:.80}')
-    plain = {}
     for name, module in model.named_modules():
         if module.training:
-            raise WSError(f'fold: {name or "the model"} ({type(module).__name__}) is in training mode; folding is for '
-                          'inference, call model.eval() first')
-        if kind := plain_class(module, name):
-            plain[name] = kind
+            raise WSError(f'fold: {name or "the model"} ({type(module).__name__}) is in training mode; '
+                          'call model.eval() first')
+    plain = {name: kind for name, module in model.named_modules() if (kind := _plain_class(module, name))}
     folded = copy.deepcopy(model)
     shared: dict[tuple[nn.Parameter, float], nn.Parameter] = {}
     for name, kind in plain.items():
@@ -59,39 +56,30 @@ def fold(model: nn.Module) -> nn.Module:
     for module in folded.modules():
         if weight_form(module) in ('wn', 'spectral'):
             plain_conv_(module)
-        _remove_our_hooks_(module)
+        _remove_mmws_hooks_(module)
     return folded
 
 
-def plain_class(module: nn.Module, name: str = '') -> type[nn.Module] | None:
-    """Return the class that ``module`` is without Weight Standardization, None if it is not standardized.
-
-    Raises:
-        WSError: if what it would be is not known; ``name`` is for the message.
-
-    Example:
-        >>> from mmws import ConvWS1d
-        >>> plain_class(ConvWS1d(2, 2, 1)), plain_class(nn.ReLU())
-        (<class 'torch.nn.modules.conv.Conv1d'>, None)
-    """
+def _plain_class(module: nn.Module, name: str) -> type[nn.Module] | None:
+    """Return the class of the folded ``module``, None if ``module`` is not a standardized convolution."""
     kind = type(module)
     if not isinstance(module, WeightStandardized):
-        return _PLAIN.get(f'{kind.__module__}.{kind.__qualname__}')
+        return nn.Conv2d if class_name(module) == MMCV_CONV_WS else None
     if not kind.__module__.startswith('mmws.'):
-        raise WSError(f'fold: {name or "the module"} is a {kind.__name__}, a subclass of a standardized convolution; '
-                      'what it would be without standardization is not known')
+        raise WSError(f'fold: {name or "the module"} has class {kind.__name__}, an unknown subclass of a standardized '
+                      'convolution; its plain class is not known')
     if 'weight' not in module._parameters:
-        raise WSError(f'fold: the weight of {name or "the module"} is no parameter: something computes it; '
-                      'make that permanent first (torch.nn.utils.prune.remove and the like)')
+        raise WSError(f'fold: the weight of {name or "the module"} is not a parameter, other code computes it; '
+                      'make it a parameter first (for example with torch.nn.utils.prune.remove)')
     return kind.__bases__[-1]
 
 
 def _fold_conv_(conv: Any, kind: type[nn.Module], shared: dict[tuple[nn.Parameter, float], nn.Parameter]) -> None:
-    """Make ``conv`` a plain convolution, in place; ``shared`` holds what its parameters became elsewhere."""
+    """Make ``conv`` a plain convolution; ``shared`` maps raw weight and eps to the folded weight."""
     raw, eps = conv.weight, conv.eps
     if (raw, eps) not in shared:
-        ours = isinstance(conv, WeightStandardized)
-        standardized = conv.standardized_weight() if ours else standardize_weight(raw, eps)
+        of_mmws = isinstance(conv, WeightStandardized)
+        standardized = conv.standardized_weight() if of_mmws else standardize_weight(raw, eps)
         shared[raw, eps] = nn.Parameter(standardized.detach(), raw.requires_grad)
     conv.__class__ = kind
     del conv.eps
@@ -99,8 +87,8 @@ def _fold_conv_(conv: Any, kind: type[nn.Module], shared: dict[tuple[nn.Paramete
     conv.weight = shared[raw, eps]
 
 
-def _remove_our_hooks_(module: nn.Module) -> None:
-    """Our warnings about what is loaded into a standardized network; a pickle with them would need mmws."""
+def _remove_mmws_hooks_(module: nn.Module) -> None:
+    """Remove the checks of loaded weights; a pickle with them would need mmws."""
     hooks: dict[int, Any] = module._load_state_dict_pre_hooks
     for key in [key for key, hook in hooks.items() if getattr(hook.hook, '__module__', '').startswith('mmws.')]:
         del hooks[key]

@@ -1,11 +1,10 @@
-"""A run of a copy of any network, on the meta device: no data, no arithmetic. Imports torch alone."""
+"""Dry run of a copy of any network on the meta device, which needs no data and does no arithmetic."""
 
 from __future__ import annotations
 
 import copy
 import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -13,127 +12,106 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmws.conversion.module_tree import is_conv
-from mmws.conversion.norm_types import is_layer_norm, is_norm
-from mmws.conversion.output_recorder import OutputRecorder
+from mmws.conversion.layer_types import is_conv, is_norm
+from mmws.conversion.output_recorder import Consumers, OutputRecorder
 from mmws.errors import FOREIGN_ERRORS
 
-__all__ = ['DryRun', 'run', 'run_copy']
+__all__ = ['dry_run', 'run_in_parts']
 
-@dataclass
-class DryRun:
-    """What a run showed.
 
-    Attributes:
-        consumers: of each convolution that ran, as :class:`OutputRecorder` has them. One whose
-            output left a part,
-            with nobody to be seen who took it, is not among them.
-        pointwise: the norms that took a single value per channel and image.
+def dry_run(model: nn.Module) -> tuple[Consumers, set[nn.Module]]:
+    """Run a copy of ``model`` on the meta device, in training mode and in evaluation mode.
+
+    A detector or segmenter of a toolkit runs through ``extract_feat``, and its heads run on the features. Any other
+    network runs on an image. If the whole network does not run, its parts run, each on inputs with the channels of its
+    first convolution.
+
+    Returns:
+        The consumers of each convolution that ran; without a convolution whose output leaves a part that ran alone.
+        And the norms whose input has a single value per channel and image.
     """
-
-    consumers: dict[nn.Module, list[nn.Module | str]] = field(default_factory=dict)
-    pointwise: set[nn.Module] = field(default_factory=set)
-
-
-def run_copy(model: nn.Module) -> DryRun:
-    """Run a copy of ``model`` on the meta device, in training and in evaluation, as far as it can be run.
-
-    A toolkit's detector or segmenter runs through ``extract_feat``, its heads on what that gives; any other network on
-    an image. What cannot be run as a whole is run in parts, on inputs with the channels that the part's first
-    convolution takes.
-    """
-    found = DryRun()
+    found: Consumers = {}
+    pointwise: set[nn.Module] = set()
     try:
-        twin = _copy_without_data(model, found.pointwise)
+        replica = _copy_to_meta(model, pointwise)
     except FOREIGN_ERRORS:
-        return found
-    original = dict(zip(twin.modules(), model.modules(), strict=True))
+        return found, pointwise
+    original: dict[Any, Any] = dict(zip(replica.modules(), model.modules(), strict=True))
     for training in (True, False):
-        twin.train(training)  # not chained: a toolkit's override need not return the module
+        replica.train(training)  # not chained: a toolkit's override may return None
         with torch.device('meta'):
-            ran = run(twin)
-        for conv, consumers in ran.items():
-            known = found.consumers.setdefault(original[conv], [])
-            translated = [original[consumer] if isinstance(consumer, nn.Module) else consumer for consumer in consumers]
-            known += [consumer for consumer in translated if consumer not in known]
-    found.pointwise = {original[norm] for norm in found.pointwise}
-    return found
+            recorded = run_in_parts(replica)
+        for conv, consumers in recorded.items():
+            known = found.setdefault(original[conv], [])
+            known += [consumer for other in consumers if (consumer := original.get(other, other)) not in known]
+    return found, {original[norm] for norm in pointwise}
 
 
-def run(model: nn.Module) -> dict[nn.Module, list[nn.Module | str]]:
-    """Run ``model`` itself, on empty tensors, and return the consumers as in :class:`DryRun`."""
+def run_in_parts(model: nn.Module) -> Consumers:
+    """Run ``model`` itself on empty tensors, in parts if need be, and return the consumers as :func:`dry_run` does."""
     with OutputRecorder(model) as recorder, torch.no_grad():
-        whole, _ = _explore(model, recorder, None)
-    return {conv: consumers for conv, consumers in recorder.consumers.items() if consumers or conv in whole}
+        complete, _ = _run(model, recorder, None)
+    return {conv: consumers for conv, consumers in recorder.consumers.items() if consumers or conv in complete}
 
 
-def _copy_without_data(model: nn.Module, pointwise: set[nn.Module]) -> nn.Module:
-    """Copy ``model`` to the meta device, without hooks, and with stand-ins for what has no kernel there."""
+def _copy_to_meta(model: nn.Module, pointwise: set[nn.Module]) -> nn.Module:
+    """Copy ``model`` to the meta device without hooks; replace the forward of layers without a meta kernel."""
     memo: dict[int, Any] = {}
     for tensor in chain(model.parameters(), model.buffers()):
         empty = torch.empty_like(tensor, device='meta')
         memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
-    twin = copy.deepcopy(model, memo)
-    for module in twin.modules():
+    replica = copy.deepcopy(model, memo)
+    for module in replica.modules():
         module._forward_hooks.clear()
         module._forward_pre_hooks.clear()
-        if is_norm(module) or is_layer_norm(module):
-            module.forward = partial(_normalize_like, module, pointwise)
+        if is_norm(module) or isinstance(module, nn.LayerNorm):
+            module.forward = partial(_norm_output, module, pointwise)
         elif is_conv(module) and type(module).__module__.startswith('mmcv.ops.'):
-            module.forward = partial(_convolve_like, module)
-    return twin
+            module.forward = partial(_deformable_conv_output, module)
+    return replica
 
 
-def _convolve_like(conv: Any, x: Tensor, *others: Tensor) -> Tensor:
-    """What ``conv``, a deformable convolution, gives: the right shape."""
+def _deformable_conv_output(conv: Any, x: Tensor, *others: Tensor) -> Tensor:
     return nn.functional.conv2d(x, conv.weight, None, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
-def _normalize_like(norm: nn.Module, pointwise: set[nn.Module], x: Tensor) -> Tensor:
+def _norm_output(norm: nn.Module, pointwise: set[nn.Module], x: Tensor) -> Tensor:
     if x.shape[2:].numel() == 1:
         pointwise.add(norm)
     return torch.empty_like(x)
 
 
-def _explore(module: nn.Module, recorder: OutputRecorder, features: Any) -> tuple[set[nn.Module], Any]:
-    """Run ``module``, and of its children those that did not run with it.
+def _run(module: nn.Module, recorder: OutputRecorder, features: Any) -> tuple[set[nn.Module], Any]:
+    """Run ``module``, then each child with convolutions that did not run.
 
     Returns:
-        The convolutions that ran with ``module``, or in a head of this detector or of one in it, so that nothing in
-        the network but what was seen can take their output; and what it gave, for the modules after it.
+        The convolutions with a complete record: they ran with the whole ``module``, or in a head of a detector. And the
+        output, which is the input of the modules after it.
     """
     convs = {inner for inner in module.modules() if is_conv(inner)}
     if module in convs or convs <= recorder.consumers.keys():
         return set(), features
-    ran = False
+    complete: set[nn.Module] = set()
     for attempt in _attempts(module, features):
-        ran, result = _try(attempt, recorder)
-        if ran:
-            features = result
+        before = {conv: list(consumers) for conv, consumers in recorder.consumers.items()}
+        try:
+            features = attempt()
+            complete = convs & recorder.consumers.keys()
             break
-    together = convs & recorder.consumers.keys() if ran else set()
+        except FOREIGN_ERRORS:
+            recorder.consumers = before
     for child in module.children():
-        inside, features = _explore(child, recorder, features)
+        complete_in_child, features = _run(child, recorder, features)
         if hasattr(module, 'extract_feat') or hasattr(child, 'extract_feat'):
-            together |= inside
-    return together, features
-
-
-def _try(attempt: Callable[[], Any], recorder: OutputRecorder) -> tuple[bool, Any]:
-    before = {conv: list(consumers) for conv, consumers in recorder.consumers.items()}
-    try:
-        return True, attempt()
-    except FOREIGN_ERRORS:
-        recorder.consumers = before
-        return False, None
+            complete |= complete_in_child
+    return complete, features
 
 
 def _attempts(module: Any, features: Any) -> Iterator[Callable[[], Any]]:
-    """Ways to run ``module``, the likeliest first."""
+    """Yield calls of ``module`` on different inputs, the most likely to succeed first."""
     needed = [parameter for parameter in inspect.signature(module.forward).parameters.values()
               if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
-    for size in _sizes(module):
-        levels = _inputs(module, size)
+    for levels in _inputs(module):
         if hasattr(module, 'extract_feat'):
             yield partial(module.extract_feat, levels[0])
         elif features is not None:
@@ -143,21 +121,17 @@ def _attempts(module: Any, features: Any) -> Iterator[Callable[[], Any]]:
         yield partial(module, *[levels] * len(needed))
 
 
-def _sizes(module: nn.Module) -> Iterator[Any]:
-    """Of what ``module`` may take: an image, features, regions."""
+def _inputs(module: nn.Module) -> Iterator[list[Tensor]]:
+    """Yield feature pyramids of different sizes, finest level first, with the channels that ``module`` expects."""
     first: Any = next(inner for inner in module.modules() if is_conv(inner))
+    sizes = [64, 14, 7]  # of features and regions
     if first.in_channels <= 4:
-        for wanted in [inner.img_size for inner in module.modules() if hasattr(inner, 'img_size')][:1]:
-            yield wanted[0] if isinstance(wanted, (list, tuple)) else wanted  # of a transformer that takes no other
-        yield 512
-    yield from (64, 14, 7)
-
-
-def _inputs(module: nn.Module, size: int) -> list[Tensor]:
-    """Levels of a pyramid, the finest first, with the channels that ``module`` takes."""
-    first: Any = next(inner for inner in module.modules() if is_conv(inner))
+        # Some transformers take images of one size only.
+        fixed: Any = [inner.img_size for inner in module.modules() if hasattr(inner, 'img_size')][:1]
+        sizes = [*[size[0] if isinstance(size, (list, tuple)) else size for size in fixed], 512, *sizes]
     channels = getattr(module, 'in_channels', None)
     if not isinstance(channels, (list, tuple)):
         channels = [first.in_channels] * 5
-    space = first.weight.dim() - 2
-    return [torch.empty(2, count, *[max(size >> level, 2)] * space) for level, count in enumerate(channels)]
+    for size in sizes:
+        yield [torch.empty(2, count, *[max(size >> level, 2)] * (first.weight.dim() - 2))
+               for level, count in enumerate(channels)]

@@ -1,4 +1,4 @@
-"""Which convolutions feed a normalization layer, as far as the module tree tells. Imports torch alone."""
+"""Placement from the module tree, the fallback for convolutions that the dry run does not reach."""
 
 from __future__ import annotations
 
@@ -8,28 +8,26 @@ from typing import Any
 
 from torch import nn
 
-from mmws.conversion.norm_types import is_layer_norm, is_norm, norm_channels
+from mmws.conversion.layer_types import is_conv, is_norm, norm_channels
 
-__all__ = ['LAYER_NORM', 'Verdict', 'is_conv', 'read_tree']
+__all__ = ['LAYER_NORM', 'Decision', 'decide_from_tree', 'module_names']
 
-LAYER_NORM = 'a LayerNorm takes its output, which counts only where `include` asks for it'
+LAYER_NORM = 'a LayerNorm follows: standardized only if `include` matches it'
 
 
-def is_conv(module: nn.Module) -> bool:
-    """Whether ``module`` is a convolution: of torch, a subclass of one, or one of its own such as mmcv's deformable."""
-    weight = getattr(module, 'weight', None)
-    return isinstance(module, nn.modules.conv._ConvNd) or (
-        'Conv' in type(module).__name__ and hasattr(module, 'out_channels') and isinstance(weight, nn.Parameter))
+def module_names(model: nn.Module) -> dict[nn.Module, str]:
+    """Return the name of each module of ``model``; the first name if a module is registered several times."""
+    return {module: name for name, module in model.named_modules()}
 
 
 @dataclass
-class Verdict:
-    """What becomes of a convolution's output.
+class Decision:
+    """Placement decision for one convolution.
 
     Attributes:
-        norms: the normalization layers that take it.
-        reason: why the convolution must stay plain; empty if norms alone take its output.
-        ran: whether that was seen in a run, or else read off the module tree.
+        norms: the norms that consume its output.
+        reason: the reason to keep it plain; empty if only norms consume its output.
+        ran: True if the dry run showed the consumers, False if the module tree decided.
     """
 
     norms: list[nn.Module] = field(default_factory=list)
@@ -37,77 +35,69 @@ class Verdict:
     ran: bool = False
 
 
-def read_tree(model: nn.Module) -> dict[nn.Module, Verdict]:
-    """Judge each convolution of ``model`` by where it stands: does a normalization layer follow, and nothing else?
+def decide_from_tree(model: nn.Module) -> dict[nn.Module, Decision]:
+    """Decide for each convolution of ``model`` by the module that follows it in the module tree.
 
-    The modules of an ``nn.Sequential`` run one after another, those of mmcv's
-    ``ConvModule`` in the order it names, and in any other module a norm takes the output of the convolution
-    registered right before it (as in ``conv1, bn1, conv2, bn2``). A convolution that stands in several places
-    feeds a norm only if it does so in each of them.
-
-    Returns:
-        The verdict on each convolution, in the order of ``model.modules()``.
+    The modules of an ``nn.Sequential`` run in order, those of mmcv's ``ConvModule`` in the order of its attribute
+    ``order``. In any other module, a norm is taken for the consumer of the convolution registered right before it (as
+    in ``conv1, bn1, conv2, bn2``). If a convolution is registered at several places, a norm must follow at each.
+    The decisions are in the order of ``model.modules()``.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 2, 1))
-        >>> [verdict.reason for verdict in read_tree(net).values()]
-        ['', 'no norm takes its output: it ends its block']
+        >>> [decision.reason for decision in decide_from_tree(net).values()]
+        ['', 'no norm follows: last layer of its block']
     """
-    found = {module: Verdict() for module in model.modules() if is_conv(module)}
-    for run in _runs(model):
-        for conv, following in zip(run, [*run, None][1:], strict=True):
-            if conv in found:
-                reason = _why_plain(conv, following)
-                found[conv].reason = found[conv].reason or reason
-                found[conv].norms += [following] if following is not None and reason in ('', LAYER_NORM) else []
-    return found
+    decisions = {module: Decision() for module in model.modules() if is_conv(module)}
+    for sequence in _sequences(model):
+        for conv, following in zip(sequence, [*sequence, None][1:], strict=True):
+            if conv in decisions:
+                reason = _reason_to_skip(conv, following)
+                decisions[conv].reason = decisions[conv].reason or reason
+                decisions[conv].norms += [following] if following is not None and reason in ('', LAYER_NORM) else []
+    return decisions
 
 
-def _why_plain(conv: nn.Module, following: nn.Module | None) -> str:
+def _reason_to_skip(conv: nn.Module, following: nn.Module | None) -> str:
     if following is None:
-        return 'no norm takes its output: it ends its block'
-    if is_layer_norm(following):
+        return 'no norm follows: last layer of its block'
+    if isinstance(following, nn.LayerNorm):
         return LAYER_NORM
     if not is_norm(following):
-        return f'no norm takes its output: {type(following).__name__} follows'
+        return f'no norm follows: {type(following).__name__}'
     if norm_channels(following) != conv.out_channels:
-        return f'the norm that follows has {norm_channels(following)} channels, not its {conv.out_channels}'
+        return f'the next norm has {norm_channels(following)} channels, the convolution {conv.out_channels}'
     return ''
 
 
-def _runs(module: nn.Module) -> Iterator[list[nn.Module]]:
-    """Yield the runs of modules that are executed in a row, as far as the tree tells."""
-    run = _in_order(module)
-    yield run
-    for child in run:
+def _sequences(module: nn.Module) -> Iterator[list[nn.Module]]:
+    """Yield lists of modules that run one after another, as far as the tree shows it."""
+    sequence = _flattened(module)
+    yield sequence
+    for child in sequence:
         if child is not module and next(child.children(), None) is not None:
-            yield from _runs(child)
+            yield from _sequences(child)
 
 
-def _in_order(module: nn.Module) -> list[nn.Module]:
-    """The modules in ``module``, with what is certain to run in a row laid flat."""
+def _flattened(module: nn.Module) -> list[nn.Module]:
+    """Return the children in order, with nested sequential modules replaced by their own children."""
     children = _children_in_order(module)
     if not isinstance(module, nn.Sequential):
         return children or [module]
-    return [inner for child in children for inner in (_in_order(child) if _runs_in_a_row(child) else [child])]
-
-
-def _runs_in_a_row(module: nn.Module) -> bool:
-    return isinstance(module, nn.Sequential) or _is_conv_module(module)
+    return [inner for child in children
+            for inner in (_flattened(child) if isinstance(child, nn.Sequential) or _is_conv_module(child) else [child])]
 
 
 def _is_conv_module(module: nn.Module) -> bool:
-    """mmcv's ConvModule or one of its kind: it names the order in which it runs its conv, norm and activation."""
+    """Return whether ``module`` is like mmcv's ConvModule: ``order`` names the order of its conv, norm and act."""
     order = getattr(module, 'order', None)
     return isinstance(order, tuple) and set(order) == {'conv', 'norm', 'act'} and hasattr(module, 'conv')
 
 
-def _children_in_order(module: nn.Module) -> list[nn.Module]:
+def _children_in_order(module: Any) -> list[nn.Module]:
+    children = module.children()
     if isinstance(module, nn.Sequential):
-        return [child for child in module._modules.values() if child is not None]  # one that stands twice runs twice
-    if not _is_conv_module(module):
-        return list(module.children())
-    attribute = {'conv': 'conv', 'norm': 'norm', 'act': 'activate'}
-    order: Any = module.order
-    parts = [getattr(module, attribute[step], None) for step in order]
-    return [part for part in parts if part is not None]
+        children = module._modules.values()  # children() omits a repeated module, which runs at each of its places
+    elif _is_conv_module(module):
+        children = [getattr(module, 'activate' if step == 'act' else step, None) for step in module.order]
+    return [child for child in children if child is not None]

@@ -1,4 +1,4 @@
-"""Options of a conversion."""
+"""Options of a conversion, with checks."""
 
 from __future__ import annotations
 
@@ -16,24 +16,10 @@ __all__ = ['Options']
 
 @dataclass(frozen=True)
 class Options:
-    """What ``ws=dict(...)`` and the keywords of :func:`convert_` may say.
-
-    Args:
-        norm: what BatchNorm of every kind becomes: GroupNorm ``'GN'``, GroupNorm with one group ``'LN'``, instance
-            normalization ``'IN'``, :class:`mmws.layers.switchable_norm.SwitchableNorm` ``'SN'``,
-            :class:`mmws.layers.batch_channel_norm.BatchChannelNorm` ``'BCN'``, the same with estimated statistics
-            ``'EstBN'``; ``'keep'`` leaves every norm as it is.
-        weight: what becomes of the convolutions that feed a norm: standardized ``'ws'``, weight normalization ``'wn'``
-            or spectral normalization ``'spectral'``
-            (:func:`mmws.conversion.parametrize_convs.reparametrize_conv_`), or nothing, ``'plain'``.
-        num_groups: upper bound of the number of groups; the largest divisor of the channels within it is taken.
-        eps: added to each filter's standard deviation, see :func:`mmws.standardize_weight`.
-        exclude: globs on module names; the convolutions they match stay plain, their norms are replaced all the same.
-        include: globs on module names; where given, the convolutions they match alone are standardized, and
-            for these a LayerNorm counts as a norm too.
+    """Options of a conversion: ``ws=dict(...)`` in a config, or the keyword arguments of :func:`mmws.convert_`.
 
     Raises:
-        WSError: if a value is not one of these.
+        WSError: if a value is not allowed.
     """
 
     norm: str = 'GN'
@@ -46,7 +32,7 @@ class Options:
     def __post_init__(self) -> None:
         for name, known in (('norm', [*NORMS, 'keep']), ('weight', list(WEIGHTS))):
             value = getattr(self, name)
-            if not isinstance(value, str) or value not in known:  # an array compares itself, element by element
+            if not isinstance(value, str) or value not in known:  # the type first: an array compares elementwise
                 listed = ' or '.join((', '.join(map(repr, known[:-1])), repr(known[-1])))
                 raise WSError(f'ws option {name}: expected {listed}, got {value!r}')
         if type(self.num_groups) is not int or self.num_groups < 1:
@@ -62,7 +48,7 @@ class Options:
 
     @classmethod
     def parse(cls, options: Mapping[str, Any], also: Sequence[str] = ()) -> Options:
-        """Check the names and the values of ``options``; ``also`` are names known elsewhere."""
+        """Return ``options`` with checked names and values; the caller handles the names in ``also``."""
         known = [*(option.name for option in fields(cls)), *also]
         for name in options:
             if name not in known:

@@ -1,4 +1,4 @@
-"""What becomes of each convolution's output when a network runs. Imports torch alone."""
+"""Recorder of the consumers of each convolution's output during a forward pass."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
-from mmws.conversion.module_tree import is_conv
-from mmws.conversion.norm_types import is_layer_norm, is_norm
+from mmws.conversion.layer_types import is_conv, is_norm
+from mmws.ops.torch_compat import tree_leaves
 
-__all__ = ['NORM_FUNCTIONS', 'OutputRecorder']
+__all__ = ['NORM_FUNCTIONS', 'Consumers', 'OutputRecorder']
 
+Consumers = dict[nn.Module, list[nn.Module | str]]
 NORM_FUNCTIONS = {'batch_norm', 'group_norm', 'instance_norm'}
-_SAME_VALUES = {'contiguous', 'to', 'float', 'type', 'type_as', 'clone', 'detach'}
-_ONLY_THE_SHAPE = {'new_zeros', 'new_ones', 'new_full', 'new_empty', 'new_tensor', 'zeros_like', 'ones_like',
-                   'full_like', 'empty_like', 'rand_like', 'randn_like'}
+_COPIES = {'contiguous', 'to', 'float', 'type', 'type_as', 'clone', 'detach'}  # the consumers of the copy count
+_SHAPE_ONLY = {'new_zeros', 'new_ones', 'new_full', 'new_empty', 'new_tensor', 'zeros_like', 'ones_like', 'full_like',
+               'empty_like', 'rand_like', 'randn_like'}
 
 
 class OutputRecorder(TorchFunctionMode):
-    """A block under which the consumers of each convolution's output are written down.
+    """Context manager that records the consumers of each convolution's output.
 
     Attributes:
-        consumers: for each convolution that ran, what took its output: norms as modules, functions by name. A function
-            that looks at no value (a shape, ``zeros_like``) does not count, nor does a copy of the same values.
+        consumers: for each convolution that ran, its consumers in order: norms as modules, functions by name. Functions
+            that read only the shape (``zeros_like``) do not count. Of a copy with the same values, the consumers count.
 
     Example:
         >>> import torch
@@ -40,27 +40,24 @@ class OutputRecorder(TorchFunctionMode):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.consumers: dict[nn.Module, list[nn.Module | str]] = {}
+        self.consumers: Consumers = {}
         self._model = model
-        self._made: dict[int, tuple[weakref.ref[Tensor], list[nn.Module]]] = {}  # by id, as long as the tensor lives
+        # By id of the tensor; the weak reference removes the entry with the tensor, as an id can be used again.
+        self._producers: dict[int, tuple[weakref.ref[Tensor], list[nn.Module]]] = {}
         self._weights: dict[int, list[nn.Module]] = {}
         self._running = {'conv': 0, 'norm': 0}
         self._hooks: list[Any] = []
 
     def __enter__(self) -> OutputRecorder:
         for module in self._model.modules():
-            if is_conv(module):
-                if 'weight' in module._parameters:
+            if is_conv(module) or is_norm(module) or isinstance(module, nn.LayerNorm):
+                kind = 'conv' if is_conv(module) else 'norm'
+                self._hooks += [module.register_forward_pre_hook(partial(self._before, kind)),
+                                module.register_forward_hook(partial(self._after, kind), always_call=True)]
+                if kind == 'conv' and 'weight' in module._parameters:
                     self._weights.setdefault(id(module.weight), []).append(module)
-                self._watch(module, 'conv')
-            elif is_norm(module) or is_layer_norm(module):
-                self._watch(module, 'norm')
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
-
-    def _watch(self, module: nn.Module, kind: str) -> None:
-        self._hooks += [module.register_forward_pre_hook(partial(self._before, kind)),
-                        module.register_forward_hook(partial(self._after, kind), always_call=True)]
 
     def __exit__(self, *exception: Any) -> None:
         super().__exit__(*exception)  # type: ignore[no-untyped-call]
@@ -71,34 +68,30 @@ class OutputRecorder(TorchFunctionMode):
         kwargs = kwargs or {}
         result = function(*args, **kwargs)
         name = getattr(function, '__name__', str(function))
-        looked_at_no_value = result is not None and not any(isinstance(leaf, Tensor) for leaf in tree_leaves(result))
-        if self._running['norm'] or looked_at_no_value:
+        reads_no_values = result is not None and not any(isinstance(leaf, Tensor) for leaf in tree_leaves(result))
+        if self._running['norm'] or reads_no_values:
             return result
-        for convs in self._makers((args, kwargs)):
-            if name in _SAME_VALUES:
-                self._note_made(result, convs)
-            elif name not in _ONLY_THE_SHAPE:
-                self._note_taken(convs, name)
+        for convs in self._producers_of((args, kwargs)):
+            if name in _COPIES:
+                self._add_producers(result, convs)
+            elif name not in _SHAPE_ONLY:
+                self._add_consumer(convs, name)
         if name.startswith('conv') and not self._running['conv']:
             weight = kwargs['weight'] if 'weight' in kwargs else args[1]
-            self._note_taken(self._weights.get(id(weight), []), f'its weight goes to {name} outside of it')
+            self._add_consumer(self._weights.get(id(weight), []), f'{name} uses its weight directly')
         return result
 
-    def _makers(self, values: Any) -> Iterator[list[nn.Module]]:
-        """The convolutions that made the tensors among ``values``."""
+    def _producers_of(self, values: Any) -> Iterator[list[nn.Module]]:
         for leaf in tree_leaves(values):
-            if id(leaf) in self._made:
-                yield self._made[id(leaf)][1]
+            if id(leaf) in self._producers:
+                yield self._producers[id(leaf)][1]
 
-    def _note_made(self, result: Any, convs: list[nn.Module]) -> None:
+    def _add_producers(self, result: Any, convs: list[nn.Module]) -> None:
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
-                self._made[id(leaf)] = weakref.ref(leaf, partial(self._forget, id(leaf))), convs
+                self._producers[id(leaf)] = weakref.ref(leaf, partial(self._producers.pop, id(leaf))), convs
 
-    def _forget(self, key: int, _: Any) -> None:
-        self._made.pop(key, None)
-
-    def _note_taken(self, convs: list[nn.Module], consumer: nn.Module | str) -> None:
+    def _add_consumer(self, convs: list[nn.Module], consumer: nn.Module | str) -> None:
         for conv in convs:
             consumers = self.consumers.setdefault(conv, [])
             consumers += [consumer] if consumer not in consumers else []
@@ -106,11 +99,11 @@ class OutputRecorder(TorchFunctionMode):
     def _before(self, kind: str, module: nn.Module, args: Any) -> None:
         self._running[kind] += 1
         if kind == 'norm':
-            for convs in self._makers(args):
-                self._note_taken(convs, module)
+            for convs in self._producers_of(args):
+                self._add_consumer(convs, module)
 
     def _after(self, kind: str, module: nn.Module, args: Any, output: Any) -> None:
         self._running[kind] -= 1
         if kind == 'conv':
             self.consumers.setdefault(module, [])
-            self._note_made(output, [module])
+            self._add_producers(output, [module])

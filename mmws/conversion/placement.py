@@ -1,56 +1,90 @@
-"""Which convolutions feed a normalization layer, on any nn.Module. Imports torch alone."""
+"""Rules of placement: a convolution is standardized if only norms consume its output.
+
+To change the treatment of a function (say ``cat``), edit :func:`decide`, or the lists in ``output_recorder.py`` of
+functions that do not count. ``meta_run.py`` is the dry run, ``module_tree.py`` the fallback without one.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from torch import nn
 
-from mmws.conversion.meta_run import run_copy
-from mmws.conversion.module_tree import LAYER_NORM, Verdict, is_conv, read_tree
-from mmws.conversion.norm_types import is_layer_norm
+from mmws.conversion.meta_run import dry_run
+from mmws.conversion.module_tree import LAYER_NORM, Decision, decide_from_tree
+from mmws.conversion.options import Options
 from mmws.conversion.output_recorder import NORM_FUNCTIONS
+from mmws.errors import WSError, near_matches
 
-__all__ = ['LAYER_NORM', 'Placement', 'Verdict', 'find_placement', 'is_conv', 'judge']
+__all__ = ['Placement', 'apply_globs_', 'decide', 'find_placement']
 
 
 @dataclass
 class Placement:
-    """Where Weight Standardization belongs in a model.
+    """Placement of Weight Standardization in a model: a decision for each convolution, in the order of ``modules()``.
 
-    Attributes:
-        convs: the verdict on each convolution, in the order of ``model.modules()``.
-        pointwise: the norms that were seen to take a single value per channel and image.
+    ``pointwise`` has the norms whose input has a single value per channel and image.
     """
 
-    convs: dict[nn.Module, Verdict]
+    decisions: dict[nn.Module, Decision]
     pointwise: set[nn.Module]
+
+    def producers(self) -> dict[nn.Module, nn.Module]:
+        """Return the convolution before each norm; if there are several, one that trains."""
+        trained_last = sorted(self.decisions, key=lambda conv: bool(conv.weight.requires_grad))
+        return {norm: conv for conv in trained_last for norm in self.decisions[conv].norms}
 
 
 def find_placement(model: nn.Module) -> Placement:
-    """Judge each convolution of ``model``: do normalization layers take its output, and nothing else?
-
-    A copy of the network runs on the meta device (:func:`mmws.conversion.meta_run.run_copy`), which shows what takes
-    each output. Where the network cannot be run, the module tree decides
-    (:func:`mmws.conversion.module_tree.read_tree`).
+    """Decide for each convolution of ``model`` from a dry run; from the module tree if the convolution does not run.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 2, 1))
-        >>> [verdict.reason for verdict in find_placement(net).convs.values()]
-        ['', 'no norm takes its output: it leaves the network']
+        >>> [decision.reason for decision in find_placement(net).decisions.values()]
+        ['', 'no norm follows: the output leaves the network']
     """
-    ran = run_copy(model)
-    judged = {conv: judge(consumers) for conv, consumers in ran.consumers.items()}
-    return Placement(read_tree(model) | judged, ran.pointwise)
+    consumers, pointwise = dry_run(model)
+    return Placement(decide_from_tree(model) | {conv: decide(consumers[conv]) for conv in consumers}, pointwise)
 
 
-def judge(consumers: list[nn.Module | str]) -> Verdict:
-    """Turn what took a convolution's output in a run into a verdict."""
+def decide(consumers: list[nn.Module | str]) -> Decision:
+    """Decide for a convolution from the consumers of its output.
+
+    Only norms may consume it: norm modules, or calls of :data:`NORM_FUNCTIONS`. Any other function (``add``, ``cat``)
+    keeps the convolution plain.
+    """
+    if not consumers:
+        return Decision([], 'no norm follows: the output leaves the network', ran=True)
     norms = [consumer for consumer in consumers if isinstance(consumer, nn.Module)]
     others = [consumer for consumer in consumers if isinstance(consumer, str) and consumer not in NORM_FUNCTIONS]
-    if not consumers:
-        return Verdict([], 'no norm takes its output: it leaves the network', ran=True)
     if others:
-        who = 'not only norms take' if norms else 'no norm takes'
-        return Verdict([], f'{who} its output: {", ".join(others)}', ran=True)
-    return Verdict(norms, LAYER_NORM if any(map(is_layer_norm, norms)) else '', ran=True)
+        return Decision([], f'{"not only norms follow" if norms else "no norm follows"}: {", ".join(others)}', ran=True)
+    return Decision(norms, LAYER_NORM if any(isinstance(norm, nn.LayerNorm) for norm in norms) else '', ran=True)
+
+
+def apply_globs_(decisions: dict[nn.Module, Decision], model: nn.Module, options: Options) -> None:
+    """Apply the options ``include`` and ``exclude``; raise :class:`WSError` if a glob matches no convolution."""
+    included = _matching(decisions, model, 'include', options.include)
+    for conv, decision in decisions.items() if included else ():
+        if conv not in included:
+            decision.reason = f'not in include={list(options.include)}'
+        elif decision.reason == LAYER_NORM:
+            decision.reason = ''
+    for conv, glob in _matching(decisions, model, 'exclude', options.exclude).items():
+        decisions[conv].reason = f'excluded by {glob!r}'
+
+
+def _matching(
+        convs: Collection[nn.Module], model: nn.Module, option: str, globs: Collection[str]) -> dict[nn.Module, str]:
+    """Return the convolutions with a name that matches one of ``globs``, and the last such glob."""
+    named = [(name, module) for name, module in model.named_modules(remove_duplicate=False) if module in convs]
+    found: dict[nn.Module, str] = {}
+    for glob in globs:
+        matching = [conv for name, conv in named if fnmatchcase(name, glob)]
+        if not matching:
+            raise WSError(f'ws option {option}: {glob!r} matches no convolution of {type(model).__name__}; '
+                          + near_matches(glob, [name for name, _ in named]))
+        found.update(dict.fromkeys(matching, glob))
+    return found

@@ -1,14 +1,16 @@
-"""BatchNorm replaced by another norm, in place. Imports torch alone."""
+"""Replacement of BatchNorm by another norm, in place."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
-from mmws.conversion.norm_types import act_group_norm, batch_norms, is_batch_norm, norm_channels
+from mmws.conversion.layer_types import act_group_norm, batch_norms, is_batch_norm, norm_channels
+from mmws.conversion.module_tree import module_names
 from mmws.layers.batch_channel_norm import BatchChannelNorm, EstimatedBatchChannelNorm, EstimatedBatchNorm, group_count
 from mmws.layers.switchable_norm import SwitchableNorm
 
@@ -17,154 +19,132 @@ __all__ = ['NORMS', 'replace_batch_norms_', 'replace_norm_']
 NORMS = {'GN': ('GroupNorm', 'gn'), 'LN': ('GroupNorm of one group', 'gn'), 'IN': ('InstanceNorm', 'in'),
          'SN': ('SwitchableNorm', 'sn'), 'BCN': ('BatchChannelNorm', 'bcn'),
          'EstBN': ('EstimatedBatchChannelNorm', 'estbn')}
-"""What may stand in BatchNorm's place: its name, and mmcv's abbreviation where a module names a norm by its type."""
+"""Values of the option ``norm``: the name of the replacement, and mmcv's prefix for the names of such norms."""
 
 _INSTANCE_NORMS = {1: nn.InstanceNorm1d, 2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 _BATCH_CHANNEL_NORMS = {'BCN': BatchChannelNorm, 'EstBN': EstimatedBatchChannelNorm}
-_CONTENT = ('_parameters', '_buffers', '_modules')
-_BATCH_NORM_STATE = ('num_features', 'momentum', 'track_running_stats', 'process_group', 'group', 'group_size',
-                     'stats_mode')
+_BATCH_NORM_ATTRIBUTES = ('num_features', 'momentum', 'affine', 'track_running_stats', 'process_group', 'group',
+                          'group_size', 'stats_mode')
 
 
 def replace_norm_(norm: nn.Module, kind: str = 'GN', num_groups: int = 32, pointwise: bool = False,
                   dimensions: int = 2) -> nn.Module:
-    """Make a BatchNorm of any type a norm of another ``kind``, in place.
+    """Replace a BatchNorm by a norm of another ``kind``, in place.
 
     The module stays the same object, with its affine parameters, hooks, ``training`` and sharing. Running statistics
-    go, but where the new norm has some too. ``eps`` becomes the new norm's 1e-5. In batch-channel normalization the
-    BatchNorm becomes the part ``bn``, as it was; new parameters train if the old ones did.
+    are kept if the new norm has them too. ``eps`` becomes 1e-5, the default of the new norm. In batch-channel
+    normalization, the old BatchNorm becomes the part ``bn``. New parameters train if the old ones do.
 
     Args:
-        norm: of a type that :func:`mmws.conversion.norm_types.is_batch_norm` knows; with an activation inside only for
-            GroupNorm.
-        kind: one of :data:`NORMS`; ``'LN'`` is GroupNorm (arXiv 1803.08494) with one group.
-        num_groups: upper bound of the number of groups, see :func:`mmws.layers.batch_channel_norm.group_count`.
-        pointwise: whether the norm takes a single value per channel and image: an instance has no statistics there,
-            and ``'IN'`` makes a GroupNorm.
-        dimensions: of the places that the norm takes, for ``'IN'``.
+        norm: a BatchNorm of a known class; with a built-in activation only for ``'GN'`` and ``'LN'``.
+        kind: a key of :data:`NORMS`; ``'LN'`` is GroupNorm (arXiv 1803.08494) with one group.
+        num_groups: the maximum number of groups, see :func:`mmws.layers.batch_channel_norm.group_count`.
+        pointwise: True if the input has a single value per channel and image; ``'IN'`` then gives a GroupNorm.
+        dimensions: the number of spatial dimensions of the input, for ``'IN'``.
 
     Example:
         >>> norm = replace_norm_(nn.BatchNorm2d(48))
         >>> type(norm).__name__, norm.num_groups, norm.num_channels
         ('GroupNorm', 24, 48)
     """
-    channels = norm_channels(norm)
-    if kind in _BATCH_CHANNEL_NORMS:
-        return _wrap_(norm, kind, group_count(channels, num_groups, pointwise))
-    if kind == 'SN':
-        return _become_(norm, SwitchableNorm(channels))
-    if kind == 'IN' and not pointwise:
-        return _become_(norm, _INSTANCE_NORMS[dimensions](channels, affine=True))
+    channels, affine = norm_channels(norm), bool(norm.affine)
     groups = 1 if kind == 'LN' else group_count(channels, num_groups, pointwise)
-    act = act_group_norm(norm)
-    _become_(norm, nn.GroupNorm(groups, channels))
-    if act:
-        norm.__class__, norm._fast_norm = act, False  # type: ignore[assignment]
-    return norm
+    if kind in _BATCH_CHANNEL_NORMS:
+        return _become_(norm, _batch_channel_norm(norm, kind, groups))
+    if kind == 'SN':
+        new: nn.Module = SwitchableNorm(channels)
+    elif kind == 'IN' and not pointwise:
+        new = _INSTANCE_NORMS[dimensions](channels, affine=affine)
+    else:
+        new = (act_group_norm(norm) or nn.GroupNorm)(num_groups=groups, num_channels=channels, affine=affine)
+    return _become_(norm, _take_tensors_(new, norm))
 
 
-def replace_batch_norms_(model: nn.Module, kind: str, num_groups: int, fed_by: Mapping[nn.Module, Any],
-                         pointwise: Iterable[nn.Module]) -> tuple[dict[str, str], dict[str, str]]:
-    """Replace each BatchNorm of ``model`` and name it after its new type where its parent does so.
+def replace_batch_norms_(model: nn.Module, kind: str, num_groups: int, producers: Mapping[nn.Module, Any],
+                         pointwise: Collection[nn.Module]) -> tuple[dict[str, str], dict[str, str]]:
+    """Replace each BatchNorm of ``model``, and rename it if its parent stores its name.
 
-    A norm that takes no statistics of the batch trains if the convolution before it does, also where the BatchNorm was
-    frozen.
-
-    Args:
-        model: any network.
-        kind: one of :data:`NORMS`.
-        num_groups: upper bound of the number of groups.
-        fed_by: a convolution whose output the norm takes, that trains if any does.
-        pointwise: the norms that take a single value per channel and image.
+    A norm without batch statistics trains if the convolution before it trains, even if the BatchNorm was frozen.
+    ``producers`` and ``pointwise`` are those of :class:`mmws.conversion.placement.Placement`.
 
     Returns:
-        What became of the norms, by name, and why others stay.
+        The change of each replaced norm, and the reason for each other one, by module name.
     """
-    found = list(batch_norms(model))
-    left = {norm: reason for norm in found if (reason := _why_not(norm, kind))}
-    became: dict[nn.Module, str] = {}
-    for norm in found:
-        if norm not in left:
-            was, conv = type(norm), fed_by.get(norm)
-            single = norm in pointwise or (was is nn.BatchNorm1d and not conv)  # it may take vectors
-            replace_norm_(norm, kind, num_groups, single, conv.weight.dim() - 2 if conv else _dimensions(was))
-            became[norm] = f'{was.__name__} -> {_describe(norm)}'
-            if kind == 'IN' and single:
-                became[norm] += ': a single value per channel is no instance to normalize over'
-            if kind in ('GN', 'LN', 'IN') and conv and conv.weight.requires_grad:
-                norm.requires_grad_()  # BatchNorm is frozen for its statistics' sake
+    found = batch_norms(model)
+    kept = {norm: reason for norm in found if (reason := _unsupported_reason(norm, kind))}
+    changes = {norm: _replace_(norm, kind, num_groups, producers.get(norm), norm in pointwise)
+               for norm in found if norm not in kept}
     for parent in list(model.modules()):
-        _rename_norms(parent, became, NORMS[kind][1])
-    names = dict(model.named_modules())
-    return ({name: became[norm] for name, norm in names.items() if norm in became},
-            {name: left[norm] for name, norm in names.items() if norm in left})
+        _rename_norms_(parent, changes, NORMS[kind][1])
+    names = module_names(model)
+    return ({name: changes[norm] for norm, name in names.items() if norm in changes},
+            {name: kept[norm] for norm, name in names.items() if norm in kept})
 
 
-def _why_not(norm: nn.Module, kind: str) -> str:
-    """Why ``norm`` cannot become a norm of that ``kind``; nothing if it can."""
+def _unsupported_reason(norm: nn.Module, kind: str) -> str:
     if not is_batch_norm(norm):
-        return f'{type(norm).__name__} is a BatchNorm of unknown behaviour'
-    if act_group_norm(norm) and kind not in ('GN', 'LN'):
-        return f'{type(norm).__name__} has an activation inside, which there is no {kind} with; it stays as it is'
-    return ''
+        return f'{type(norm).__name__} is an unknown subclass of BatchNorm'
+    act = act_group_norm(norm) and kind not in ('GN', 'LN')
+    return f'{type(norm).__name__} has a built-in activation, only GN and LN can replace it' if act else ''
 
 
-def _describe(norm: nn.Module) -> str:
-    numbers = [getattr(norm, 'num_groups', None), norm_channels(norm)]
-    return f'{type(norm).__name__}({", ".join(str(number) for number in numbers if number is not None)})'
+def _replace_(norm: nn.Module, kind: str, num_groups: int, conv: Any, pointwise: bool) -> str:
+    """Replace ``norm``, which follows ``conv`` (or None), and describe the change."""
+    old = type(norm)
+    pointwise = pointwise or (old is nn.BatchNorm1d and not conv)  # the input may be vectors
+    dimensions = conv.weight.dim() - 2 if conv else 1 if old is nn.BatchNorm1d else 3 if old is nn.BatchNorm3d else 2
+    replace_norm_(norm, kind, num_groups, pointwise, dimensions)
+    if kind in ('GN', 'LN', 'IN') and conv and conv.weight.requires_grad:
+        norm.requires_grad_()  # BatchNorm is frozen because of its statistics
+    groups = f'{norm.num_groups}, ' if hasattr(norm, 'num_groups') else ''
+    undefined = ': InstanceNorm is undefined for a single value per channel' if kind == 'IN' and pointwise else ''
+    return f'{old.__name__} -> {type(norm).__name__}({groups}{norm_channels(norm)}){undefined}'
 
 
-def _become_(norm: nn.Module, other: nn.Module, like: nn.Module | None = None) -> nn.Module:
-    """Take the class and the content of ``other``, on the device of ``like``, but for what fits of one's own."""
-    _fit_to(other, like or norm)
-    for own, new in ((vars(norm)[name], vars(other)[name]) for name in ('_parameters', '_buffers')):
-        missing = own is norm._parameters  # with affine=False; statistics that are missing are not kept so
-        kept = {name: own[name] for name in new
-                if name in own and new[name] is not None and (missing or own[name] is not None)}
-        own.clear()
-        own.update({**new, **kept})
-    attributes = {name: value for name, value in vars(other).items() if not name.startswith('_')}
-    same = {name: vars(norm)[name] for name in attributes.keys() & {'training', 'affine'}}
-    for name in _BATCH_NORM_STATE:
-        vars(norm).pop(name, None)
-    vars(norm).update(attributes | same)
-    norm._modules.update(other._modules)
-    norm.__class__ = type(other)
-    return norm
+def _batch_channel_norm(norm: Any, kind: str, groups: int) -> nn.Module:
+    """Return a batch-channel normalization with ``bn`` made from ``norm``."""
+    new = _match_(_BATCH_CHANNEL_NORMS[kind](norm_channels(norm), num_groups=groups), norm)
+    momentum = 0.1 if norm.momentum is None else norm.momentum
+    new.bn = (_become_(nn.Module(), norm) if kind == 'BCN' else  # a copy without the hooks, which stay with `norm`
+              _take_tensors_(EstimatedBatchNorm(norm_channels(norm), norm.eps, momentum, norm.affine), norm))
+    return new
 
 
-def _fit_to(other: nn.Module, norm: nn.Module) -> None:
-    """Give ``other`` the device, dtype and ``requires_grad`` of ``norm``."""
-    for tensor in (*norm.parameters(False), *norm.buffers(False)):
-        if tensor.is_floating_point():
-            other.to(tensor.device, tensor.dtype)
-    other.requires_grad_(all(parameter.requires_grad for parameter in norm.parameters(False)))
+def _match_(new: nn.Module, norm: nn.Module) -> nn.Module:
+    """Give ``new`` the device, dtype, ``requires_grad`` and mode of ``norm``."""
+    for tensor in filter(torch.is_floating_point, (*norm.parameters(False), *norm.buffers(False))):
+        new.to(tensor)
+    return new.requires_grad_(all(parameter.requires_grad for parameter in norm.parameters(False))).train(norm.training)
 
 
-def _wrap_(norm: nn.Module, kind: str, num_groups: int) -> nn.Module:
-    """Make ``norm`` a batch-channel normalization whose first step it was."""
-    other = _BATCH_CHANNEL_NORMS[kind](norm_channels(norm), num_groups=num_groups)
-    first: nn.Module = object.__new__(type(norm))
-    hooks = {name: value for name, value in vars(nn.Module()).items() if 'hooks' in name}  # those stay with ``norm``
-    vars(first).update(vars(norm) | hooks | {name: dict(vars(norm)[name]) for name in _CONTENT})
-    norm._parameters.clear()
-    norm._buffers.clear()
-    if kind == 'EstBN':
-        momentum = 0.1 if first.momentum is None else first.momentum
-        _become_(first, EstimatedBatchNorm(norm_channels(norm), first.eps, momentum))  # type: ignore[arg-type]
-    _become_(norm, other, like=first).bn = first
-    return norm
+def _take_tensors_(new: nn.Module, norm: nn.Module) -> nn.Module:
+    """Give ``new`` the affine parameters of ``norm``, and its running statistics if both have them."""
+    _match_(new, norm)
+    for name, tensor in (norm._parameters | dict(norm.named_buffers(recurse=False))).items():
+        if getattr(new, name, None) is not None:
+            setattr(new, name, tensor)
+    return new
 
 
-def _dimensions(kind: type[nn.Module]) -> int:
-    return {nn.BatchNorm1d: 1, nn.BatchNorm3d: 3}.get(kind, 2)  # type: ignore[arg-type]
+def _become_(module: nn.Module, new: nn.Module) -> nn.Module:
+    """Turn ``module`` into ``new``: swap class and attributes, keep hooks, submodules and attributes of other code.
+
+    It must stay the same object: parent modules, hooks and user code hold references to it.
+    """
+    kept = {name: value for name, value in vars(module).items()
+            if 'hook' in name or (name not in vars(new) and name not in _BATCH_NORM_ATTRIBUTES)}
+    modules = new._modules | module._modules
+    module.__class__ = type(new)
+    vars(module).clear()
+    vars(module).update(vars(new) | kept, _modules=modules)
+    return module
 
 
-def _rename_norms(parent: nn.Module, replaced: Mapping[nn.Module, str], abbreviation: str) -> None:
-    """Where ``parent`` keeps the name of its norm in an attribute (``norm1_name = 'bn1'``), name the new type."""
+def _rename_norms_(parent: nn.Module, replaced: Mapping[nn.Module, str], prefix: str) -> None:
+    """Rename the norms of a ``parent`` that stores their names (``norm1_name = 'bn1'``), as mmcv's modules do."""
     for attribute, old in list(vars(parent).items()):
         if re.fullmatch(r'norm\d*_name', attribute) and parent._modules.get(old) in replaced and old.startswith('bn'):
-            new = f'{abbreviation}{old[2:]}'
+            new = f'{prefix}{old[2:]}'
             renamed = {new if name == old else name: child for name, child in parent._modules.items()}
             parent._modules.clear()
             parent._modules.update(renamed)

@@ -12,13 +12,13 @@ __all__ = ['Report']
 
 @dataclass
 class Report:
-    """What :func:`convert_` did, by module name.
+    """Result of :func:`mmws.convert_`, by module name.
 
     Attributes:
-        converted: the convolutions that became standardized, or what ``weight`` says.
-        skipped: the convolutions, and modules of other kinds, that stay as they were, with the reason.
-        unseen: the convolutions that were not seen in a run and were judged by the module tree.
-        norms: the norms that were replaced, with what stands in their place.
+        converted: the convolutions that were standardized (or got the other form that ``weight`` names).
+        skipped: the convolutions and other modules that stay unchanged, with the reason.
+        unseen: the convolutions that no run reached; the module tree decided for them.
+        norms: the norms that were replaced, with the old and the new type.
         norm, weight: the options of the conversion.
     """
 
@@ -30,18 +30,16 @@ class Report:
     weight: str = 'ws'
 
     def summary(self) -> str:
-        """Return the figures in a line."""
+        """Return the counts in one line."""
         unseen = f', {len(self.unseen)} judged by the module tree' if self.unseen else ''
-        method, became = WEIGHTS[self.weight]
-        norms = 'norms kept' if self.norm == 'keep' else (
-            f'{len(self.norms)} BatchNorm replaced by {NORMS[self.norm][0]}')
-        return (f'{method}: {len(self.converted)} convolutions {became}, '
-                f'{len(self.skipped)} left as they were, {norms}{unseen}')
+        method, form = WEIGHTS[self.weight]
+        norms = f'{len(self.norms)} BatchNorm replaced by {NORMS[self.norm][0]}' if self.norm in NORMS else 'norms kept'
+        return f'{method}: {len(self.converted)} convolutions {form}, {len(self.skipped)} unchanged, {norms}{unseen}'
 
     def __str__(self) -> str:
         lines = [self.summary()]
         lines += [f'  {WEIGHTS[self.weight][1]}  {name}' for name in self.converted]
-        lines += [f'  left          {name}: {reason}' for name, reason in self.skipped.items()]
-        lines += [f'  not seen run  {name}: judged by the module tree' for name in self.unseen]
-        lines += [f'  norm          {name}: {became}' for name, became in self.norms.items()]
+        lines += [f'  unchanged     {name}: {reason}' for name, reason in self.skipped.items()]
+        lines += [f'  not run       {name}: judged by the module tree' for name in self.unseen]
+        lines += [f'  norm          {name}: {change}' for name, change in self.norms.items()]
         return '\n'.join(lines)

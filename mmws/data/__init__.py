@@ -1,4 +1,1 @@
-"""Datasets that need no download.
-
-Imports :mod:`mmws.files` and :mod:`mmws.errors` only.
-"""
+"""Datasets that need no download. Of mmws, imports :mod:`mmws.files` and :mod:`mmws.errors` only."""

@@ -1,4 +1,4 @@
-"""The laboratory: study, benchmark, loss landscape, learning-rate range, sweep over the stock configs.
+"""Experiments with mmws: study, benchmark, loss landscape, learning-rate range, sweep over the stock configs.
 
-Imports everything. It is not in the wheel: run its tools from a checkout of the repository.
+May import every other package of mmws. Not in the wheel: run the tools of this package from a checkout.
 """

@@ -1,9 +1,8 @@
-"""Learning-rate range test: which rates a config can train with."""
+"""Learning-rate range test: train while the learning rate rises, and find the rates that training can use."""
 
 from __future__ import annotations
 
 import copy
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -12,10 +11,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 from mmengine.config import Config
-from mmengine.hooks import Hook
 
 from mmws.errors import WSError
-from mmws.experiments.short_run import short_run
+from mmws.experiments.short_run import LossRecorder, base_rate, short_run
+from mmws.files import write_json
 
 __all__ = ['measure_lr_ranges', 'plot_lr_ranges', 'usable_range']
 
@@ -24,32 +23,24 @@ SMOOTHING, FALL, RISE, DIVERGED = 0.95, 0.1, 1.5, 4.0
 
 def measure_lr_ranges(configs: Mapping[str, Config], low: float, high: float, steps: int,
                       out: Path) -> dict[str, dict[str, Any]]:
-    """Train each of ``configs`` while its learning rate rises from ``low`` to ``high``, and note the loss.
+    """Train each config while its learning rate rises from ``low`` to ``high``, and record the loss.
 
-    The rate grows by the same factor after each step (arXiv 1506.01186, which has it grow by the same amount), with
-    the config's own optimizer, multipliers and data. It ends early where the smoothed loss is no number or exceeds
-    4 times its minimum. Smoothed is an exponential moving average, of weight 0.95 and corrected for its start.
-
-    Args:
-        configs: of any toolkit on mmengine, by the names that they are to have in the figure.
-        low, high: rates.
-        steps: from the one to the other.
-        out: the folder for ``lr_range.json``, ``lr_range.png`` and mmengine's logs.
+    The rate grows by the same factor after each step (in arXiv 1506.01186 by the same amount). Optimizer, multipliers
+    and data are those of the config. A training ends early if the smoothed loss is not finite or exceeds 4 times its
+    minimum. The smoothed loss is an exponential moving average with weight 0.95 and bias correction. The keys of
+    ``configs`` are the names in the figure. Writes ``lr_range.json``, ``lr_range.png`` and mmengine's logs to ``out``.
 
     Returns:
-        What ``lr_range.json`` holds, by name: ``rates``, ``losses`` and ``smoothed`` by step, the rate it ``diverged``
-        at, if it did, and what is ``usable``, see :func:`usable_range`.
-
-    Raises:
-        WSError: if the rates or the number of steps make no range, or there is no loss at the first.
+        The content of ``lr_range.json``. By name: ``rates``, ``losses`` and ``smoothed`` by step; ``diverged``, the
+        rate at the divergence or None; ``usable``, see :func:`usable_range`.
     """
     if not (0 < low < high < math.inf and steps > 1):
-        raise WSError(f'a range test goes from a low to a higher learning rate in 2 steps or more, '
+        raise WSError('expected a range test from a low to a higher learning rate in 2 steps or more, '
                       f'got {low:g} to {high:g} in {steps}')
     results = {}
     for index, (name, config) in enumerate(configs.items()):
         results[name] = _measure(config, low, high, steps, out / f'run_{index}')
-        (out / 'lr_range.json').write_text(json.dumps(results, indent=1) + '\n')
+        write_json(out / 'lr_range.json', results, indent=1)
     plot_lr_ranges(results, out / 'lr_range.png')
     return results
 
@@ -58,44 +49,45 @@ def _measure(config: Config, low: float, high: float, steps: int, work_dir: Path
     config = copy.deepcopy(config)
     config.optim_wrapper.optimizer.lr = low
     growth = (high / low) ** (1 / (steps - 1))
-    recorder = _Recorder()
+    recorder = _RangeRecorder()
     short_run(config, recorder, steps, work_dir,
               [{'type': 'ExponentialLR', 'gamma': growth, 'by_epoch': False, 'begin': 0, 'end': steps}])
     if not recorder.losses:
-        raise WSError(f'{config.filename}: the loss of the first step is no number')
+        raise WSError(f'{config.filename}: the loss of the first step is NaN or infinite')
     return {'low': low, 'high': high, 'steps': steps,
             'rates': recorder.rates, 'losses': recorder.losses, 'smoothed': recorder.smoothed,
             'diverged': recorder.rates[-1] if recorder.diverged else None,
             'usable': usable_range(recorder.rates, recorder.losses, recorder.smoothed)}
 
 
-class _Recorder(Hook):  # type: ignore[misc]
+class _RangeRecorder(LossRecorder):
     def __init__(self) -> None:
-        self.rates: list[float] = []
-        self.losses: list[float] = []
+        super().__init__()
+        self.rates: list[float] = []  # one more than the losses if the last loss is not finite
         self.smoothed: list[float] = []
         self.diverged = False
         self._average = 0.0
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        rates = runner.optim_wrapper.get_lr()
-        loss = outputs['loss'].item()
-        self._average = SMOOTHING * self._average + (1 - SMOOTHING) * loss
-        smoothed = self._average / (1 - SMOOTHING ** (len(self.rates) + 1))
-        self.rates.append(rates.get('base_lr', rates['lr'])[0])
-        if not math.isfinite(loss) or smoothed > DIVERGED * min([smoothed, *self.smoothed]):
-            self.diverged = runner.train_loop.stop_training = True
-        if math.isfinite(loss):  # JSON has no other numbers; the last rate is then one longer than the losses
-            self.losses.append(loss)
-            self.smoothed.append(smoothed)
+        self.rates.append(base_rate(runner))
+        super().after_train_iter(runner, batch_idx, data_batch, outputs)
+        if len(self.losses) == len(self.rates):
+            self._average = SMOOTHING * self._average + (1 - SMOOTHING) * self.losses[-1]
+            self.smoothed.append(self._average / (1 - SMOOTHING ** len(self.rates)))
+            if self.smoothed[-1] > DIVERGED * min(self.smoothed):
+                self.on_divergence(runner, self.losses[-1])
+
+    def on_divergence(self, runner: Any, loss: float) -> None:
+        self.diverged = True
+        super().on_divergence(runner, loss)
 
 
 def usable_range(rates: Sequence[float], losses: Sequence[float], smoothed: Sequence[float]) -> list[float] | None:
     r"""Return the lowest and the highest rate that training can use, None if the loss never fell.
 
-    With :math:`L` the smoothed loss, :math:`L_0` the median of the losses in the first tenth of the steps, where the
-    rate is too low to matter, and :math:`L_*` the minimum of :math:`L`: from the rate at which
-    :math:`L \le L_0 - 0.1 (L_0 - L_*)` for good until the minimum, to the last one before :math:`L > 1.5 L_*`.
+    :math:`L` is the smoothed loss, :math:`L_*` its minimum, and :math:`L_0` the median of the losses in the first tenth
+    of the steps, where the rate is too low to matter. The range starts at the first rate from which
+    :math:`L \le L_0 - 0.1 (L_0 - L_*)` holds until the minimum. It ends at the last rate before :math:`L > 1.5 L_*`.
 
     Example:
         >>> usable_range([1, 2, 4, 8, 16], [5, 5, 3, 2, 9], [5, 5, 3, 2, 9])
@@ -112,20 +104,17 @@ def usable_range(rates: Sequence[float], losses: Sequence[float], smoothed: Sequ
 
 
 def plot_lr_ranges(results: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """Draw the smoothed loss of each of ``results`` against the rate, by name; the usable range is the thick part."""
+    """Draw the smoothed loss of each result against the rate; the line is thick in the usable range."""
     figure = Figure(figsize=(7, 4.5), layout='constrained')
     axes = figure.subplots()
     for (name, result), style in zip(results.items(), ['-', '--', '-.', ':'] * len(results), strict=False):
-        rates = result['rates'][:len(result['smoothed'])]
+        points = list(zip(result['rates'], result['smoothed'], strict=False))
         low, high = result['usable'] or (math.inf, math.inf)
-        axes.plot(rates, result['smoothed'], style, color='black', linewidth=1, label=name)
-        inside = [(rate, loss) for rate, loss in zip(rates, result['smoothed'], strict=True) if low <= rate <= high]
-        axes.plot(*zip(*inside, strict=True) if inside else ([], []), style, color='black', linewidth=3)
-    axes.set(xscale='log', xlabel='learning rate', ylabel='training loss, smoothed', ylim=(0, _top(results)))
+        usable = [(rate, loss) for rate, loss in points if low <= rate <= high]
+        axes.plot(*zip(*points, strict=True), style, color='black', linewidth=1, label=name)
+        axes.plot(*zip(*usable, strict=True) if usable else ([], []), style, color='black', linewidth=3)
+    top = 1.5 * max(max(result['losses'][:5]) for result in results.values())
+    axes.set(xscale='log', xlabel='learning rate', ylabel='training loss, smoothed', ylim=(0, top))
     axes.legend()
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
-
-
-def _top(results: Mapping[str, Mapping[str, Any]]) -> float:
-    return 1.5 * max(max(result['losses'][:5], default=1.0) for result in results.values())

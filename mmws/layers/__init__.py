@@ -1,4 +1,1 @@
-"""Layers: convolutions with standardized weights, the cache of these weights, and norms that torch lacks.
-
-Imports torch and :mod:`mmws.ops` only.
-"""
+"""Layers: standardized convolutions, the cache of their weights, and norms that torch lacks. Imports no toolkit."""

@@ -1,4 +1,4 @@
-"""Batch-channel normalization, with statistics of the batch or estimated ones. Imports torch alone."""
+"""Batch-channel normalization with statistics of the batch or running estimates."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mmws.ops.torch_compat import BatchNorm, NormBase
+
 __all__ = ['BatchChannelNorm', 'EstimatedBatchChannelNorm', 'EstimatedBatchNorm', 'group_count']
 
 
 def group_count(channels: int, at_most: int = 32, pointwise: bool = False) -> int:
     """Return the largest divisor of ``channels`` that is at most ``at_most``.
 
-    Where there is one place per image to take statistics over (``pointwise``), groups of one channel would hold a
-    single value, which has none: there the groups have 8 channels or more.
+    ``pointwise``: the feature map has one position per image. A group of one channel would then hold a single value,
+    which has no variance, so each group gets at least 8 channels.
 
     Example:
         >>> group_count(64), group_count(48), group_count(20), group_count(37)
@@ -25,25 +27,25 @@ def group_count(channels: int, at_most: int = 32, pointwise: bool = False) -> in
     return group_count(channels, max(channels // 8, 1)) if pointwise and groups == channels else groups
 
 
-class _BatchNorm(nn.modules.batchnorm._BatchNorm):
+class _BatchNorm(BatchNorm):
     """``nn.BatchNorm`` for inputs of any dimension."""
 
     def _check_input_dim(self, input: Tensor) -> None:
         pass
 
 
-class EstimatedBatchNorm(nn.modules.batchnorm._NormBase):
-    r"""Batch normalization by running estimates, in training too, and without a gradient through them.
+class EstimatedBatchNorm(NormBase):
+    r"""Batch normalization by running estimates, also in training. They get no gradient.
 
-    In training the estimates first take in the batch, of one process, at the rate :math:`r` = ``momentum``:
+    In training the batch of one process first updates the estimates, at the rate :math:`r` = ``momentum``:
 
     .. math:: \hat\sigma^2 \gets (1 - r)\,\hat\sigma^2 + r\,\mathrm{mean}((x - \hat\mu)^2), \qquad
         \hat\mu \gets (1 - r)\,\hat\mu + r\,\mathrm{mean}(x), \qquad
         y = \gamma \frac{x - \hat\mu}{\sqrt{\hat\sigma^2 + \epsilon}} + \beta
 
-    where the variance is taken about the estimate that was. ``EstBN`` of
-    joe-siyuan-qiao/Batch-Channel-Normalization, arXiv 1911.09738 and 1903.10520v2. The authors' rate is a buffer,
-    ``estbn_moving_speed``, that starts at 0 and that their training sets; here it is ``momentum``.
+    The variance uses the old estimate of the mean. ``EstBN`` of joe-siyuan-qiao/Batch-Channel-Normalization,
+    arXiv 1911.09738 and 1903.10520v2. The authors' rate is a buffer, ``estbn_moving_speed``, which starts at 0 and
+    which their training code sets; here it is ``momentum``.
 
     Shape:
         (N, num_features, \*) to the same.
@@ -60,41 +62,41 @@ class EstimatedBatchNorm(nn.modules.batchnorm._NormBase):
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
             self._update(x.detach())
-        # Copies: the module may run again before the backward pass, which reads them.
+        # The backward pass reads copies, because the module may run again before it.
         return functional.batch_norm(x, self.running_mean.clone(), self.running_var.clone(), self.weight, self.bias,
                                      training=False, eps=self.eps)
 
     def _update(self, x: Tensor) -> None:
-        wide = x.transpose(0, 1).flatten(1).to(self.running_mean)
+        per_channel = x.transpose(0, 1).flatten(1).to(self.running_mean)
         rate: float = self.momentum  # type: ignore[assignment]
-        self.running_var.lerp_((wide - self.running_mean.unsqueeze(1)).square_().mean(1), rate)
-        self.running_mean.lerp_(wide.mean(1), rate)
+        self.running_var.lerp_((per_channel - self.running_mean.unsqueeze(1)).square_().mean(1), rate)
+        self.running_mean.lerp_(per_channel.mean(1), rate)
         self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
 
 
 class BatchChannelNorm(nn.Module):
-    r"""Batch normalization, then normalization over groups of channels, each with an affine map of its own.
+    r"""Batch normalization, then normalization over groups of channels, each with its own affine map.
 
     .. math:: \dot x = \gamma_c \frac{x - \mu_c}{\sqrt{\sigma_c^2 + \epsilon}} + \beta_c, \qquad
         y = \gamma_g \frac{\dot x - \mu_{ng}}{\sqrt{\sigma_{ng}^2 + \epsilon}} + \beta_g
 
-    with statistics of a channel :math:`c` over the batch (in eval mode the running ones), and then of a group
-    :math:`g` of channels in an image :math:`n`. ``bn`` is the first step. ``weight`` and ``bias`` are
-    :math:`\gamma_g, \beta_g`: a number per group, as in all of the authors' code (``BCNorm`` of
-    joe-siyuan-qiao/Batch-Channel-Normalization, and its ``imagenet`` and ``DeepLabV3``), which made their results;
-    with one per channel the map would be GroupNorm's. Batch-Channel Normalization, arXiv 1911.09738 and 1903.10520v2.
+    The first step, ``bn``, uses the statistics of each channel :math:`c` over the batch (in eval mode the running
+    statistics). The second uses those of each group :math:`g` of channels in an image :math:`n`. ``weight`` and
+    ``bias`` are :math:`\gamma_g, \beta_g`, one number per group and not per channel as in GroupNorm: the authors'
+    results were made this way (``BCNorm`` of joe-siyuan-qiao/Batch-Channel-Normalization, and its ``imagenet`` and
+    ``DeepLabV3``). Batch-Channel Normalization, arXiv 1911.09738 and 1903.10520v2.
 
     Args:
-        num_features: channels.
+        num_features: number of channels.
         eps: added to the variances.
-        num_groups: upper bound of the number of groups; the largest divisor of the channels within it is taken.
-        momentum: of the running statistics, in torch's sense.
+        num_groups: upper bound of the number of groups, see :func:`group_count`.
+        momentum: rate of the running statistics, as in ``nn.BatchNorm2d``.
 
     Shape:
         (N, num_features, \*) to the same.
 
     Raises:
-        ValueError: in training, if there is a single value per channel; see :class:`EstimatedBatchChannelNorm`.
+        ValueError: in training, if a channel has a single value; use :class:`EstimatedBatchChannelNorm` instead.
 
     Example:
         >>> norm = BatchChannelNorm(48)
@@ -103,7 +105,7 @@ class BatchChannelNorm(nn.Module):
     """
 
     _abbr_ = 'bcn'
-    _first: type[nn.modules.batchnorm._NormBase] = _BatchNorm
+    _first: type[NormBase] = _BatchNorm
 
     def __init__(self, num_features: int, eps: float = 1e-5, num_groups: int = 32, momentum: float = 0.1) -> None:
         super().__init__()
@@ -122,9 +124,9 @@ class BatchChannelNorm(nn.Module):
 
 
 class EstimatedBatchChannelNorm(BatchChannelNorm):
-    r"""Batch-channel normalization for micro-batches: ``bn`` is an :class:`EstimatedBatchNorm`.
+    """:class:`BatchChannelNorm` for micro-batches: ``bn`` is an :class:`EstimatedBatchNorm`.
 
-    A single value per channel is no error here. Else see :class:`BatchChannelNorm`.
+    A channel may have a single value.
 
     Example:
         >>> EstimatedBatchChannelNorm(16, num_groups=4)(torch.randn(1, 16, 1, 1)).shape

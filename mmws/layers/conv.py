@@ -1,4 +1,4 @@
-"""Convolutions that standardize their weight. Imports torch alone."""
+"""Convolutions that standardize their weight."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from torch import Tensor, nn
 
 from mmws.errors import WSError
 from mmws.layers.weight_cache import WeightCache
-from mmws.ops.standardize import check_eps, check_fan_in, runs_eagerly, standardize_weight
+from mmws.ops.standardize import check_eps, check_fan_in, standardize_weight
+from mmws.ops.torch_compat import runs_eagerly
 
 __all__ = ['ConvWS1d', 'ConvWS2d', 'ConvWS3d', 'WeightStandardized']
 
-
-FOLD_FIRST = 'fold first: model.eval(); model = mmws.fold(model)'
+FOLD_FIRST = 'standardization undoes the scale of a filter; fold first: model.eval(); model = mmws.fold(model)'
 
 
 class WeightStandardized(nn.Module):
-    """Mixed in before a torch convolution: its weight is standardized on the way to the kernel.
+    """Mixin for a torch convolution: the forward pass standardizes the weight.
 
-    The parameter stays the raw weight, so initialization, state dict, copies and pickles are those of the
-    convolution it is mixed into.
+    The parameter stays the raw weight. Initialization, state dict, copies and pickles are the same as without it.
     """
 
     eps: float
+    weight: Tensor
     _cache: WeightCache | None = None
 
     def __init__(self, *args: Any, eps: float = 1e-5, **kwargs: Any) -> None:
@@ -35,22 +35,21 @@ class WeightStandardized(nn.Module):
 
     def __setattr__(self, name: str, value: Any) -> None:
         old = self._parameters.get('weight') if name == 'weight' and 'eps' in vars(self) else None
-        comparable = type(old) is type(value) is nn.Parameter and old.shape == value.shape  # no DTensor, say
+        comparable = type(old) is type(value) is nn.Parameter and old.shape == value.shape  # not a DTensor
         before = self.filters() if comparable else None
         super().__setattr__(name, value)
-        if before is not None and _rescales(before, self.filters()):
+        if before is not None and _fuses_norm(before, self.filters()):
             self._parameters['weight'] = old
-            raise WSError(f'the filters of {self} are to be scaled one by one, as fusing a norm into them does, but '
-                          f'standardization undoes the scale; {FOLD_FIRST}')
+            raise WSError(f'cannot fuse a norm into this layer, {self}: the new weight is the old one with a factor '
+                          f'per filter, but {FOLD_FIRST}')
 
     def filters(self) -> Tensor:
-        """Return the raw weight with a filter in each row."""
-        weight: Tensor = self.weight  # type: ignore[assignment]
-        return weight
+        """Return the raw weight with one filter per row."""
+        return self.weight
 
     def standardized_weight(self) -> Tensor:
-        """Return the weight as the kernel takes it, computed once per update."""
-        weight: Tensor = self.weight  # type: ignore[assignment]
+        """Return the standardized weight, from the cache if the weight is unchanged."""
+        weight = self.weight  # once: a parametrization computes it at each access
         if not runs_eagerly(weight):
             return standardize_weight(self.filters(), self.eps)
         if self._cache is None:
@@ -62,10 +61,9 @@ class WeightStandardized(nn.Module):
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if 'weight' in self._parameters and weight is not self.weight:
-            raise WSError(f'{self} is called with another weight than its own, as fusing a norm on the fly does '
-                          f'(efficient_conv_bn_eval), but standardization undoes the scale; {FOLD_FIRST}')
-        output: Tensor = super()._conv_forward(input, self.standardized_weight(), bias)  # type: ignore[misc]
-        return output
+            raise WSError(f'cannot fuse a norm into this layer, {self}: it was called with a weight that is not its '
+                          f'own (efficient_conv_bn_eval does this), but {FOLD_FIRST}')
+        return super()._conv_forward(input, self.standardized_weight(), bias)  # type: ignore[misc,no-any-return]
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != '_cache'}
@@ -75,74 +73,59 @@ class WeightStandardized(nn.Module):
 
 
 @torch.no_grad()
-def _rescales(old: Tensor, new: Tensor) -> bool:
-    """Whether each filter of ``new`` is that of ``old`` times a factor, and not all factors are 1."""
-    if old.is_meta or new.is_meta or old.device != new.device or torch.equal(old, new):
+def _fuses_norm(old: Tensor, new: Tensor) -> bool:
+    """Return True if ``new`` is ``old`` with a factor per filter. One factor for several filters is weight decay."""
+    if old.is_meta or new.is_meta or old.device != new.device or not new.is_floating_point() or torch.equal(old, new):
         return False
-    cosine = nn.functional.cosine_similarity(old.double().flatten(1), new.double().flatten(1))
-    return bool(((cosine.abs() > 1 - 1e-4) | (new == 0).flatten(1).all(1)).all())
+    rounding = torch.finfo(new.dtype)
+    rows, scaled = old.double().flatten(1), new.double().flatten(1)
+    decays = len(rows) > 1 and _is_scaled(rows.reshape(1, -1), scaled.reshape(1, -1), rounding)
+    return _is_scaled(rows, scaled, rounding) and not decays
 
 
-# The torch class is a direct base of each: mmengine's `init_cfg` with `layer='Conv2d'` looks no further.
+def _is_scaled(old: Tensor, new: Tensor, rounding: torch.finfo) -> bool:
+    """Return True if each row of ``new`` is a multiple of the row of ``old``, up to four units in the last place."""
+    largest = old.abs().argmax(1, keepdim=True)
+    factors = (new.gather(1, largest) / old.gather(1, largest)).nan_to_num()  # 0 / 0 in a row of zeros
+    return torch.allclose(new, factors * old, rtol=4 * rounding.eps, atol=4 * rounding.eps * rounding.tiny)
+
+
+# The torch class is a direct base: mmengine's `init_cfg` with `layer='Conv2d'` looks only at direct bases.
 class ConvWS1d(WeightStandardized, nn.Conv1d):
-    r"""``nn.Conv1d`` whose filters are standardized before use: mean 0, std 1 over fan-in.
-
-    .. math:: y = x * \frac{w - \mathrm{mean}(w)}{\mathrm{std}(w) + \epsilon} + b
-
-    Arguments, parameters and initialization are those of ``nn.Conv1d``, and ``eps`` (keyword only).
-    See :func:`mmws.standardize_weight` for the paper, the reference code and the dtypes.
-
-    Shape:
-        (N, in_channels, L) to (N, out_channels, L').
-
-    Raises:
-        ValueError: if in_channels / groups x kernel_size is below 2.
+    """``nn.Conv1d`` that standardizes its filters before use: mean 0, std 1 over fan-in. See :class:`ConvWS2d`.
 
     Example:
-        >>> import torch
         >>> ConvWS1d(4, 8, 3)(torch.randn(2, 4, 10)).shape
         torch.Size([2, 8, 8])
     """
 
 
 class ConvWS2d(WeightStandardized, nn.Conv2d):
-    r"""``nn.Conv2d`` whose filters are standardized before use: mean 0, std 1 over fan-in.
+    r"""``nn.Conv2d`` that standardizes its filters before use: mean 0, std 1 over fan-in.
 
     .. math:: y = x * \frac{w - \mathrm{mean}(w)}{\mathrm{std}(w) + \epsilon} + b
 
-    Arguments, parameters and initialization are those of ``nn.Conv2d``, and ``eps`` (keyword only); the outputs
-    are those of mmcv's ``ConvWS2d``. See :func:`mmws.standardize_weight` for the paper, the reference code and
-    the dtypes. A normalization layer has to follow: the output does not shrink with the weight.
+    Arguments, parameters and initialization are the same as for ``nn.Conv2d``; ``eps`` (keyword only) is added to the
+    standard deviation. The outputs equal those of mmcv's ``ConvWS2d``. See :func:`mmws.standardize_weight` for the
+    paper, the reference code and the dtypes. A normalization layer must follow: the weight's scale does not affect the
+    output.
 
     Shape:
         (N, in_channels, H, W) to (N, out_channels, H', W').
 
     Raises:
-        ValueError: if in_channels / groups x kernel height x kernel width is below 2.
+        ValueError: if the fan-in, in_channels / groups x kernel elements, is below 2.
 
     Example:
-        >>> import torch
         >>> ConvWS2d(4, 8, 3, padding=1)(torch.randn(2, 4, 10, 10)).shape
         torch.Size([2, 8, 10, 10])
     """
 
 
 class ConvWS3d(WeightStandardized, nn.Conv3d):
-    r"""``nn.Conv3d`` whose filters are standardized before use: mean 0, std 1 over fan-in.
-
-    .. math:: y = x * \frac{w - \mathrm{mean}(w)}{\mathrm{std}(w) + \epsilon} + b
-
-    Arguments, parameters and initialization are those of ``nn.Conv3d``, and ``eps`` (keyword only).
-    See :func:`mmws.standardize_weight` for the paper, the reference code and the dtypes.
-
-    Shape:
-        (N, in_channels, D, H, W) to (N, out_channels, D', H', W').
-
-    Raises:
-        ValueError: if in_channels / groups x the kernel's elements is below 2.
+    """``nn.Conv3d`` that standardizes its filters before use: mean 0, std 1 over fan-in. See :class:`ConvWS2d`.
 
     Example:
-        >>> import torch
         >>> ConvWS3d(4, 8, 3)(torch.randn(2, 4, 5, 6, 7)).shape
         torch.Size([2, 8, 3, 4, 5])
     """

@@ -1,4 +1,4 @@
-"""Switchable Norm: a learned mixture of three normalizations. Imports torch alone."""
+"""Switchable Norm: a learned mixture of three normalizations."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ class SwitchableNorm(nn.Module):
     .. math:: y = \gamma \frac{x - \sum_k \omega_k \mu_k}{\sqrt{\sum_k \omega'_k \sigma_k^2 + \epsilon}} + \beta,
         \qquad \omega = \mathrm{softmax}(\lambda), \quad \omega' = \mathrm{softmax}(\lambda')
 
-    where :math:`k` is one of: instance (an image and a channel), layer (an image), batch (a channel);
-    :math:`\lambda` is ``mean_weight`` and :math:`\lambda'` ``var_weight``, three numbers each, all 1 at first.
-    A batch is that of one process; in eval mode its statistics are moving averages of those seen in training.
+    where :math:`k` is one of instance (per image and channel), layer (per image) and batch (per channel);
+    :math:`\lambda` is ``mean_weight`` and :math:`\lambda'` is ``var_weight``, three numbers each, initialized to 1.
+    The batch is that of one process. In eval mode moving averages from training replace its statistics.
 
-    Switchable Norm, arXiv 1806.10779; the outputs are those of ``devkit/ops/switchable_norm.py`` of
-    switchablenorms/Switchable-Normalization, whose variance of an instance is the unbiased one (of a single place it
-    is 0 here, not a number there). The moving averages start at 0 and 1, as torch's do; the authors' both at 0.
+    Switchable Norm, arXiv 1806.10779. The outputs match ``devkit/ops/switchable_norm.py`` of
+    switchablenorms/Switchable-Normalization, which uses the unbiased variance of an instance. At a single position
+    that is NaN there and 0 here. The moving averages start at 0 and 1, as in torch; the authors' both start at 0.
 
     Args:
-        num_features: channels.
+        num_features: number of channels.
         eps: added to the variance.
-        momentum: the part of a moving average that stays, as the authors have it: torch's would be one minus this.
+        momentum: weight of the old moving average, as in the authors' code: one minus the momentum of torch.
 
     Shape:
-        (N, num_features, \*) to the same, any floating dtype; of float16 and bfloat16 the statistics are float32.
+        (N, num_features, \*) to the same, any floating dtype. For float16 and bfloat16 the statistics are in float32.
 
     Example:
         >>> SwitchableNorm(8)(torch.randn(2, 8, 5, 5)).shape
@@ -52,17 +52,17 @@ class SwitchableNorm(nn.Module):
         self.register_buffer('running_var', torch.ones(num_features))
 
     def forward(self, x: Tensor) -> Tensor:
-        places = x.flatten(2) if x.dim() > 2 else x.unsqueeze(2)
-        places = places.float() if x.dtype in HALF else places
-        variance, mean = torch.var_mean(places, dim=2, correction=int(places.shape[2] > 1))
+        positions = x.flatten(2) if x.dim() > 2 else x.unsqueeze(2)
+        positions = positions.float() if x.dtype in HALF else positions
+        variance, mean = torch.var_mean(positions, dim=2, correction=int(positions.shape[2] > 1))
         square = variance + mean ** 2
         layer_mean = mean.mean(1, keepdim=True)
         layer_variance = square.mean(1, keepdim=True) - layer_mean ** 2
         batch_mean, batch_variance = self._batch_statistics(mean, square)
-        of_mean, of_variance = self.mean_weight.softmax(0), self.var_weight.softmax(0)
-        mean = of_mean[0] * mean + of_mean[1] * layer_mean + of_mean[2] * batch_mean
-        variance = of_variance[0] * variance + of_variance[1] * layer_variance + of_variance[2] * batch_variance
-        return self._scale(places, mean, (variance + self.eps).rsqrt()).view(x.shape).to(x.dtype)
+        weights, var_weights = self.mean_weight.softmax(0), self.var_weight.softmax(0)
+        mean = weights[0] * mean + weights[1] * layer_mean + weights[2] * batch_mean
+        variance = var_weights[0] * variance + var_weights[1] * layer_variance + var_weights[2] * batch_variance
+        return self._scale(positions, mean, (variance + self.eps).rsqrt()).view(x.shape).to(x.dtype)
 
     def _batch_statistics(self, mean: Tensor, square: Tensor) -> tuple[Tensor, Tensor]:
         if not self.training:
@@ -73,12 +73,12 @@ class SwitchableNorm(nn.Module):
         self.running_var.lerp_(batch_variance.detach().to(self.running_var), 1 - self.momentum)
         return batch_mean, batch_variance
 
-    def _scale(self, places: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    def _scale(self, positions: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
         """Apply statistics and affine parameters as one factor and one term per image and channel."""
         shift = -mean * scale
-        if self.weight is not None:  # as torch's affine=False leaves it
+        if self.weight is not None:  # None, as for affine=False in torch
             scale, shift = scale * self.weight, shift * self.weight + self.bias
-        return torch.addcmul(shift.unsqueeze(2), places, scale.unsqueeze(2))
+        return torch.addcmul(shift.unsqueeze(2), positions, scale.unsqueeze(2))
 
     def extra_repr(self) -> str:
         return f'{self.num_features}, eps={self.eps:g}, momentum={self.momentum:g}'

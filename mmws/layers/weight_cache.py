@@ -1,4 +1,4 @@
-"""What is kept of a standardized weight, and for how long. Imports torch alone."""
+"""Cache of a layer's standardized weight."""
 
 from __future__ import annotations
 
@@ -12,45 +12,58 @@ from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from mmws.ops.kernels import standardize_filters, standardize_together
-from mmws.ops.standardize import HALF, attach, runs_eagerly, standardize_weight
+from mmws.ops.standardize import HALF, attach, standardize_weight
+from mmws.ops.torch_compat import address, lazy_clone, runs_eagerly, storage_users, version
 
 __all__ = ['WeightCache']
 
+BATCHED_DEVICES = {'cuda'}  # launching a kernel costs more than its arithmetic
+_caches: weakref.WeakSet[WeightCache] = weakref.WeakSet()
+_lock = threading.Lock()
 
-class _Kept(NamedTuple):
+
+class _Entry(NamedTuple):
+    """A standardized weight and the state that it was computed from."""
+
     standardized: Tensor
     factors: Tensor
-    watch: Tensor | None
+    clone: Tensor | None  # copy-on-write clone of the raw weight
     eps: float
-    parameter: int
-    version: int
-    holders: int
+    parameter: int  # id of the raw weight
+    version: int  # of ``standardized``, like the next two
+    users: int  # 0 if its storage holds other results too
     stream: int
+    changed: Tensor | None = None  # the raw weight, after an optimizer step
+    step: object = None  # one object per optimizer step
 
-    def holds(self, weight: Tensor, eps: float) -> bool:
-        """Whether ``standardized`` is what ``weight`` gives: neither was written to."""
-        return (self.watch is not None and _address(weight) == _address(self.watch)
-                and weight.stride() == self.watch.stride() and weight.shape == self.watch.shape
-                and eps == self.eps and self.standardized._version == self.version
-                and _stream(weight) == self.stream)
+    def is_valid(self, weight: Tensor, eps: float) -> bool:
+        """Return False if the entry is stale: the weight, ``eps`` or the cached tensor changed."""
+        return (self.clone is not None and address(weight) == address(self.clone)
+                and weight.stride() == self.clone.stride() and weight.shape == self.clone.shape
+                and eps == self.eps and version(self.standardized) == self.version and _stream(weight) == self.stream)
+
+    def fits(self, filters: Tensor) -> bool:
+        """Return True if the next result can overwrite this one: new memory pages cost more than the arithmetic."""
+        old = self.standardized
+        return ((old.shape, old.stride(), old.dtype, old.device) == (
+                    filters.shape, filters.stride(), filters.dtype, filters.device)
+                and self.stream == _stream(filters) and self.users == storage_users(old))
 
 
 class WeightCache:
-    """Keeps the standardized form of one weight until that weight is written to.
+    """Cache the standardized form of one weight until the weight changes.
 
-    A version counter does not see writes through ``.data``, so the weight's memory is watched: torch makes a
-    copy-on-write twin of it, which costs nothing until somebody asks for the memory to write to it. Then the weight
-    moves to a copy and the twin keeps the address. As long as both are at one address, nothing was written. Before an
-    optimizer of torch steps, the twins of what it is about to change are dropped, so that nothing is copied there.
+    A version counter misses writes through ``.data``, but copy-on-write detects them: the cache holds a lazy clone of
+    the weight. A write moves the weight to new memory, and the clone keeps the address. The entry is valid while both
+    have the same address. Before a torch optimizer steps, a hook releases the clones of the parameters that the step
+    changes, so the step copies nothing. On a GPU all weights that one step changed are standardized together, in the
+    first forward pass that needs one of them.
 
-    Where launching a kernel costs more than its arithmetic, as on a GPU, all the weights that an optimizer has changed
-    are standardized together when the first of them is asked for.
-
-    A weight is standardized at each call if its memory cannot be watched: if others hold it too (numpy arrays, flat
-    parameters), if it lies in shared memory or in a file, or inside of a CUDA graph.
+    A weight is not cached if writes cannot be detected: other objects use the memory (numpy arrays, flat parameters),
+    torch does not own it (shared memory, files), or a CUDA graph is captured.
 
     Args:
-        as_filters: makes rows of filters of the weight, if it is not such rows itself.
+        as_filters: returns the weight with one filter per row, if its layout differs.
 
     Example:
         >>> cache, weight = WeightCache(), torch.nn.Parameter(torch.randn(2, 3))
@@ -63,127 +76,100 @@ class WeightCache:
     """
 
     def __init__(self, as_filters: Callable[[Tensor], Tensor] | None = None) -> None:
-        self._as_filters = as_filters
-        self._changed: Tensor | None = None
-        self._kept: _Kept | None = None
+        self._as_filters, self._can_batch = as_filters or (lambda weight: weight), as_filters is None
+        self._entry: _Entry | None = None
 
     def standardize(self, weight: Tensor, eps: float) -> Tensor:
-        """Return ``standardize_weight(as_filters(weight), eps)``, computed once while ``weight`` stays as it is.
+        """Return ``standardize_weight(as_filters(weight), eps)``, from the cache if ``weight`` is unchanged.
 
         Args:
-            weight: for which :func:`mmws.ops.standardize.runs_eagerly` holds.
+            weight: a tensor for which :func:`mmws.ops.torch_compat.runs_eagerly` is true.
             eps: added to the standard deviation.
         """
         with_gradient = weight.requires_grad and torch.is_grad_enabled()
-        kept = self._kept if self._kept is not None and self._kept.holds(weight, eps) else None
-        if kept is None and not (with_gradient and weight.dtype in HALF):  # whose gradient wants it in float32
-            kept = self._keep(weight, eps)
-        filters = weight if self._as_filters is None or (kept and not with_gradient) else self._as_filters(weight)
-        if kept is None or (with_gradient and weight.dtype in HALF):
-            return standardize_weight(filters, eps)
-        return attach(filters, kept.standardized, kept.factors, eps) if with_gradient else kept.standardized.detach()
+        if with_gradient and weight.dtype in HALF:  # the gradient needs the float32 result
+            return standardize_weight(self._as_filters(weight), eps)
+        entry = self._entry
+        if entry is None or not entry.is_valid(weight, eps):
+            entry = self._update(weight, eps)
+        if entry is None:
+            return standardize_weight(self._as_filters(weight), eps)
+        if not with_gradient:
+            return entry.standardized.detach()
+        return attach(self._as_filters(weight), entry.standardized, entry.factors, eps)
 
-    # What is made in inference mode could not be saved for a backward pass later.
-    @torch.inference_mode(False)
+    def release(self, weights: Mapping[int, Tensor], step: object) -> None:
+        """Invalidate the entry if its weight is in ``weights`` (by id), which an optimizer step will change."""
+        if self._entry is not None and self._entry.parameter in weights:
+            self._entry = self._entry._replace(clone=None, changed=weights[self._entry.parameter], step=step)
+
+    @torch.inference_mode(False)  # a backward pass cannot use tensors made in inference mode
     @torch.no_grad()
-    def _keep(self, weight: Tensor, eps: float) -> _Kept | None:
+    def _update(self, weight: Tensor, eps: float) -> _Entry | None:
         with _lock:
-            if self._kept is not None and self._kept.holds(weight, eps):
-                return self._kept  # another thread was here
-            beside = _stale(self, weight, eps) if weight.device.type in TOGETHER and self._batches(weight) else {}
-            watched = {cache: (one, watch) for cache, one in ({self: weight} | beside).items()
-                       if (watch := _watch(one)) is not None}
-            if self not in watched:
-                self._kept = None
-            elif len(watched) == 1:
-                self._set(weight, watched[self][1], eps, self._standardize(weight, eps))
-            else:
-                results = standardize_together([one for one, _ in watched.values()], eps)
-                for (cache, (one, watch)), result in zip(watched.items(), results, strict=True):
-                    cache._set(one, watch, eps, result)
-            return self._kept
+            if self._entry is not None and self._entry.is_valid(weight, eps):
+                return self._entry  # another thread computed it
+            weights = {self: weight} | self._stale_together(weight, eps)
+            clones = {cache: clone for cache, other in weights.items()
+                      if (clone := _copy_on_write_clone(other)) is not None}
+            if self not in clones:
+                self._entry = None
+                return None
+            stream = _stream(weight)
+            results = [self._compute(weight, eps)] if len(clones) == 1 else standardize_together(
+                [weights[cache] for cache in clones], eps)
+            for (cache, clone), result in zip(clones.items(), results, strict=True):
+                users = storage_users(result[0]) if len(clones) == 1 else 0
+                cache._entry = _Entry(*result, clone, eps, id(weights[cache]), version(result[0]), users, stream)
+                _caches.add(cache)
+            return self._entry
 
-    def _batches(self, weight: Tensor) -> bool:
-        return self._as_filters is None and weight.dtype not in HALF
+    def _stale_together(self, weight: Tensor, eps: float) -> dict[WeightCache, Tensor]:
+        """Return the other stale weights of the same optimizer step that can be standardized together with ``weight``.
 
-    def _standardize(self, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        filters = weight if self._as_filters is None else self._as_filters(weight)
-        out, self._kept = self._free_memory(filters), None
-        standardized, factors = standardize_filters(filters.float() if weight.dtype in HALF else filters, eps, out=out)
+        Weights of other optimizers belong to other models, whose next forward pass may never come.
+        """
+        step = self._entry.step if self._entry is not None else None
+        if step is None or not self._can_batch or weight.dtype in HALF or weight.device.type not in BATCHED_DEVICES:
+            return {}
+        kind = weight.device, weight.dtype, eps, _stream(weight)
+        return {cache: changed for cache in list(_caches)
+                if cache is not self and (entry := cache._entry) is not None and entry.step is step
+                and (changed := entry.changed) is not None and cache._can_batch and runs_eagerly(changed)
+                and kind == (changed.device, changed.dtype, entry.eps, entry.stream)}
+
+    def _compute(self, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        filters = self._as_filters(weight)
+        filters = filters.float() if filters.dtype in HALF else filters
+        old, self._entry = self._entry, None
+        out = old.standardized if old is not None and old.fits(filters) else None
+        standardized, factors = standardize_filters(filters, eps, out=out)
         return standardized.to(weight.dtype), factors
-
-    def _set(self, weight: Tensor, watch: Tensor, eps: float, result: tuple[Tensor, Tensor]) -> None:
-        standardized, factors = result
-        self._kept = _Kept(standardized, factors, watch, eps, id(weight), standardized._version,
-                           _holders(standardized), _stream(weight))
-        self._changed = None
-        _caches.add(self)
-
-    def _free_memory(self, filters: Tensor) -> Tensor | None:
-        """What was kept, if it fits and nobody else holds it: fresh pages cost more than the arithmetic."""
-        if self._kept is None or filters.dtype in HALF:
-            return None
-        old = self._kept.standardized
-        fits = (old.shape, old.stride(), old.dtype, old.device) == (
-            filters.shape, filters.stride(), filters.dtype, filters.device)
-        alone = _holders(old) == self._kept.holders
-        return old if fits and alone and self._kept.stream == _stream(filters) else None
-
-    def stop_watching(self, weights: Mapping[int, Tensor]) -> None:
-        """Let go of the weight if it is one of those that are about to change, given by their ids."""
-        if self._kept is not None and self._kept.parameter in weights:
-            self._changed = weights[self._kept.parameter]
-            self._kept = self._kept._replace(watch=None)
-
-
-def _address(tensor: Tensor) -> int:
-    """``data_ptr()`` counts as a request to write."""
-    return torch._C._data_address(tensor)  # type: ignore[attr-defined, no-any-return]
 
 
 def _stream(weight: Tensor) -> int:
-    """What another stream computes may not be there yet."""
+    """Return the current CUDA stream. A result from another stream may not be ready."""
     return torch.cuda.current_stream(weight.device).cuda_stream if weight.is_cuda else 0
 
 
-def _holders(tensor: Tensor) -> int:
-    """How many hold its memory, an object made to count among them."""
-    return torch._C._storage_Use_Count(tensor.untyped_storage()._cdata)
-
-
-def _watch(weight: Tensor) -> Tensor | None:
-    if _holders(weight) > 2 or (weight.is_cuda and torch.cuda.is_current_stream_capturing()):
-        return None  # more than the weight and the object made to count
+def _copy_on_write_clone(weight: Tensor) -> Tensor | None:
+    """Return a lazy clone of ``weight``, or None if writes to the weight cannot be detected."""
+    if storage_users(weight) > 2 or (weight.is_cuda and torch.cuda.is_current_stream_capturing()):
+        return None  # users besides the weight and the object that the count creates
     try:
-        return weight.detach()._lazy_clone()
-    except RuntimeError:  # memory that is not torch's own: shared, pinned, in a file
+        return lazy_clone(weight.detach())
+    except RuntimeError:  # torch does not own the memory: shared, pinned, memory-mapped
         return None
 
 
-TOGETHER = {'cuda'}  # where a kernel's launch costs more than its arithmetic
-_caches: weakref.WeakSet[WeightCache] = weakref.WeakSet()
-_lock = threading.Lock()
-
-
-def _stale(cache: WeightCache, weight: Tensor, eps: float) -> dict[WeightCache, Tensor]:
-    """The other weights that an optimizer has changed since, and that can be standardized in one go with ``weight``."""
-    kind = weight.device, weight.dtype, eps, _stream(weight)
-    found = {}
-    for other in list(_caches):
-        changed, kept = other._changed, other._kept
-        if (other is not cache and changed is not None and kept is not None and other._batches(changed)
-                and kind == (changed.device, changed.dtype, kept.eps, kept.stream) and runs_eagerly(changed)):
-            found[other] = changed
-    return found
-
-
-def _before_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+def _before_optimizer_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
     if torch.compiler.is_compiling():
         return
-    stepped = {id(parameter): parameter for group in optimizer.param_groups for parameter in group['params']
-               if parameter.grad is not None}
+    changing = {id(parameter): parameter for group in optimizer.param_groups for parameter in group['params']
+                if parameter.grad is not None}
+    step = object()
     for cache in list(_caches):
-        cache.stop_watching(stepped)
+        cache.release(changing, step)
 
 
-register_optimizer_step_pre_hook(_before_step)
+register_optimizer_step_pre_hook(_before_optimizer_step)

@@ -1,4 +1,1 @@
-"""The mmengine side: registry, pretrained weights, stock configs, hooks, and one table with a row a toolkit.
-
-Imports everything below it, mmengine, and a toolkit where a config asks for one.
-"""
+"""Integration with OpenMMLab: registry, pretrained weights, stock configs, hooks and the table of toolkits."""

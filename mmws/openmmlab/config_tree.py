@@ -1,4 +1,4 @@
-"""Walk through the dicts of a config: read them, or map each to another."""
+"""Traversal of nested configs: iterate over their dicts, or copy a config with changed dicts."""
 
 from __future__ import annotations
 
@@ -17,28 +17,25 @@ def dicts_in(config: Any, path: str = '') -> Iterator[tuple[str, dict[str, Any]]
     """
     if isinstance(config, dict):
         yield path, config
-        for key, part in list(config.items()):
-            yield from dicts_in(part, f'{path}.{key}' if path else str(key))
-    elif isinstance(config, (list, tuple)):
-        for index, part in enumerate(config):
-            yield from dicts_in(part, f'{path}[{index}]')
+    for inner_path, part in list(_children(config, path)):  # a list: the caller may write to the dict
+        yield from dicts_in(part, inner_path)
 
 
 def map_dicts(change: Callable[[dict[str, Any], str], Any], config: Any, path: str = '') -> Any:
-    """Copy a config and replace each dict by ``change(dict, path)``, inner dicts first.
-
-    Args:
-        change: gets a copy whose inner dicts were replaced already.
-        config: stays as it is.
-        path: of ``config``.
+    """Copy a config and replace each dict by ``change(dict, path)``, inner dicts first. ``config`` does not change.
 
     Example:
         >>> map_dicts(lambda part, path: part | {'at': path}, {'neck': {}})
         {'neck': {'at': 'neck'}, 'at': ''}
     """
-    if isinstance(config, (list, tuple)):
-        return type(config)(map_dicts(change, part, f'{path}[{index}]') for index, part in enumerate(config))
-    if not isinstance(config, dict):
-        return config
-    inner = {key: map_dicts(change, part, f'{path}.{key}' if path else str(key)) for key, part in config.items()}
-    return change(type(config)(inner), path)
+    mapped = [map_dicts(change, part, inner_path) for inner_path, part in _children(config, path)]
+    if isinstance(config, dict):
+        return change(type(config)(zip(config, mapped, strict=True)), path)
+    return type(config)(mapped) if isinstance(config, (list, tuple)) else config
+
+
+def _children(config: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(config, dict):
+        yield from ((f'{path}.{key}' if path else str(key), part) for key, part in config.items())
+    elif isinstance(config, (list, tuple)):
+        yield from ((f'{path}[{index}]', part) for index, part in enumerate(config))

@@ -1,4 +1,4 @@
-"""The head of the authors' DeepLabv3, which mmseg lacks. Imported when a config asks for it."""
+"""DeepLabv3 head of the Weight Standardization authors; mmseg's differs. Imported when a config uses it."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ __all__ = ['DeepLabV3Head']
 
 @MODELS.register_module()
 class DeepLabV3Head(ASPPHead):  # type: ignore[misc]
-    """mmseg's ``ASPPHead`` as the authors of Weight Standardization trained it.
+    """mmseg's ``ASPPHead`` with the two differences of the authors' DeepLabv3.
 
-    Two things differ: a 1x1 convolution fuses the branches (mmseg: 3x3), and the image pool comes last among them
-    (mmseg: first). The arguments are those of ``ASPPHead``; the authors' values are ``channels=256,
-    dilations=(1, 6, 12, 18), dropout_ratio=0, align_corners=True``.
+    A 1x1 convolution fuses the branches (mmseg: 3x3), and the image pool is the last branch (mmseg: the first). The
+    arguments are those of ``ASPPHead``; the authors' values are ``channels=256, dilations=(1, 6, 12, 18),
+    dropout_ratio=0, align_corners=True``.
 
     Reference: chenxi116/DeepLabv3.pytorch; DeepLabv3 is arXiv 1706.05587.
 
     Shape:
-        A list of feature maps, of which ``in_index`` is (N, in_channels, H, W), to (N, num_classes, H, W).
+        A list of feature maps, with (N, in_channels, H, W) at ``in_index``, to (N, num_classes, H, W).
 
     Example:
         >>> head = DeepLabV3Head(in_channels=8, channels=4, num_classes=3, norm_cfg=dict(type='GN', num_groups=2))
@@ -37,9 +37,8 @@ class DeepLabV3Head(ASPPHead):  # type: ignore[misc]
 
     def __init__(self, dilations: Sequence[int] = (1, 6, 12, 18), **kwargs: Any) -> None:
         super().__init__(dilations, **kwargs)
-        self.bottleneck = ConvModule(
-            (len(dilations) + 1) * self.channels, self.channels, 1, conv_cfg=self.conv_cfg, norm_cfg=self.norm_cfg,
-            act_cfg=self.act_cfg)
+        self.bottleneck = ConvModule((len(dilations) + 1) * self.channels, self.channels, 1, conv_cfg=self.conv_cfg,
+                                     norm_cfg=self.norm_cfg, act_cfg=self.act_cfg)
 
     def _forward_feature(self, inputs: Sequence[Tensor]) -> Tensor:
         x = self._transform_inputs(inputs)

@@ -1,48 +1,51 @@
-"""Where in a step of training the first value comes up that is not finite."""
+"""Find the layer that produces the first NaN or Inf."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
-__all__ = ['diagnose', 'is_finite', 'some']
+from mmws.openmmlab.mmengine_compat import run_forward
+from mmws.ops.torch_compat import tree_leaves
+
+__all__ = ['diagnose', 'is_finite', 'shorten']
 
 
 def diagnose(model: Any, batch: Any) -> str:
-    """Pass a batch through the model once more, forward and, where that is finite, backward.
+    """Run a batch through the model again, forward and, if the loss is finite, backward.
 
     Args:
-        model: has mmengine's ``data_preprocessor`` and ``parse_losses``; its gradients are lost, its weights are not
-            touched.
-        batch: what its data loader gave.
+        model: an mmengine model with ``data_preprocessor`` and ``parse_losses``. Its gradients are reset, its weights
+            do not change.
+        batch: from the data loader.
 
     Returns:
-        A sentence: the losses, and the layer, the function or the images that values stop being finite at.
+        A sentence with the losses and the source of the first NaN or Inf: a layer, the loss or the images.
     """
     model.zero_grad()
     data = model.data_preprocessor(batch, True)
     if not is_finite(data.get('inputs')):
         files = [getattr(sample, 'img_path', '?') for sample in data.get('data_samples') or ()]
-        return f'the images are not finite: {some(files)}'
-    with _watched(model) as (ran, guilty):
-        loss, parts = model.parse_losses(model._run_forward(data, mode='loss'))
+        return f'the images contain NaN or Inf: {shorten(files)}'
+    with _recorded_layers(model) as (executed, culprits):
+        loss, parts = model.parse_losses(run_forward(model, data, 'loss'))
     losses = ', '.join(f'{name} {float(value.detach()):.4g}' for name, value in parts.items() if 'loss' in name)
-    if guilty or not is_finite(loss):
-        return f'the loss is not finite ({losses}); the first values that are not come from {(guilty or ["it"])[0]}'
+    if culprits or not is_finite(loss):
+        source = culprits[0] if culprits else 'the loss itself'
+        return f'the loss is not finite ({losses}); the first NaN or Inf comes from {source}'
     loss.backward()
-    last_first = ((name, model.get_submodule(name).parameters()) for name in ran[::-1])
-    back_from = next((name for name, weights in last_first if not is_finite([weight.grad for weight in weights])), None)
-    where = f'back from {back_from}' if back_from else 'it comes from an earlier batch of the update or another process'
-    return f'the loss is finite ({losses}), its gradient is not: {where}'
+    gradients = ((name, [weight.grad for weight in model.get_submodule(name).parameters()]) for name in executed[::-1])
+    layer = next((name for name, values in gradients if not is_finite(values)), None)
+    source = f'backward from {layer}' if layer else 'the source is an earlier batch of the update or another process'
+    return f'the loss is finite ({losses}), its gradient is not: {source}'
 
 
 def is_finite(value: Any) -> bool:
-    """Return whether no tensor in ``value``, which may nest them, has a NaN or an infinity.
+    """Return whether all tensors in ``value``, nested or not, are free of NaN and Inf.
 
     Example:
         >>> import torch
@@ -52,31 +55,29 @@ def is_finite(value: Any) -> bool:
     return all(bool(leaf.isfinite().all()) for leaf in tree_leaves(value) if isinstance(leaf, Tensor))
 
 
-def some(names: list[str]) -> str:
-    """Return the first of the names, and how many more there are.
+def shorten(names: list[str]) -> str:
+    """Return the first three names and the number of the others.
 
     Example:
-        >>> some(['a', 'b', 'c', 'd', 'e'])
+        >>> shorten(['a', 'b', 'c', 'd', 'e'])
         'a, b, c and 2 more'
     """
     return ', '.join(names[:3]) + (f' and {len(names) - 3} more' if len(names) > 3 else '')
 
 
 @contextmanager
-def _watched(model: nn.Module) -> Iterator[tuple[list[str], list[str]]]:
-    """Yield what the next pass fills: names of layers as they run, and those that make such values of finite ones."""
-    ran: list[str] = []
-    guilty: list[str] = []
+def _recorded_layers(model: nn.Module) -> Iterator[tuple[list[str], list[str]]]:
+    """Yield two lists that a forward pass fills: the layers as they run, and those that produce NaN or Inf."""
+    executed: list[str] = []
+    culprits: list[str] = []
 
-    def look(name: str, layer: nn.Module, inputs: Any, output: Any) -> None:
-        ran.append(name)
+    def record(name: str, layer: nn.Module, inputs: Any, output: Any) -> None:
+        executed.append(name)
         if not is_finite(output) and is_finite(inputs):
-            spoilt = [key for key, value in layer.state_dict().items() if not is_finite(value)]
-            guilty.append(f'{name} ({type(layer).__name__})' + (f', whose {some(spoilt)} is not' if spoilt else ''))
+            bad = [key for key, value in layer.state_dict().items() if not is_finite(value)]
+            culprits.append(f'{name} ({type(layer).__name__})' + (f', NaN or Inf in its {shorten(bad)}' if bad else ''))
 
-    handles = [layer.register_forward_hook(partial(look, name)) for name, layer in model.named_modules() if name]
-    try:
-        yield ran, guilty
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks:
+        for name, layer in [*model.named_modules()][1:]:
+            hooks.enter_context(layer.register_forward_hook(partial(record, name)))
+        yield executed, culprits

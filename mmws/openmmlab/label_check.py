@@ -1,4 +1,4 @@
-"""A check of segmentation maps, which mmseg takes as they are."""
+"""Check of segmentation maps, which mmseg does not check."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ __all__ = ['CheckLabels']
 
 @TRANSFORMS.register_module()
 class CheckLabels(BaseTransform):  # type: ignore[misc]
-    """Refuse a segmentation map with labels out of range; goes after ``LoadAnnotations``.
+    """Refuse a segmentation map with labels out of range; add it after ``LoadAnnotations``.
 
-    mmseg leaves such pixels out of the IoU without a word, and in training they end in an index error that names no
-    file (on CUDA, in an assert that ends the process).
+    mmseg silently leaves such pixels out of the IoU. In training they cause an index error without a file name.
 
     Args:
-        num_classes: labels from 0 to ``num_classes - 1`` are right.
-        ignore_index: the label of pixels that do not count.
+        num_classes: valid labels are 0 to ``num_classes - 1``.
+        ignore_index: the label of ignored pixels.
 
     Example:
         >>> CheckLabels(num_classes=2)(dict(gt_seg_map=np.array([[0, 1, 255]])))['gt_seg_map'].shape
@@ -33,7 +32,7 @@ class CheckLabels(BaseTransform):  # type: ignore[misc]
         self.num_classes, self.ignore_index = num_classes, ignore_index
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Return ``results`` as they came; without a map, as in ``inference_model``, there is nothing to check.
+        """Return ``results`` unchanged; they may lack a map, for example in ``inference_model``.
 
         Raises:
             WSError: if ``results['gt_seg_map']`` has labels out of range.
@@ -42,6 +41,6 @@ class CheckLabels(BaseTransform):  # type: ignore[misc]
         wrong = labels[(labels >= self.num_classes) & (labels != self.ignore_index)]
         if wrong.size:
             path = results.get('seg_map_path', 'a segmentation map')
-            raise WSError(f'{path} has the labels {wrong.tolist()}; expected '
-                          f'0 to {self.num_classes - 1}, or {self.ignore_index} for pixels that do not count')
+            raise WSError(f'{path} has the labels {wrong.tolist()}; expected 0 to {self.num_classes - 1}, '
+                          f'or {self.ignore_index} for ignored pixels')
         return results

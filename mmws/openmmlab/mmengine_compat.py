@@ -1,4 +1,4 @@
-"""Private names of mmengine, and differences between its two families. No other module may use them."""
+"""Private names of mmengine, and differences between its two distributions. No other module may use them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ['find_type', 'requested_checkpoint', 'run_forward', 'set_checkpoint']
 
 
 def find_type(registry: Registry, name: str) -> Callable[..., Any] | None:
-    """Return the registered type of that name, None if there is none: OneDL's ``get`` raises, upstream's returns None.
+    """Return the registered type, or None if ``name`` is unknown: OneDL's ``get`` raises, upstream's returns None.
 
     Example:
         >>> from mmengine.registry import MODELS
@@ -27,15 +27,15 @@ def find_type(registry: Registry, name: str) -> Callable[..., Any] | None:
 
 
 def requested_checkpoint(runner: Runner) -> tuple[bool, str | None]:
-    """Return whether ``runner`` is to resume, and the checkpoint that its config names (``Runner._resume``)."""
+    """Return whether the run resumes, and the checkpoint in its config (``Runner._resume``, ``Runner._load_from``)."""
     return runner._resume, runner._load_from
 
 
 def set_checkpoint(runner: Runner, path: str) -> None:
-    """Let ``runner`` load or resume from ``path`` (``Runner._load_from``; there is no public setter)."""
+    """Set the checkpoint that ``runner`` loads or resumes from (``Runner._load_from`` has no public setter)."""
     runner._load_from = path
 
 
 def run_forward(model: Any, data: Any, mode: str) -> Any:
-    """Call ``model`` on what its data preprocessor returned, a dict or a sequence (``BaseModel._run_forward``)."""
+    """Call ``model`` with the dict or sequence that its data preprocessor returned (``BaseModel._run_forward``)."""
     return model._run_forward(data, mode=mode)

@@ -1,9 +1,7 @@
-"""Inheritance of configs where mmengine's own ways end.
+"""Inheritance of configs in the cases that mmengine does not support.
 
-:func:`stock_config` finds a toolkit's config. :func:`read_config` lets a new-style config inherit one of ours, with
-``with read_base(): from mmws.configs.<name> import *``: mmengine looks for the base in the package's folder and takes
-new-style files alone, while the toolkits' base files, which our configs inherit, are old-style. So the package carries
-one line a config, written by setup.py, that calls :func:`read_config`.
+A new-style config inherits one of mmws by ``with read_base(): from mmws.configs.<name> import *``. mmengine requires a
+new-style file there, and the configs of mmws are old-style: setup.py writes files that call :func:`read_mmws_config`.
 """
 
 from __future__ import annotations
@@ -14,36 +12,36 @@ from typing import Any
 
 from mmws.errors import WSError, near_matches
 
-__all__ = ['read_config', 'stock_config', 'stock_configs']
+__all__ = ['read_mmws_config', 'stock_config', 'stock_configs']
 
 
 def stock_config(name: str) -> str:
-    """Return the path of a config that a toolkit's package carries, for ``_base_``.
+    """Return the path of a config in a toolkit's package, for ``_base_``.
 
-    mmengine's own ``_base_ = 'mmseg::...'`` asks for a distribution named mmsegmentation, which OneDL's is not, and its
-    pattern admits no ``+``, as in mmdet's ``gn+ws``. A config cannot import, hence
+    mmengine's own ``_base_ = 'mmseg::...'`` requires a distribution named mmsegmentation (OneDL's has another name) and
+    refuses ``+`` in a path, as in mmdet's ``gn+ws``. A config cannot import, so write
     ``_base_ = __import__('mmws').stock_config('mmseg::...')``.
 
     Args:
         name: ``<package>::<path below its configs>``.
 
     Raises:
-        WSError: if the package is not installed or has no such config.
+        WSError: if the package is not installed or the config does not exist.
 
     Example:
         >>> Path(stock_config('mmdet::gn+ws/mask-rcnn_r50_fpn_gn-ws-all_2x_coco.py')).is_file()
         True
     """
-    package, _, inner = name.partition('::')
-    folder = _configs_of(package)
-    if not (folder / inner).is_file():
-        there = [str(path.relative_to(folder)) for path in folder.rglob('*.py')]
-        raise WSError(f'{folder} has no {inner}: {near_matches(inner, there)}')
-    return str(folder / inner)
+    package, _, path = name.partition('::')
+    folder = _config_folder(package)
+    if not (folder / path).is_file():
+        known = [str(file.relative_to(folder)) for file in folder.rglob('*.py')]
+        raise WSError(f'{folder} has no {path}: {near_matches(path, known)}')
+    return str(folder / path)
 
 
 def stock_configs(package: str) -> list[str]:
-    """Return the names of all the configs that a toolkit's package carries, as :func:`stock_config` takes them.
+    """Return the names of all configs in a toolkit's package, in the form that :func:`stock_config` takes.
 
     Raises:
         WSError: if the package is not installed.
@@ -52,12 +50,12 @@ def stock_configs(package: str) -> list[str]:
         >>> 'mmseg::pspnet/pspnet_r50-d8_4xb2-40k_cityscapes-512x1024.py' in stock_configs('mmseg')
         True
     """
-    folder = _configs_of(package)
-    inside = (path.relative_to(folder) for path in sorted(folder.rglob('*.py')))
-    return [f'{package}::{path}' for path in inside if '_base_' not in path.parts]
+    folder = _config_folder(package)
+    paths = (file.relative_to(folder) for file in sorted(folder.rglob('*.py')))
+    return [f'{package}::{path}' for path in paths if '_base_' not in path.parts]
 
 
-def _configs_of(package: str) -> Path:
+def _config_folder(package: str) -> Path:
     spec = find_spec(package) if package.isidentifier() else None
     if spec is None or spec.origin is None:
         raise WSError(f'{package} is not installed; expected <package>::<path below its configs>, as in '
@@ -65,16 +63,13 @@ def _configs_of(package: str) -> Path:
     return Path(spec.origin).parent / '.mim' / 'configs'
 
 
-def read_config(name: str) -> dict[str, Any]:
-    """Return the variables of one of our configs, with all it inherits merged in.
-
-    Args:
-        name: path below ``configs``, such as ``'mask_rcnn_r50_gnws.py'``.
+def read_mmws_config(name: str) -> dict[str, Any]:
+    """Return the variables of a config of mmws, merged with those of its bases; ``name`` is its path below ``configs``.
 
     Example:
-        >>> read_config('mask_rcnn_r50_gnws.py')['model']['type']
+        >>> read_mmws_config('mask_rcnn_r50_gnws.py')['model']['type']
         'mmws.MaskRCNN'
     """
-    from mmengine.config import Config  # here, for the rest needs no mmengine
+    from mmengine.config import Config  # here, because `import mmws` needs torch alone
     variables: dict[str, Any] = Config.fromfile(Path(__file__).parents[1] / '.mim' / 'configs' / name).to_dict()
     return variables

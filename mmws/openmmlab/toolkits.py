@@ -1,4 +1,4 @@
-"""Table of the toolkits: a row for each says what differs from one to another."""
+"""Table of the toolkits: one row per toolkit, with all its differences from the others."""
 
 from __future__ import annotations
 
@@ -11,51 +11,38 @@ __all__ = ['HEADS', 'METRICS', 'TOOLKITS', 'Metric', 'Toolkit', 'keeps_bgr']
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric of a toolkit's evaluator.
+    """A metric of a toolkit's evaluator."""
 
-    Args:
-        name: in ``summary.json``.
-        label: on the axis of a figure.
-        best: the largest value it can have in the log, 1 or 100.
-    """
-
-    name: str
-    label: str
-    best: float = 1
+    name: str  # in summary.json
+    label: str  # of the axis in a figure
+    best: float = 1  # the largest possible value in the log, 1 or 100
 
 
 @dataclass(frozen=True)
 class Toolkit:
-    """One toolkit on mmengine.
+    """A toolkit on mmengine."""
 
-    Args:
-        scope: its import name, and its scope in the registries.
-        distributions: its names on PyPI, OneDL's first.
-        heads: the paths in ``model`` of the heads whose ``num_classes`` has to match the dataset.
-        metrics: by the names in the log.
-        rgb_switch: the attribute of its data preprocessor that is False where images stay in BGR.
-    """
-
-    scope: str
-    distributions: tuple[str, ...]
-    heads: tuple[str, ...] = ()
-    metrics: Mapping[str, Metric] = field(default_factory=dict)
-    rgb_switch: str = '_channel_conversion'
+    scope: str  # import name and registry scope
+    distributions: tuple[str, ...]  # names on PyPI, OneDL's first
+    heads: tuple[str, ...] = ()  # paths in `model` of the heads whose num_classes must match the dataset
+    metrics: Mapping[str, Metric] = field(default_factory=dict)  # by their names in the log
+    rgb_switch: str = '_channel_conversion'  # attribute of the data preprocessor; False if images stay in BGR
+    group_width: str = 'base_width'  # attribute of a ResNeXt: the channels per group
 
 
 TOOLKITS = {toolkit.scope: toolkit for toolkit in (
     Toolkit('mmdet', ('onedl-mmdetection', 'mmdet'), ('bbox_head', 'roi_head.bbox_head', 'roi_head.mask_head'),
             {'coco/bbox_mAP': Metric('box_ap', 'box AP'), 'coco/segm_mAP': Metric('mask_ap', 'mask AP')}),
     Toolkit('mmseg', ('onedl-mmsegmentation', 'mmsegmentation'), ('decode_head', 'auxiliary_head'),
-            {'mIoU': Metric('miou', 'mean IoU', best=100)}, 'channel_conversion'),
-    Toolkit('mmpretrain', ('onedl-mmpretrain', 'mmpretrain'), rgb_switch='to_rgb'),
+            {'mIoU': Metric('miou', 'mean IoU', best=100)}, rgb_switch='channel_conversion'),
+    Toolkit('mmpretrain', ('onedl-mmpretrain', 'mmpretrain'), rgb_switch='to_rgb', group_width='width_per_group'),
 )}
-"""To support another toolkit, such as mmpose, add a row."""
+"""To support another toolkit, for example mmpose, add a row."""
 
 HEADS = tuple(head for toolkit in TOOLKITS.values() for head in toolkit.heads)
 METRICS = {key: metric for toolkit in TOOLKITS.values() for key, metric in toolkit.metrics.items()}
 
 
 def keeps_bgr(preprocessor: Any) -> bool:
-    """Return whether a data preprocessor hands images on in BGR, the order in which the toolkits load them."""
+    """Return whether a data preprocessor leaves images in BGR, the order in which the toolkits load them."""
     return any(getattr(preprocessor, toolkit.rgb_switch, True) is False for toolkit in TOOLKITS.values())

@@ -1,4 +1,4 @@
-"""The authors' ImageNet weights by name: ``init_cfg=dict(type='Pretrained', checkpoint='jhu://resnet50_gn_ws')``."""
+"""Published GN+WS weights by name: ``init_cfg=dict(type='Pretrained', checkpoint='jhu://resnet50_gn_ws')``."""
 
 from __future__ import annotations
 
@@ -16,79 +16,88 @@ from mmengine.runner.checkpoint import CheckpointLoader, get_external_models
 
 from mmws.errors import WSError, near_matches
 
-__all__ = ['AUTHORS', 'SCHEME', 'load_from_jhu']
+__all__ = ['FILES', 'GN_WS_WEIGHTS', 'canonical_name', 'load_from_jhu']
 
 SCHEME = 'jhu://'
-FOLDER = 'MMWS_CHECKPOINTS'
+FOLDER_VARIABLE = 'MMWS_CHECKPOINTS'
 HOST = 'http://cs.jhu.edu/~syqiao/WeightStandardization/'
-AUTHORS = {'resnet50_gn_ws': 'R-50-GN-WS.pth.tar', 'resnet101_gn_ws': 'R-101-GN-WS.pth.tar',
-           'resnext50_32x4d_gn_ws': 'X-50-GN-WS.pth.tar', 'resnext101_32x4d_gn_ws': 'X-101-GN-WS.pth.tar'}
-"""The names, and the files of the authors (README of joe-siyuan-qiao/pytorch-classification)."""
+FILES = {'resnet50': 'R-50-GN-WS.pth.tar', 'resnet101': 'R-101-GN-WS.pth.tar',
+         'resnext50_32x4d': 'X-50-GN-WS.pth.tar', 'resnext101_32x4d': 'X-101-GN-WS.pth.tar'}
+"""The authors' files, by architecture (README of joe-siyuan-qiao/pytorch-classification)."""
+
+GN_WS_WEIGHTS = {network: f'{SCHEME}{network}_gn_ws' for network in FILES}
+"""Names of the authors' ImageNet weights with GroupNorm and Weight Standardization, by architecture: v1, the stride in
+the 3x3 convolution (style='pytorch'), RGB input with torchvision's mean and std."""
+
+
+def canonical_name(checkpoint: str) -> str:
+    """Return ``jhu://<name>`` for ``open-mmlab://jhu/<name>``, the same weights; any other checkpoint as it is.
+
+    Raises:
+        WSError: if the result is a ``jhu://`` name, but not one of :data:`GN_WS_WEIGHTS`.
+    """
+    name = checkpoint.replace('open-mmlab://jhu/', SCHEME) if 'gn_ws' in checkpoint else checkpoint
+    if name.startswith(SCHEME) and name not in GN_WS_WEIGHTS.values():
+        raise WSError(f'unknown weights {name}: {near_matches(name, GN_WS_WEIGHTS.values())}')
+    return name
 
 
 @CheckpointLoader.register_scheme(prefixes=SCHEME)  # type: ignore[untyped-decorator]
 def load_from_jhu(filename: str, map_location: Any = None) -> dict[str, Any]:
-    """Load the authors' weights, from the first place that has them, under the toolkit's names.
+    """Load the authors' weights from the first source that has them, under the toolkit's names.
 
-    Places: the folder ``MMWS_CHECKPOINTS``, then the mirror that the installed mmengine knows as
-    ``open-mmlab://jhu/...``, then the authors' host. A file whose name ends in ``-<hash>`` has to have that SHA-256,
-    and one with a ``<file>.sha256`` beside it that one; the authors publish none. What is downloaded is kept in torch's
-    cache. Files are read safely, and the authors' own are converted on the way in.
+    Sources: the folder ``MMWS_CHECKPOINTS``, the mirror that mmengine knows as ``open-mmlab://jhu/...``, the authors'
+    host (downloads go to torch's cache). The SHA-256 of a file must match ``-<hash>`` in its name or ``<file>.sha256``,
+    if there is one. The reader executes no code from the file, and converts the authors' own files.
 
     Args:
-        filename: ``jhu://<name>``, of :data:`AUTHORS`.
-        map_location: where to put the tensors, as for ``torch.load``; a device or None.
+        filename: one of :data:`GN_WS_WEIGHTS`.
+        map_location: device of the tensors, or None for the CPU.
 
     Raises:
-        WSError: if the name is unknown, a file is not what it should be, or no place has one; then with each place that
-            was tried and how to put the file there by hand.
+        WSError: if the name is unknown, a file has another hash or network, or no source has the file.
     """
-    name = filename.removeprefix(SCHEME)
-    if name not in AUTHORS:
-        raise WSError(f'there are no weights {filename}: {near_matches(name, AUTHORS)}')
+    network = canonical_name(filename).removeprefix(SCHEME).removesuffix('_gn_ws')
     try:
-        path = _find(name) if is_main_process() else None
+        path = _find(network) if is_main_process() else None
     finally:
-        barrier()  # the others wait for the download
-    path = path or _find(name)
-    from mmws.checkpoint import convert_checkpoint  # here, for it needs safetensors, which the rest does not
+        barrier()  # the other processes wait for the download
+    path = path or _find(network)
+    from mmws.checkpoint import convert_checkpoint  # here, because it needs safetensors, an optional dependency
     converted = convert_checkpoint(path)
     about = converted.meta['mmws']
-    if about['network'] != name.removesuffix('_gn_ws'):
-        raise WSError(f'{path} holds {about["network"]}, where {filename} is asked for')
+    if about['network'] != network:
+        raise WSError(f'{path}: expected weights for {filename}, got weights of {about["network"]}')
     print_log(f'mmws: {filename} from {path} ({about["format"]}, sha256 {about["sha256"]})', 'current')
-    weights = {key: tensor.to(map_location) for key, tensor in converted.state_dict.items()}
-    return {'meta': converted.meta, 'state_dict': weights}
+    return {'meta': converted.meta,
+            'state_dict': {key: tensor.to(map_location) for key, tensor in converted.state_dict.items()}}
 
 
-def _find(name: str) -> Path:
-    """The file of that name in the first place that has it, downloaded if need be."""
-    tried = []
-    for place in _places(name):
+def _find(network: str) -> Path:
+    """Return the file from the first source that has it; download it if necessary."""
+    folder = os.environ.get(FOLDER_VARIABLE, '')
+    tried = [f'the folder {folder}' if folder else f'no folder, because {FOLDER_VARIABLE} is not set']
+    for source in _sources(network, folder):
         try:
-            return _fetch(place) if '://' in place else _check_hash(Path(place))
-        except (OSError, RuntimeError) as error:  # no such host, no such file, another hash
-            tried.append(f'{place} ({error})')
-    folder = os.environ.get(FOLDER)
-    tried.insert(0, f'the folder {folder}' if folder else f'no folder, for {FOLDER} is not set')
-    raise WSError(f'no place has the weights {SCHEME}{name}; tried {"; ".join(tried)}. Get {AUTHORS[name]} or '
-                  f'{name}-<hash>.pth by other means, put it into a folder and set {FOLDER} to that folder')
+            return _download(source) if '://' in source else _check_hash(Path(source))
+        except (OSError, RuntimeError) as error:  # unknown host, missing file, wrong hash
+            tried.append(f'{source} ({error})')
+    raise WSError(f'weights {GN_WS_WEIGHTS[network]} not found; tried {"; ".join(tried)}. Get {FILES[network]} or '
+                  f'{network}_gn_ws-<hash>.pth by other means, put it into a folder and set {FOLDER_VARIABLE} to it')
 
 
-def _places(name: str) -> Iterator[str]:
-    folder = os.environ.get(FOLDER)
-    if folder:
-        files = sorted(path for pattern in (f'{name}.*', f'{name}-*', f'{AUTHORS[name]}') for path in
-                       Path(folder).expanduser().glob(pattern) if path.suffix in ('.pth', '.safetensors', '.tar'))
-        yield from map(str, files)
-    mirror = get_external_models().get(f'jhu/{name}')
-    if mirror:
-        yield mirror
-    yield f'{HOST}{AUTHORS[name]}'
+def _sources(network: str, folder: str) -> Iterator[str]:
+    name = f'{network}_gn_ws'
+    patterns = (f'{name}.*', f'{name}-*', FILES[network]) if folder else ()
+    files = sorted(path for pattern in patterns for path in Path(folder).expanduser().glob(pattern))
+    yield from (str(path) for path in files if path.suffix in ('.pth', '.safetensors', '.tar'))
+    mirrors = get_external_models()
+    yield from [mirrors[f'jhu/{name}']] if f'jhu/{name}' in mirrors else []
+    yield f'{HOST}{FILES[network]}'
 
 
-def _fetch(url: str) -> Path:
-    """Download into torch's cache, where mmengine keeps its own, unless it is there."""
+def _download(url: str) -> Path:
+    """Download into torch's cache, as mmengine does, unless the file is there."""
     path = Path(torch.hub.get_dir()) / 'checkpoints' / Path(urlparse(url).path).name
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,16 +107,15 @@ def _fetch(url: str) -> Path:
 
 
 def _check_hash(path: Path) -> Path:
-    """A file that is not what its name or the file beside it says is refused, also one half copied."""
+    """Refuse a file, for example an incomplete one, whose hash differs from its name or from ``<file>.sha256``."""
     from mmws.checkpoint.reader import sha256_of
-    beside = path.with_name(f'{path.name}.sha256')
-    expected = beside.read_text().strip()[:64] if beside.is_file() else _hash_in(path)
+    hash_file = path.with_name(f'{path.name}.sha256')
+    expected = hash_file.read_text().strip()[:64] if hash_file.is_file() else _hash_in(path)
     found = sha256_of(path)
     if not found.startswith(expected):
-        raise WSError(f'{path} has the sha256 {found}, where {expected} is expected; delete it and get it anew')
+        raise WSError(f'{path}: expected sha256 {expected}, got {found}; delete the file and download it again')
     return path
 
 
 def _hash_in(path: Path) -> str:
-    found = re.search(r'-([0-9a-f]{8,64})\.', path.name)
-    return found[1] if found else ''
+    return next(iter(re.findall(r'-([0-9a-f]{8,64})\.', path.name)), '')

@@ -1,4 +1,1 @@
-"""The maths of Weight Standardization: the formula, its kernels, its gradient.
-
-Imports torch and :mod:`mmws.errors` only.
-"""
+"""Weight Standardization of tensors: the formula, its kernels, its gradient. Imports torch alone."""

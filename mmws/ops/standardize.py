@@ -1,24 +1,22 @@
-"""The maths of Weight Standardization. Imports torch alone."""
+"""Weight Standardization of one tensor, with its gradient."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.autograd import forward_ad
+from torch import Tensor
 
 from mmws.ops.kernels import filter_gradient, standardize_filters
+from mmws.ops.torch_compat import runs_eagerly, version
 
-__all__ = ['HALF', 'attach', 'check_eps', 'check_fan_in', 'runs_eagerly', 'standardize_weight']
+__all__ = ['HALF', 'attach', 'check_eps', 'check_fan_in', 'standardize_weight']
 
 HALF = (torch.float16, torch.bfloat16)
 
 
 def check_fan_in(weight: Tensor) -> None:
-    """Refuse a weight whose filters hold a single element.
-
-    One number has mean itself and no standard deviation, so its standardized value is 0 or NaN whatever it learns.
+    """Refuse filters of a single element: they have no standard deviation.
 
     Raises:
         ValueError: if the fan-in (``weight[0].numel()``) is below 2.
@@ -28,17 +26,17 @@ def check_fan_in(weight: Tensor) -> None:
         raise ValueError(
             f'weight standardization needs a fan-in of at least 2, got {fan_in} (weight of shape '
             f'{tuple(weight.shape)}): a filter of one element has no standard deviation. '
-            'Keep this convolution plain, or give it a larger kernel or fewer groups.')
+            'Do not standardize this convolution, or give it a larger kernel or fewer groups.')
 
 
 def check_eps(eps: Any) -> None:
-    """Refuse what cannot be added to a standard deviation.
+    """Refuse an ``eps`` that cannot be added to a standard deviation.
 
     Raises:
-        ValueError: if it is no number from 0 on.
+        ValueError: if it is not a finite int or float >= 0.
     """
     if type(eps) not in (int, float) or not 0 <= eps < float('inf'):
-        raise ValueError(f'eps: expected a number from 0 on, got {eps!r}')
+        raise ValueError(f'eps: expected a finite number >= 0, got {eps!r}')
 
 
 def standardize_weight(weight: Tensor, eps: float = 1e-5, unbiased: bool = True) -> Tensor:
@@ -57,7 +55,7 @@ def standardize_weight(weight: Tensor, eps: float = 1e-5, unbiased: bool = True)
         weight: filters of shape (out_channels, in_channels / groups, \*kernel), any floating dtype.
             For float16 and bfloat16 the statistics and the division are done in float32.
         eps: added to the standard deviation (not to the variance); in the units of the weight.
-        unbiased: divide the sum of squares by fan-in - 1 rather than by fan-in.
+        unbiased: divide the sum of squares by fan-in - 1 instead of fan-in.
 
     Returns:
         The standardized weight: shape, dtype, device and memory format of ``weight``.
@@ -66,7 +64,6 @@ def standardize_weight(weight: Tensor, eps: float = 1e-5, unbiased: bool = True)
         ValueError: if the fan-in is below 2.
 
     Example:
-        >>> import torch
         >>> w = standardize_weight(torch.tensor([[[1., 2., 3.]], [[7., 7., 7.]]]))
         >>> w.round(decimals=3)
         tensor([[[-1.,  0.,  1.]],
@@ -81,38 +78,29 @@ def standardize_weight(weight: Tensor, eps: float = 1e-5, unbiased: bool = True)
 
 
 def _formula(weight: Tensor, eps: float, unbiased: bool) -> Tensor:
-    """The formula in differentiable operators, for compilers, tracers and transforms, and for the second derivative."""
+    """Standardize with differentiable operators, for compilers, tracers, transforms and second derivatives."""
     per_filter = tuple(range(1, weight.dim()))
     variance, mean = torch.var_mean(weight, dim=per_filter, correction=int(unbiased), keepdim=True)
-    # The gradient of sqrt is infinite at 0; clamped, a constant filter has none from its (zero) deviation.
+    # The gradient of sqrt is infinite at 0. The clamp makes it 0 for a constant filter.
     std = variance.clamp_min(torch.finfo(weight.dtype).tiny).sqrt()
     return (weight - mean) / (std + eps)
 
 
-def runs_eagerly(weight: Tensor) -> bool:
-    """Whether ``weight`` is a plain tensor that nobody compiles, traces, transforms or fakes."""
-    return (not torch.compiler.is_compiling() and type(weight) in (Tensor, nn.Parameter)
-            and (weight.is_cpu or weight.is_cuda) and not torch._C._is_tracing()
-            and torch._C._len_torch_dispatch_stack() == 0 and torch._C._functorch.peek_interpreter_stack() is None
-            and forward_ad._current_level < 0)
-
-
 def attach(weight: Tensor, standardized: Tensor, factors: Tensor, eps: float, unbiased: bool = True) -> Tensor:
-    """Return ``standardized`` with the gradient of :func:`standardize_weight` towards ``weight``.
+    """Return ``standardized`` with the gradient of :func:`standardize_weight` for ``weight``.
 
     Args:
-        weight: what was standardized; float32 or float64.
-        standardized, factors: what :func:`mmws.ops.kernels.standardize_filters` made of it with the same ``eps`` and
-            ``unbiased``. The result shares the memory of ``standardized``.
+        weight: the raw weight, float32 or float64.
+        standardized, factors: results of :func:`mmws.ops.kernels.standardize_filters` for ``weight`` with the same
+            ``eps`` and ``unbiased``. The returned tensor shares the memory of ``standardized``.
     """
-    attached: Tensor = _Attached.apply(weight, standardized, factors, eps, unbiased)  # type: ignore[no-untyped-call]
-    return attached
+    return _Attached.apply(weight, standardized, factors, eps, unbiased)  # type: ignore[no-any-return,no-untyped-call]
 
 
 class _Attached(torch.autograd.Function):
-    r"""Saves nothing but the standardized weight and two numbers per filter.
+    r"""Analytic gradient; saves only the standardized weight and two numbers per filter.
 
-    With :math:`n` the fan-in and :math:`g` the gradient that arrives, that of a filter is
+    With :math:`n` the fan-in and :math:`g` the gradient of the output, the gradient of a filter is
     :math:`\frac{g - \mathrm{mean}(g)}{\mathrm{std} + \epsilon} - \hat w \frac{\sum g \hat w}{(n - 1)\,\mathrm{std}}`
     """
 
@@ -120,19 +108,15 @@ class _Attached(torch.autograd.Function):
     def forward(ctx: Any, weight: Tensor, standardized: Tensor, factors: Tensor, eps: float, unbiased: bool) -> Tensor:
         attached = standardized.detach()
         ctx.save_for_backward(attached, factors)
-        ctx.weight, ctx.version, ctx.eps, ctx.unbiased = weight, _version(weight), eps, unbiased
+        ctx.weight, ctx.version, ctx.eps, ctx.unbiased = weight, version(weight), eps, unbiased
         return attached
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         if not torch.is_grad_enabled():
             return filter_gradient(grad, *ctx.saved_tensors), None, None, None, None
-        if _version(ctx.weight) != ctx.version:
-            raise RuntimeError('a weight was changed between the forward pass and a second derivative through its '
-                               'standardization')
-        again = _formula(ctx.weight, ctx.eps, ctx.unbiased)
-        return *torch.autograd.grad(again, ctx.weight, grad, create_graph=True), None, None, None, None
-
-
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
+        if version(ctx.weight) != ctx.version:
+            raise RuntimeError('cannot compute a second derivative: a standardized weight was changed in place after '
+                               'the forward pass; run the forward pass again')
+        recomputed = _formula(ctx.weight, ctx.eps, ctx.unbiased)
+        return *torch.autograd.grad(recomputed, ctx.weight, grad, create_graph=True), None, None, None, None

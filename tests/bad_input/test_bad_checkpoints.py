@@ -1,4 +1,4 @@
-"""Checkpoints that cannot be meant, and places where nothing can be written, through the commands that take them."""
+"""The tools refuse invalid checkpoints and outputs that they cannot write."""
 
 import io
 import os
@@ -16,7 +16,7 @@ from tests.helpers.commands import refusal, run_tool, tool_error
 from tests.helpers.models import DEMO, random_model
 
 DETECTION = DEMO / 'mask_rcnn_r18_gnws_digits.py'
-TAKERS = {'test.py': [], 'fold_checkpoint.py': ['out'], 'export_onnx.py': ['out.onnx'],
+TOOL_OUTPUTS = {'test.py': [], 'fold_checkpoint.py': ['out'], 'export_onnx.py': ['out.onnx'],
           'publish_model.py': ['out.pth']}
 
 
@@ -33,48 +33,49 @@ def folder(digits, tmp_path, monkeypatch):
 
 
 def saved(content) -> bytes:
-    whole = io.BytesIO()
-    torch.save(content, whole)
-    return whole.getvalue()
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
 
 
 STEM = 'conv1.weight'
 FILES = {
     'an empty file': ('pth', b'', 'it is empty'),
-    'a web page': ('pth', b'<!DOCTYPE html><title>404</title>', 'it is a web page, as a download that failed'),
-    'a page under the name of a pickle': ('pkl', b'\n<html>', 'it is a web page'),
+    'a web page': ('pth', b'<!DOCTYPE html><title>404</title>', 'it is a web page; repeat the download'),
+    'a web page named .pkl': ('pkl', b'\n<html>', 'it is a web page'),
     'half a file': ('pth', saved({'a': torch.ones(999)})[:2000], 'File is not a zip file'),
     'a command': ('pth', torch_zip(COMMAND), 'system'),
-    'a list': ('pth', saved([torch.ones(1)]), 'it holds a list, where weights by name are expected'),
-    'a tensor alone': ('pth', saved(torch.ones(1)), 'it holds a Tensor, where weights by name'),
-    'an optimizer alone': ('pth', saved({'optimizer': {'state': {0: torch.ones(2)}}}), 'it holds no tensors by name'),
-    'text for weights': ('pth', saved({STEM: 'x'}), 'it holds no tensors by name'),
+    'a list': ('pth', saved([torch.ones(1)]), 'expected weights by name, got a list'),
+    'a single tensor': ('pth', saved(torch.ones(1)), 'expected weights by name, got a Tensor'),
+    'an optimizer only': ('pth', saved({'optimizer': {'state': {0: torch.ones(2)}}}), 'it contains no tensors by name'),
+    'text instead of weights': ('pth', saved({STEM: 'x'}), 'it contains no tensors by name'),
     'weights two levels down': ('pth', saved({'state_dict': {'net': {STEM: torch.ones(1)}}}), 'no tensors by name'),
-    'no numbers': ('pth', saved(shapes_of(**{STEM: torch.full((64, 3, 7, 7), float('nan'))})),
-                   r'module\.conv1\.weight holds numbers that are none \(NaN\): the training .* diverged'),
-    'complex numbers': ('pth', saved(shapes_of(**{STEM: torch.ones(64, 3, 7, 7).cfloat()})), 'holds complex numbers'),
-    'whole numbers': ('pth', saved(shapes_of(**{STEM: torch.ones(64, 3, 7, 7).int()})),
-                      r'conv1\.weight is of torch\.int32, where weights are floating point numbers'),
-    'numbers for names': ('pth', saved({0: torch.ones(1)}), 'of no known format; .* its tensors are 0'),
-    'a number among the names': ('pth', saved(shapes_of() | {7: torch.ones(1)}), r'7 of shape \(1,\) has no place'),
+    'NaN values': ('pth', saved(shapes_of(**{STEM: torch.full((64, 3, 7, 7), float('nan'))})),
+                   r'module\.conv1\.weight contains NaN values: the training diverged'),
+    'complex numbers': ('pth', saved(shapes_of(**{STEM: torch.ones(64, 3, 7, 7).cfloat()})),
+                        'contains complex numbers'),
+    'integers': ('pth', saved(shapes_of(**{STEM: torch.ones(64, 3, 7, 7).int()})),
+                      r'conv1\.weight has dtype torch\.int32, expected floating point numbers'),
+    'numbers as names': ('pth', saved({0: torch.ones(1)}), 'unknown format; .* got the tensors 0'),
+    'a number as a name': ('pth', saved(shapes_of() | {7: torch.ones(1)}), r'7 of shape \(1,\) does not belong to'),
     'a stem of one dimension': ('pth', saved(shapes_of(**{STEM: torch.ones(64)})), r'conv1\.weight has shape \(64,\)'),
-    'a file of safetensors cut off': ('safetensors', safetensors({'a': {}})[:5], 'x.safetensors is refused'),
-    'torch under the name of safetensors': ('safetensors', saved({'a': torch.ones(1)}), 'x.safetensors is refused'),
-    'a pickle of text': ('pkl', pickle.dumps('weights'), 'it holds a str, where weights by name are expected'),
+    'a truncated safetensors file': ('safetensors', safetensors({'a': {}})[:5], 'x.safetensors is refused'),
+    'a torch file named .safetensors': ('safetensors', saved({'a': torch.ones(1)}), 'x.safetensors is refused'),
+    'a pickle of text': ('pkl', pickle.dumps('weights'), 'expected weights by name, got a str'),
 }
 
 
 @pytest.mark.parametrize(('ending', 'content', 'message'), FILES.values(), ids=FILES.keys())
-def test_a_file_that_holds_no_weights_is_refused(ending, content, message):
+def test_a_file_without_valid_weights_is_refused(ending, content, message):
     Path(f'x.{ending}').write_bytes(content)
     assert re.search(message, refusal('convert_checkpoint.py', f'x.{ending}', 'out.pth'))
 
 
-@pytest.mark.parametrize('name', ['convert_checkpoint.py', *TAKERS])
-def test_a_folder_is_no_checkpoint(name):
+@pytest.mark.parametrize('name', ['convert_checkpoint.py', *TOOL_OUTPUTS])
+def test_a_folder_is_refused_as_checkpoint(name):
     Path('x.pth').mkdir()
-    arguments = ['x.pth', 'out.pth'] if name not in TAKERS else [str(DETECTION), 'x.pth', *TAKERS[name]]
-    assert refusal(name, *arguments) == 'x.pth is a folder, where a checkpoint is expected'
+    arguments = ['x.pth', 'out.pth'] if name not in TOOL_OUTPUTS else [str(DETECTION), 'x.pth', *TOOL_OUTPUTS[name]]
+    assert refusal(name, *arguments) == 'x.pth is a folder, expected a checkpoint file'
 
 
 def changed(weights, rename=lambda key: key, drop='nothing', **tensors):
@@ -82,59 +83,62 @@ def changed(weights, rename=lambda key: key, drop='nothing', **tensors):
 
 
 MODELS = {
-    'of BatchNorm': ('test.py', lambda own: changed(own, lambda key: key.replace('gn', 'bn')),
+    'of BatchNorm': ('test.py', lambda base: changed(base, lambda key: key.replace('gn', 'bn')),
                      'does not fit .*: it has no weights for 62 parameters of the model, such as backbone.gn1.weight'),
-    'of a shallower network': ('test.py', lambda own: changed(own, drop='layer4'), 'no weights for 15 parameters'),
-    'of other shapes': ('test.py', lambda own: own | {'backbone.conv1.weight': torch.ones(3, 3)},
+    'of a shallower network': ('test.py', lambda base: changed(base, drop='layer4'), 'no weights for 15 parameters'),
+    'of other shapes': ('test.py', lambda base: base | {'backbone.conv1.weight': torch.ones(3, 3)},
                         r'size mismatch for backbone\.conv1\.weight'),
-    'of no numbers': ('test.py', lambda own: own | {'backbone.gn1.bias': torch.full((32,), float('nan'))}, r'\(NaN\)'),
-    'of the optimizer': ('test.py', lambda own: {'optimizer': {'state': {}}}, 'it holds no tensors by name'),
-    'of nothing that is read': ('test.py', lambda own: COMMAND, 'refused, nothing in it was executed: .*system'),
-    'to train on, of text': ('train.py', lambda own: {'a': 'x'}, 'it holds no tensors by name'),
-    'to fold, of no numbers': ('fold_checkpoint.py', lambda own: own | {'backbone.gn1.bias': torch.full((32,), float(
-        'nan'))}, r'backbone\.gn1\.bias holds numbers that are none'),
-    'to fold, of too many': ('fold_checkpoint.py', lambda own: own | {'a.weight': torch.ones(1)}, 'Unexpected key'),
-    'to export, of other shapes': ('export_onnx.py', lambda own: own | {'neck.lateral_convs.0.conv.weight': torch.ones(
-        2)}, r'size mismatch for neck\.lateral_convs\.0\.conv\.weight'),
-    'to publish, without a state_dict': ('publish_model.py', lambda own: own, r'x\.pth has no state_dict, which'),
-    'to publish, complex': ('publish_model.py', lambda own: {'state_dict': changed(own, **{
-        'backbone.gn1.bias': own['backbone.gn1.bias'].cfloat()})}, 'holds complex numbers'),
+    'of NaN values': ('test.py', lambda base: base | {'backbone.gn1.bias': torch.full((32,), float('nan'))},
+                      'contains NaN values'),
+    'of the optimizer': ('test.py', lambda base: {'optimizer': {'state': {}}}, 'it contains no tensors by name'),
+    'of a command': ('test.py', lambda base: COMMAND, 'refused, nothing in it was executed: .*system'),
+    'to train on, of text': ('train.py', lambda base: {'a': 'x'}, 'it contains no tensors by name'),
+    'to fold, of NaN values': ('fold_checkpoint.py', lambda base: base | {'backbone.gn1.bias': torch.full((32,), float(
+        'nan'))}, r'backbone\.gn1\.bias contains NaN values'),
+    'to fold, one too many': ('fold_checkpoint.py', lambda base: base | {'a.weight': torch.ones(1)}, 'Unexpected key'),
+    'to export, of other shapes': ('export_onnx.py', lambda base: base | {
+        'neck.lateral_convs.0.conv.weight': torch.ones(2)}, r'size mismatch for neck\.lateral_convs\.0\.conv\.weight'),
+    'to publish, without a state_dict': ('publish_model.py', lambda base: base, r'x\.pth has no state_dict, which'),
+    'to publish, complex': ('publish_model.py', lambda base: {'state_dict': changed(base, **{
+        'backbone.gn1.bias': base['backbone.gn1.bias'].cfloat()})}, 'contains complex numbers'),
 }
 
 
 @pytest.mark.parametrize(('name', 'change', 'message'), MODELS.values(), ids=MODELS.keys())
 def test_weights_that_do_not_fit_are_refused(name, change, message, weights):
     torch.save(change(weights), 'x.pth')
-    given = ['--cfg-options', 'load_from=x.pth'] if name == 'train.py' else ['x.pth', *TAKERS[name]]
+    given = ['--cfg-options', 'load_from=x.pth'] if name == 'train.py' else ['x.pth', *TOOL_OUTPUTS[name]]
     assert re.search(message, refusal(name, str(DETECTION), *given))
 
 
-def test_the_meta_data_of_a_stranger_do_not_matter(weights):
+def test_unknown_meta_data_are_ignored(weights):
     for meta in ([1], 'x', {1: 2}, {'dataset_meta': torch.ones(1)}):
         torch.save({'state_dict': weights, 'meta': meta, 7: 8}, 'x.pth')
         run_tool('convert_checkpoint.py', 'x.pth', 'out.pth')
-    assert 'meta data cannot be written to .safetensors' in refusal('convert_checkpoint.py', 'x.pth', 'out.safetensors')
+    assert 'cannot write the meta data to .safetensors' in refusal('convert_checkpoint.py', 'x.pth', 'out.safetensors')
 
 
 OUTPUTS = {
-    'what is read': (['convert_checkpoint.py', 'x.pth', 'x.pth'], 'x.pth is what it is to be made of and would be'),
-    'a link to it': (['convert_checkpoint.py', 'x.pth', 'link.pth'], 'link.pth is what it is to be made of'),
-    'a folder': (['convert_checkpoint.py', 'x.pth', 'folder.pth'], 'folder.pth is a folder; give the name of a file'),
-    'a file in a file': (['convert_checkpoint.py', 'x.pth', 'x.pth/out.pth'], 'there is no folder x.pth'),
-    'no ending': (['convert_checkpoint.py', 'x.pth', 'out'], 'expected a name that ends in .pth or .safetensors'),
-    'the weights to fold': (['fold_checkpoint.py', 'c.py', 'x.pth', 'x'], 'x.pth is what it is to be made of'),
-    'the config to fold': (['fold_checkpoint.py', 'c.py', 'x.pth', 'c'], 'c.py is what it is to be made of'),
-    'no such folder to fold to': (['fold_checkpoint.py', 'c.py', 'x.pth', 'no/out'], 'there is no folder no'),
+    'the input': (['convert_checkpoint.py', 'x.pth', 'x.pth'],
+                  'output would overwrite its input x.pth; choose another name'),
+    'a link to it': (['convert_checkpoint.py', 'x.pth', 'link.pth'], 'output would overwrite its input link.pth'),
+    'a folder': (['convert_checkpoint.py', 'x.pth', 'folder.pth'], 'folder.pth is a folder, expected a file name'),
+    'a path inside a file': (['convert_checkpoint.py', 'x.pth', 'x.pth/out.pth'], 'folder x.pth not found'),
+    'no suffix': (['convert_checkpoint.py', 'x.pth', 'out'], 'expected a name that ends in .pth or .safetensors'),
+    'the weights to fold': (['fold_checkpoint.py', 'c.py', 'x.pth', 'x'], 'output would overwrite its input x.pth'),
+    'the config to fold': (['fold_checkpoint.py', 'c.py', 'x.pth', 'c'], 'output would overwrite its input c.py'),
+    'a missing folder to fold to': (['fold_checkpoint.py', 'c.py', 'x.pth', 'no/out'], 'folder no not found'),
     'the weights to export': (['export_onnx.py', 'c.py', 'x.pth', 'x.pth'], 'expected a name that ends in .onnx'),
-    'no such folder to export to': (['export_onnx.py', 'c.py', 'x.pth', 'no/x.onnx'], 'there is no folder no'),
-    'the weights to publish': (['publish_model.py', 'c.py', 'x.pth', 'x.pth'], 'x.pth is what it is to be made of'),
-    'a config that is there': (['report.py', 'c.py', '--write', 'c.py'], 'c.py is there already; it was left as it is'),
-    'a config in no folder': (['report.py', 'c.py', '--write', 'no/c.py'], 'No such file or directory'),
+    'a missing folder to export to': (['export_onnx.py', 'c.py', 'x.pth', 'no/x.onnx'], 'folder no not found'),
+    'the weights to publish': (['publish_model.py', 'c.py', 'x.pth', 'x.pth'],
+                               'output would overwrite its input x.pth'),
+    'an existing config': (['report.py', 'c.py', '--write', 'c.py'], 'c.py already exists; choose another name'),
+    'a config in a missing folder': (['report.py', 'c.py', '--write', 'no/c.py'], 'No such file or directory'),
 }
 
 
 @pytest.mark.parametrize(('command', 'message'), OUTPUTS.values(), ids=OUTPUTS.keys())
-def test_a_place_that_cannot_be_written_to_is_refused(command, message):
+def test_an_invalid_output_path_is_refused(command, message):
     Path('c.py').write_text(f"_base_ = '{DETECTION}'\n")
     torch.save(shapes_of(), 'x.pth')
     Path('link.pth').symlink_to('x.pth')
@@ -144,7 +148,7 @@ def test_a_place_that_cannot_be_written_to_is_refused(command, message):
 
 @pytest.fixture
 def full_disk():
-    """Files can grow to a megabyte, and then no more."""
+    """Limit the size of a file to one MiB."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, before[1]))
     yield
@@ -155,7 +159,7 @@ def full_disk():
     ['convert_checkpoint.py', 'x.pth', 'out.pth'], ['convert_checkpoint.py', 'x.pth', 'out.safetensors'],
     ['fold_checkpoint.py', 'c.py', 'x.pth', 'out'],
     ['publish_model.py', 'c.py', 'x.pth', 'out.pth']], ids=' '.join)
-def test_a_disk_that_fills_up_leaves_what_was_there(command, weights, request):
+def test_a_full_disk_keeps_the_old_files(command, weights, request):
     Path('c.py').write_text(f"_base_ = '{DETECTION}'\n")
     torch.save({'state_dict': weights, 'meta': {}}, 'x.pth')
     for name in ('out.pth', 'out.safetensors', 'out.py', 'out.onnx'):
@@ -166,7 +170,7 @@ def test_a_disk_that_fills_up_leaves_what_was_there(command, weights, request):
 
 @pytest.fixture
 def unprivileged():
-    """Root may do anything: be nobody for a while."""
+    """Run as the user `nobody`, because root may write everywhere."""
     before = os.geteuid()
     if before == 0:
         os.seteuid(65534)
@@ -176,15 +180,15 @@ def unprivileged():
 
 @pytest.mark.parametrize(('command', 'message'), [
     (['convert_checkpoint.py', 'secret.pth', 'out.pth'], "Permission denied: 'secret.pth'"),
-    (['convert_checkpoint.py', 'x.pth', 'locked/out.pth'], 'Permission denied|could not be written'),
-    (['benchmark.py', '--out', 'locked/inner'], 'nothing can be written to .*locked; give another --out'),
+    (['convert_checkpoint.py', 'x.pth', 'locked/out.pth'], 'Permission denied|cannot write'),
+    (['benchmark.py', '--out', 'locked/inner'], 'no permission to write to .*locked; choose another --out'),
 ])
-def test_without_permission_nothing_happens(command, message, tmp_path, request):
+def test_missing_permissions_give_one_line(command, message, tmp_path, request):
     torch.save(shapes_of(), 'x.pth')
     torch.save(shapes_of(), 'secret.pth')
     Path('secret.pth').chmod(0)
     Path('locked').mkdir(mode=0o555)
-    for path in (tmp_path, *tmp_path.parents[:3]):  # pytest's folders are its user's alone
+    for path in (tmp_path, *tmp_path.parents[:3]):  # only the user can enter pytest's folders
         path.chmod(path.stat().st_mode | 0o055)
     request.getfixturevalue('unprivileged')
     assert re.search(message, tool_error(*command))

@@ -1,4 +1,4 @@
-"""Datasets that cannot be trained on, through tools/train.py: refused before anything is written."""
+"""tools/train.py refuses invalid datasets before it writes anything."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from tests.helpers.commands import REPOSITORY, refusal, tool_error
 DEMO = REPOSITORY / 'configs' / 'demo'
 DIGITS = Path('data/digits')
 ANNOTATIONS = DIGITS / 'annotations' / 'train.json'
-CLASSES = 'the classes 0, 1, 2, 3, 4'
+CLASSES = 'classes 0, 1, 2, 3, 4, '
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +22,7 @@ def folder(digits, tmp_path, monkeypatch):
 
 
 def with_content(change):
-    """Change what the annotation file holds."""
+    """Return a function that changes the content of the annotation file."""
     def rewrite():
         ANNOTATIONS.write_text(json.dumps(change(json.loads(ANNOTATIONS.read_text()))))
     return rewrite
@@ -44,43 +44,43 @@ def remove(pattern):
     return delete
 
 
-def a_folder():
+def replace_by_folder():
     ANNOTATIONS.unlink()
     ANNOTATIONS.mkdir()
 
 
-READ = r'train_dataloader: CocoDataset of data/digits/annotations/train\.json cannot be used: '
-HOLDS = r'annotations/train\.json holds no object of '
+READ = r'train_dataloader: cannot load the CocoDataset of data/digits/annotations/train\.json: '
+NO_OBJECT = r'annotations/train\.json has no object to train on of the '
 DETECTION = {
-    'cut off': (lambda: ANNOTATIONS.write_bytes(ANNOTATIONS.read_bytes()[:999]), f'{READ}JSONDecodeError'),
+    'truncated': (lambda: ANNOTATIONS.write_bytes(ANNOTATIONS.read_bytes()[:999]), f'{READ}JSONDecodeError'),
     'empty': (lambda: ANNOTATIONS.write_text(''), f'{READ}JSONDecodeError: Expecting value: line 1 column 1'),
     'a web page': (lambda: ANNOTATIONS.write_text('<html>'), f'{READ}JSONDecodeError'),
     'bytes': (lambda: ANNOTATIONS.write_bytes(b'\x89PNG'), f'{READ}UnicodeDecodeError'),
-    'a folder': (a_folder, f'{READ}IsADirectoryError'),
+    'a folder': (replace_by_folder, f'{READ}IsADirectoryError'),
     'a list': (with_content(lambda content: [content]), f'{READ}AssertionError: annotation file format'),
-    'without images': (with_content(lambda content: content | {'images': []}), f'{READ}it holds no image'),
+    'without images': (with_content(lambda content: content | {'images': []}), f'{READ}it has no images'),
     'without the key images': (with_content(lambda content: {'categories': content['categories']}), READ),
     'without categories': (with_content(lambda content: {'images': content['images']}), READ),
-    'without annotations': (with_content(lambda content: content | {'annotations': []}), HOLDS + CLASSES),
-    'of other images': (with_each('annotations', image_id=99), HOLDS),
-    'of other categories': (with_each('annotations', category_id=99), HOLDS),
-    'with other names': (with_each('categories', name='digit'), r'train\.json has 0 of the 10 classes 0, 1, 2, 3, 4, '),
-    'with one name spelt otherwise': (with_content(lambda content: content | {'categories': [
-        one | {'name': one['name'].replace('3', 'three')} for one in content['categories']]}), 'has 9 of the 10 cla'),
+    'without annotations': (with_content(lambda content: content | {'annotations': []}), NO_OBJECT + CLASSES),
+    'of other images': (with_each('annotations', image_id=99), NO_OBJECT),
+    'of other categories': (with_each('annotations', category_id=99), NO_OBJECT),
+    'with other names': (with_each('categories', name='digit'), rf'train\.json has only 0 of the 10 {CLASSES}'),
+    'with another spelling of a name': (with_content(lambda content: content | {'categories': [
+        one | {'name': one['name'].replace('3', 'three')} for one in content['categories']]}), 'only 9 of the 10 cla'),
     'without boxes': (without('annotations', 'bbox'), f'{READ}KeyError: bbox'),
     'with boxes of three numbers': (with_each('annotations', bbox=[1, 2, 3]), f'{READ}ValueError: not enough values'),
     'without the names of the images': (without('images', 'file_name'), f'{READ}KeyError: file_name'),
-    'with an image that is not there': (remove('images/train/000003.jpg'),
-                                        r'names 1 of 6 files that are not there, such as .*images/train/000003\.jpg'),
-    'with no image there': (remove('images/train/*'), r'names 6 of 6 files that are not there'),
-    'with an image to validate on that is not there': (remove('images/val/000001.jpg'),
-                                                       r'val_dataloader: .*/val\.json names 1 of 3 files'),
+    'with a missing image': (remove('images/train/000003.jpg'),
+                             r'train\.json: 1 of 6 files do not exist, such as .*images/train/000003\.jpg'),
+    'with all images missing': (remove('images/train/*'), r'train\.json: 6 of 6 files do not exist'),
+    'with a missing validation image': (remove('images/val/000001.jpg'),
+                                        r'val_dataloader: .*/val\.json: 1 of 3 files do not exist'),
 }
 
 
-@pytest.mark.parametrize(('spoil', 'message'), DETECTION.values(), ids=DETECTION.keys())
-def test_annotations_that_cannot_be_trained_on_are_named(spoil, message):
-    spoil()
+@pytest.mark.parametrize(('damage', 'message'), DETECTION.values(), ids=DETECTION.keys())
+def test_invalid_annotations_are_refused(damage, message):
+    damage()
     assert re.search(message, refusal('train.py', str(DEMO / 'mask_rcnn_r18_gnws_digits.py')))
 
 
@@ -90,18 +90,19 @@ def rename_images():
 
 
 SEGMENTATION = {
-    'a mask that is not there': (remove('masks/train/000003.png'),
-                                 r'names 1 of 12 files that are not there, such as .*masks/train/000003\.png'),
-    'no mask': (remove('masks/train/*'), r'names 6 of 12 files that are not there'),
-    'no image': (remove('images/train/*'), r'BaseSegDataset of .*images/train cannot be used: it holds no image'),
-    'images of another ending': (rename_images, 'cannot be used: it holds no image'),
-    'no folder of masks': (lambda: shutil.rmtree(DIGITS / 'masks'), 'needs data/digits/masks/train, which is not'),
+    'a missing mask': (remove('masks/train/000003.png'),
+                       r': 1 of 12 files do not exist, such as .*masks/train/000003\.png'),
+    'no mask': (remove('masks/train/*'), r': 6 of 12 files do not exist'),
+    'no image': (remove('images/train/*'), r'cannot load the BaseSegDataset of .*images/train: it has no images'),
+    'images with another suffix': (rename_images, 'cannot load the BaseSegDataset of .*: it has no images'),
+    'no folder of masks': (lambda: shutil.rmtree(DIGITS / 'masks'),
+                           'needs data/digits/masks/train, which does not exist'),
 }
 
 
-@pytest.mark.parametrize(('spoil', 'message'), SEGMENTATION.values(), ids=SEGMENTATION.keys())
-def test_maps_that_cannot_be_trained_on_are_named(spoil, message):
-    spoil()
+@pytest.mark.parametrize(('damage', 'message'), SEGMENTATION.values(), ids=SEGMENTATION.keys())
+def test_invalid_maps_are_refused(damage, message):
+    damage()
     assert re.search(message, refusal('train.py', str(DEMO / 'deeplabv3_r18_gnws_digits.py')))
 
 
@@ -109,8 +110,8 @@ def test_maps_that_cannot_be_trained_on_are_named(spoil, message):
     ('images/train/*', b'no picture', 0, r'AssertionError: failed to load image: .*images/train/00000\d\.jpg'),
     ('masks/train/*', b'no picture', 1, r'(PIL\.)?UnidentifiedImageError: cannot identify image file'),
 ])
-def test_a_picture_that_cannot_be_read_ends_the_run_in_one_line(files, content, workers, message):
-    """What is found when a worker of the data loader gets there."""
+def test_an_unreadable_image_ends_the_run_in_one_line(files, content, workers, message):
+    """The data loader finds it during the run."""
     for path in DIGITS.glob(files):
         path.write_bytes(content)
     options = ['train_cfg.max_iters=1', f'train_dataloader.num_workers={workers}',
@@ -120,6 +121,6 @@ def test_a_picture_that_cannot_be_read_ends_the_run_in_one_line(files, content, 
 
 
 @pytest.mark.parametrize('content', ['{"info": ', '[1]', '"digits"'])
-def test_digits_are_not_written_over_what_cannot_be_read(content):
+def test_digits_do_not_overwrite_an_unreadable_dataset(content):
     ANNOTATIONS.write_text(content)
-    assert re.search(r'train\.json (is no JSON|holds another dataset: got None)', refusal('make_digits.py'))
+    assert re.search(r'train\.json (is not valid JSON|contains another dataset: got None)', refusal('make_digits.py'))

@@ -1,4 +1,7 @@
-"""The source networks: torchvision's with the authors' convolution and GroupNorm, and the authors' DeepLabv3."""
+"""Converted checkpoints compute the same features as the source networks.
+
+The source networks are torchvision's with the authors' convolution and GroupNorm, and the authors' DeepLabv3.
+"""
 
 import pickle
 import re
@@ -25,7 +28,7 @@ ARCHITECTURES = {'resnet50': ('ResNet', 50, {}), 'resnet101': ('ResNet', 101, {}
 
 
 class AuthorsConv2d(nn.Conv2d):
-    """As layers.py of joe-siyuan-qiao/pytorch-classification describes it."""
+    """Convolution of layers.py in joe-siyuan-qiao/pytorch-classification."""
 
     def forward(self, x):
         weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
@@ -35,7 +38,7 @@ class AuthorsConv2d(nn.Conv2d):
 
 @cache
 def source_network(architecture):
-    """In float64, where 53 layers of rounding do not show, with weights that float32 can hold."""
+    """Return the network in float64, to avoid rounding errors over 53 layers, with weights that fit in float32."""
     groups = {'groups': 32, 'width_per_group': 4} if 'resnext' in architecture else {}
     with torch.device('meta'):
         net = resnet.ResNet(resnet.Bottleneck, [3, 4, 6, 3], norm_layer=partial(nn.GroupNorm, 32), **groups)
@@ -65,7 +68,7 @@ def target_network(architecture, in_scope):
     return net
 
 
-def in_authors_form(net, path):
+def save_authors_checkpoint(net, path):
     torch.save({f'module.{key}': value.float() for key, value in net.state_dict().items()}, path,
                _use_new_zipfile_serialization=False)
 
@@ -83,7 +86,7 @@ def caffe2_name(key):
 
 
 class Python2Pickler(pickle._Pickler):
-    """Writes bytes and text as Python 2 does its str."""
+    """Pickler that writes bytes and text as a ``str`` of Python 2."""
 
     def save_string(self, value):
         value = value if isinstance(value, bytes) else value.encode()
@@ -92,7 +95,7 @@ class Python2Pickler(pickle._Pickler):
     dispatch = pickle._Pickler.dispatch | {bytes: save_string, str: save_string}
 
 
-def in_caffe2_form(net, path, python2):
+def save_caffe2_checkpoint(net, path, python2):
     blobs = {caffe2_name(key): value.float().numpy() for key, value in net.state_dict().items()}
     assert len(blobs) == len(net.state_dict())
     blobs['conv1_w'] = blobs['conv1_w'][:, ::-1].copy()
@@ -103,16 +106,16 @@ def in_caffe2_form(net, path, python2):
 
 @torch.no_grad()
 def assert_same_features(state_dict, architecture, in_scope, swap=False):
-    ours, theirs = target_network(architecture, in_scope), source_network(architecture)
-    ours.load_state_dict({key: value.double() for key, value in state_dict.items()}, strict=True, assign=True)
+    target, source = target_network(architecture, in_scope), source_network(architecture)
+    target.load_state_dict({key: value.double() for key, value in state_dict.items()}, strict=True, assign=True)
     x = torch.randn(1, 3, 64, 64).double()
-    for a, b in zip(ours(x), features(theirs, x.flip(1) if swap else x), strict=True):
+    for a, b in zip(target(x), features(source, x.flip(1) if swap else x), strict=True):
         assert (a - b).norm() <= 1e-9 * b.norm()
 
 
 @pytest.mark.parametrize('architecture', ['resnet50', 'resnext50_32x4d'])
-def test_authors_imagenet_weights_compute_what_they_did(architecture, in_scope, tmp_path):
-    in_authors_form(source_network(architecture), tmp_path / 'R.pth.tar')
+def test_converted_authors_imagenet_weights_give_the_same_features(architecture, in_scope, tmp_path):
+    save_authors_checkpoint(source_network(architecture), tmp_path / 'R.pth.tar')
     converted = convert_checkpoint(tmp_path / 'R.pth.tar')
     assert_same_features(converted.state_dict, architecture, in_scope)
     about = converted.meta['mmws']
@@ -122,8 +125,8 @@ def test_authors_imagenet_weights_compute_what_they_did(architecture, in_scope, 
 
 
 @pytest.mark.parametrize('python2', [False, True])
-def test_caffe2_weights_compute_what_they_did_and_reordered_on_rgb(python2, in_scope, tmp_path):
-    in_caffe2_form(source_network('resnet50'), tmp_path / 'R.pkl', python2)
+def test_converted_caffe2_weights_give_the_same_features_in_bgr_and_rgb(python2, in_scope, tmp_path):
+    save_caffe2_checkpoint(source_network('resnet50'), tmp_path / 'R.pkl', python2)
     converted = convert_checkpoint(tmp_path / 'R.pkl')
     assert_same_features(converted.state_dict, 'resnet50', in_scope, swap=True)
     about = converted.meta['mmws']
@@ -149,26 +152,26 @@ def authors_deeplab_name(key):
 
 
 @torch.no_grad()
-def test_authors_deeplab_computes_what_it_did(in_scope, tmp_path):
+def test_converted_authors_deeplab_gives_the_same_logits(in_scope, tmp_path):
     config = Config.fromfile(REPOSITORY / 'configs' / 'deeplabv3_r101_gnws_voc12aug_jhu.py').model
     config.pretrained = None
     with in_scope('mmseg'), torch.device('meta'):
         net = MODELS.build(config).eval()
     weights = {key: torch.randn(value.shape) * 0.3 for key, value in net.state_dict().items()}
-    theirs = {authors_deeplab_name(key): value for key, value in weights.items()}
-    torch.save({'epoch': 50, 'state_dict': theirs, 'optimizer': {'state': {0: torch.ones(3)}}}, tmp_path / 'd.pth')
+    renamed = {authors_deeplab_name(key): value for key, value in weights.items()}
+    torch.save({'epoch': 50, 'state_dict': renamed, 'optimizer': {'state': {0: torch.ones(3)}}}, tmp_path / 'd.pth')
     converted = convert_checkpoint(tmp_path / 'd.pth')
     net.load_state_dict({key: value.double() for key, value in converted.state_dict.items()}, strict=True, assign=True)
     image = torch.randn(1, 3, 65, 97).double()
-    ours = net.encode_decode(image, [{'img_shape': (65, 97)}])
+    logits = net.encode_decode(image, [{'img_shape': (65, 97)}])
     expected = Authors({key: value.double() for key, value in weights.items()}).logits(image)
-    assert (ours - expected).norm() <= 1e-9 * expected.norm()
-    assert converted.meta['mmws']['left_over'] == {'epoch': 'no weight', 'optimizer': 'no weight'}
+    assert (logits - expected).norm() <= 1e-9 * expected.norm()
+    assert converted.meta['mmws']['left_over'] == {'epoch': 'not a weight', 'optimizer': 'not a weight'}
     assert converted.meta['mmws']['network'] == 'DeepLabv3 resnet101'
 
 
 @pytest.mark.parametrize('architecture', ARCHITECTURES)
-def test_the_shapes_are_the_toolkits(architecture, in_scope):
+def test_expected_shapes_equal_those_of_the_toolkit(architecture, in_scope):
     net = target_network(architecture, in_scope)
     expected = {key: tuple(value.shape) for key, value in net.state_dict().items()}
     assert resnet_shapes(net.state_dict()) == (architecture, expected)

@@ -1,4 +1,4 @@
-"""What a converted checkpoint says, and what is refused: tensors of the right names and shapes will do."""
+"""Meta data of converted checkpoints, and refused checkpoints."""
 
 import json
 
@@ -11,11 +11,12 @@ from safetensors import safe_open
 from mmws import WSError
 from mmws.checkpoint import convert_checkpoint, read_checkpoint
 from mmws.checkpoint.authors_imagenet import resnet_shapes
+from mmws.checkpoint.maskrcnn_benchmark import from_caffe2
 from tests.helpers.checkpoints import ONLY_NAMES, shapes_of
 from tests.helpers.commands import tool, tool_error
 
 
-def test_the_toolkits_own_weights_are_taken_as_they_are(tmp_path):
+def test_the_toolkits_own_weights_stay_unchanged(tmp_path):
     weights = {key: torch.randn(shape) for key, shape in resnet_shapes(ONLY_NAMES)[1].items()}
     torch.save({'state_dict': weights, 'meta': {'CLASSES': ('a', 'b'), 'time': 'now'}}, tmp_path / 'b.pth')
     converted = convert_checkpoint(tmp_path / 'b.pth')
@@ -26,36 +27,42 @@ def test_the_toolkits_own_weights_are_taken_as_they_are(tmp_path):
     assert convert_checkpoint(tmp_path / 'm.pth').state_dict.keys() == model.keys()
     del model['backbone.layer4.2.gn3.bias']
     torch.save(model, tmp_path / 'm.pth')
-    with pytest.raises(WSError, match=r'resnet50 needs backbone\.layer4\.2\.gn3\.bias of shape \(2048,\), which is'):
+    with pytest.raises(WSError, match=r'resnet50 needs backbone\.layer4\.2\.gn3\.bias of shape \(2048,\), but it is'):
         convert_checkpoint(tmp_path / 'm.pth')
 
 
 @pytest.mark.parametrize(('tensors', 'message'), [
-    (shapes_of(**{'layer2.1.bn3.bias': None}), r'resnet50 needs layer2\.1\.gn3\.bias of shape \(512,\), which is mis'),
+    (shapes_of(**{'layer2.1.bn3.bias': None}), r'resnet50 needs layer2\.1\.gn3\.bias of shape \(512,\), but it is m'),
     (shapes_of(**{'conv1.weight': torch.ones(64, 4, 7, 7)}),
      r'conv1\.weight has shape \(64, 4, 7, 7\), but conv1\.weight of resnet50 has \(64, 3, 7, 7\)'),
     (shapes_of(**{'layer1.0.se.weight': torch.ones(2)}),
-     r'layer1\.0\.se\.weight of shape \(2,\) has no place in resnet50: did you mean'),
-    (shapes_of(**{'gn1.bias': torch.ones(64)}), r'gn1\.bias and gn1\.bias are both|bn1\.bias and gn1\.bias are both'),
+     r'layer1\.0\.se\.weight of shape \(2,\) does not belong to resnet50: did you mean'),
+    (shapes_of(**{'gn1.bias': torch.ones(64)}), r'gn1\.bias and gn1\.bias both map|bn1\.bias and gn1\.bias both map'),
     (shapes_of(**{f'layer3.5.{rest}': None for rest in (
         *(f'{kind}{i}.weight' for kind in ('conv', 'bn') for i in (1, 2, 3)), *(f'bn{i}.bias' for i in (1, 2, 3)))}),
-     r'expected the blocks \(3, 4, 6, 3\) .* got \(3, 4, 5, 3\)'),
+     r'expected the bottleneck blocks \(3, 4, 6, 3\) .* got \(3, 4, 5, 3\)'),
     ({'stem.conv.weight': torch.ones(1), 'stages.0.blocks.0.conv1.weight': torch.ones(1)},
-     r"do not fit: timm's resnetv2_\* of BiT .* biased one, with eps inside the root"),
-    ({'root.conv.weight': torch.ones(1), 'body.block1.unit01.gn1.weight': torch.ones(1)}, "do not fit: BiT's weights"),
+     r"incompatible weights: timm's resnetv2_\* of BiT .* biased standard deviation, with eps inside the sq"),
+    ({'root.conv.weight': torch.ones(1), 'body.block1.unit01.gn1.weight': torch.ones(1)},
+     "incompatible weights: BiT's weights"),
     ({'stages.0.0.conv1.gain': torch.ones(1)}, r"timm's ScaledStdConv2d .*biased"),
     ({'backbone.conv1.weight_gamma': torch.ones(1)}, "mmcv's ConvAWS"),
     (shapes_of(**{'bn1.running_mean': torch.ones(64)}), r'BatchNorm statistics: .* \(bn1\.running_mean\)'),
-    ({'features.0.weight': torch.ones(1)}, r'of no known format; expected .*its tensors are features\.0\.weight'),
+    ({'features.0.weight': torch.ones(1)}, r'unknown format; expected .*got the tensors features\.0\.weight'),
 ])
-def test_what_does_not_fit_is_named(tensors, message, tmp_path):
+def test_a_tensor_that_does_not_fit_is_named(tensors, message, tmp_path):
     torch.save(tensors, tmp_path / 'x.pth')
     with pytest.raises(WSError, match=message):
         convert_checkpoint(tmp_path / 'x.pth')
 
 
+@pytest.mark.parametrize('key', ['branch2a_w', 'res_res2_0_branch2a_w', 'res2_0_conv1_w', 'res6_0_branch1_w'])
+def test_an_unknown_name_of_caffe2_stays_unchanged(key):
+    assert from_caffe2(key) == key
+
+
 @pytest.mark.parametrize('ending', ['pth', 'safetensors'])
-def test_the_tool_says_what_it_found_and_what_it_left(ending, in_scope, tmp_path):
+def test_the_tool_reports_the_format_and_the_tensors_left_over(ending, in_scope, tmp_path):
     torch.save(shapes_of(**{'fc.bias': torch.ones(1000)}), tmp_path / 'R-50-GN-WS.pth.tar')
     result = tool('convert_checkpoint.py', 'R-50-GN-WS.pth.tar', f'out.{ending}', folder=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -75,11 +82,11 @@ def test_the_tool_says_what_it_found_and_what_it_left(ending, in_scope, tmp_path
 
 
 @pytest.mark.parametrize(('arguments', 'message'), [
-    (['nowhere.pth', 'out.pth'], 'there is no checkpoint nowhere.pth'),
-    (['bit.pth', 'out.pth'], "these weights do not fit: timm's resnetv2"),
+    (['nowhere.pth', 'out.pth'], 'checkpoint nowhere.pth not found'),
+    (['bit.pth', 'out.pth'], "incompatible weights: timm's resnetv2"),
     (['r.pth', 'out.pth', '--to-rgb'], 'take RGB already'),
     (['r.pth', 'out.onnx'], 'expected a name that ends in .pth or .safetensors'),
-    (['r.pth', 'no/out.pth'], 'there is no folder no'),
+    (['r.pth', 'no/out.pth'], 'no/out.pth: folder no not found'),
 ])
 def test_a_users_mistake_is_one_line_and_nothing_is_written(arguments, message, tmp_path, monkeypatch):
     torch.save({'stages.0.blocks.0.conv1.weight': torch.ones(1)}, tmp_path / 'bit.pth')

@@ -1,4 +1,4 @@
-"""Hostile files: refused with one line, nothing executed."""
+"""Hostile files: the reader refuses them with one line and executes nothing."""
 
 import io
 import pickle
@@ -17,12 +17,12 @@ from tests.helpers.commands import tool_error
 
 
 def named(module, name, argument=b'I0\n'):
-    """A pickle that calls ``module.name`` with one argument."""
+    """Return a pickle that calls ``module.name`` with one argument."""
     return b'c' + f'{module}\n{name}\n'.encode() + b'(' + argument + b'tR.'
 
 
 def overlapping_zip():
-    """Two names for the same bytes: the central directory points twice at one entry."""
+    """Return a zip file whose central directory lists one entry twice."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, 'w') as archive:
         archive.writestr('x/data.pkl', bytes(10**5))
@@ -45,27 +45,27 @@ F32 = {'dtype': 'F32', 'shape': [4]}
 HOSTILE = {
     'a command, torch': ('pth', torch_zip(COMMAND), 'system'),
     'a command, torch legacy': ('pth', legacy(COMMAND), 'system'),
-    'a command, pickle': ('pkl', pickle.dumps(COMMAND, 2), r'\.system, which is refused'),
-    'a command, protocol 4': ('pkl', pickle.dumps(COMMAND, 4), 'is refused: only numpy'),
-    'eval': ('pkl', named('builtins', 'eval', b'Vopen("executed","w")\n'), r'builtins\.eval, which is refused'),
-    'of torch': ('pth', torch_zip({'a': Calls(torch.load, 'x')}), r'torch\.serialization\.load'),
-    'of numpy': ('pkl', named('numpy', 'fromfile', b'Vx\n'), r'numpy\.fromfile, which is refused'),
-    'of numpy.core': ('pkl', named('numpy.core.multiarray', 'fromstring'), 'fromstring, which is refused'),
-    'dotted': ('pkl', named('numpy', 'ndarray.tofile'), r'numpy\.ndarray\.tofile, which is refused'),
-    'an empty array of any size': ('pkl', named('numpy', 'ndarray', b'I99999999999\n'), 'in another way than numpy'),
-    'of objects': ('pkl', pickle.dumps({'a': np.array([None])}, 2), 'where numbers are expected'),
-    'bytes in another encoding': ('pkl', named('_codecs', 'encode', b'Vx\nVrot13\n'), "encodes text as 'rot13'"),
-    'a huge array': ('pkl', pickle.dumps(ARRAY, 2).replace(SHAPE, HUGE), r'\(1099511627776,\) claims to be in 16'),
+    'a command, pickle': ('pkl', pickle.dumps(COMMAND, 2), r'\.system is not allowed'),
+    'a command, protocol 4': ('pkl', pickle.dumps(COMMAND, 4), 'is not allowed; only numpy'),
+    'eval': ('pkl', named('builtins', 'eval', b'Vopen("executed","w")\n'), r'builtins\.eval is not allowed'),
+    'a function of torch': ('pth', torch_zip({'a': Calls(torch.load, 'x')}), r'torch\.serialization\.load'),
+    'a function of numpy': ('pkl', named('numpy', 'fromfile', b'Vx\n'), r'numpy\.fromfile is not allowed'),
+    'a function of numpy.core': ('pkl', named('numpy.core.multiarray', 'fromstring'), 'fromstring is not allowed'),
+    'a dotted name': ('pkl', named('numpy', 'ndarray.tofile'), r'numpy\.ndarray\.tofile is not allowed'),
+    'a huge ndarray': ('pkl', named('numpy', 'ndarray', b'I99999999999\n'), 'numpy does not pickle an array'),
+    'an array of objects': ('pkl', pickle.dumps({'a': np.array([None])}, 2), 'expected arrays of numbers'),
+    'bytes in another encoding': ('pkl', named('_codecs', 'encode', b'Vx\nVrot13\n'), "text encoding 'rot13'"),
+    'a huge array': ('pkl', pickle.dumps(ARRAY, 2).replace(SHAPE, HUGE), r'\(1099511627776,\) but has 16 bytes'),
     'a huge storage': ('pth', torch_zip(ONES, (b'K\x04t', HUGE[:-1] + b't')), 'does not match expected size'),
     'a huge tensor': ('pth', torch_zip(ONES, (SHAPE, HUGE)), 'refused'),
     'a huge tensor of one number': ('pth', torch_zip({'a': torch.ones(1).expand(2**40)}), '1099511627776,'),
-    'a sparse tensor, of any size': ('pth', torch_zip({'a': torch.eye(2).to_sparse()}), 'no dense tensor'),
-    'a tensor without data': ('pth', torch_zip({'a': torch.empty(2**40, device='meta')}), 'no dense tensor'),
+    'a sparse tensor, of any size': ('pth', torch_zip({'a': torch.eye(2).to_sparse()}), 'not a dense tensor'),
+    'a tensor without data': ('pth', torch_zip({'a': torch.empty(2**40, device='meta')}), 'not a dense tensor'),
     'a huge legacy storage': ('pth', legacy(ONES).replace(b'K\x04N', HUGE[:-1] + b'N'), 'refused'),
-    'a huge memo': ('pkl', b'\x80\x02}r\xff\xff\xff\x7f.', 'it holds no tensors'),
+    'a huge memo index': ('pkl', b'\x80\x02}r\xff\xff\xff\x7f.', 'it contains no tensors'),
     'a huge text': ('pkl', b'\x80\x02X\xff\xff\xff\x7fabc.', 'refused'),
-    'a zip bomb': ('pth', torch_zip({'a': torch.zeros(10**6)}, compress=8), r'more than it is \(archive'),
-    'overlapping entries': ('pth', overlapping_zip(), r'more than it is \(entries overlap\)'),
+    'a zip bomb': ('pth', torch_zip({'a': torch.zeros(10**6)}, compress=8), r'more than its size \(archive'),
+    'overlapping entries': ('pth', overlapping_zip(), r'more than its size \(entries overlap\)'),
     'big-endian, torch': ('pth', torch_zip(ONES, byteorder=b'big'), 'big-endian'),
     'big-endian, pickle': ('pkl', pickle.dumps({'a': np.ones(4, '>f4')}, 2), 'big-endian'),
     'overlapping offsets': ('safetensors', safetensors(
@@ -73,16 +73,16 @@ HOSTILE = {
     'offsets beyond the end': ('safetensors', safetensors({'a': F32 | {'data_offsets': [0, 2**40]}}), 'refused'),
     'a huge header': ('safetensors', struct.pack('<Q', 2**60) + b'{}', 'refused'),
     'a swapped header': ('safetensors', struct.pack('>Q', 2) + b'{}', 'refused'),
-    'meta that is no JSON': ('safetensors', safetensors({'__metadata__': {'meta': 'x'}}, b''), 'refused'),
+    'meta that is not JSON': ('safetensors', safetensors({'__metadata__': {'meta': 'x'}}, b''), 'refused'),
     'truncated zip': ('pth', torch_zip(ONES)[:-200], 'refused'),
     'truncated legacy': ('pth', legacy(ONES)[:-8], 'refused'),
     'truncated pickle': ('pkl', pickle.dumps(ARRAY, 2)[:-20], 'refused'),
     'truncated within a number': ('pkl', b'\x80\x02}J\x01', 'refused'),
     'truncated safetensors': ('safetensors', safetensors({'a': F32 | {'data_offsets': [0, 16]}}, bytes(8)), 'refused'),
     'empty': ('pth', b'', 'refused'),
-    'text': ('pth', b'<html>404</html>', 'refused'),
-    'no dict': ('pkl', pickle.dumps([1], 2), 'it holds a list'),
-    'deep': ('pkl', b'(' * 10**5 + b't' * 10**5 + b'.', 'refused'),
+    'a web page': ('pth', b'<html>404</html>', 'refused'),
+    'not a dict': ('pkl', pickle.dumps([1], 2), 'got a list'),
+    'deeply nested': ('pkl', b'(' * 10**5 + b't' * 10**5 + b'.', 'refused'),
 }
 
 
@@ -97,7 +97,7 @@ def test_a_hostile_file_is_refused(ending, content, message, tmp_path, monkeypat
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_harm_is_real(tmp_path, monkeypatch):
+def test_unsafe_loading_executes_the_command(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.load(io.BytesIO(HOSTILE['a command, torch'][1]), weights_only=False)
     assert (tmp_path / 'executed').exists()
@@ -115,18 +115,18 @@ def test_the_tool_refuses_with_one_line_and_writes_nothing(name, tmp_path, monke
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_a_nest_of_one_dict_takes_no_time(tmp_path):
+def test_a_nested_dict_of_exponential_size_is_fast(tmp_path):
     nest = {'a': np.ones(1)}
     for _ in range(100):
         nest = {'x': nest, 'y': nest}
     (tmp_path / 'x.pkl').write_bytes(pickletools.optimize(pickle.dumps(nest, 2)))
-    with pytest.raises(WSError, match='no tensors'):
+    with pytest.raises(WSError, match='contains no tensors'):
         read_checkpoint(tmp_path / 'x.pkl')
 
 
 @pytest.mark.parametrize('order', ['C', 'F'])
 @pytest.mark.parametrize('dtype', ['f4', 'f8', 'i8'])
-def test_arrays_are_read_as_they_were(dtype, order, tmp_path):
+def test_arrays_keep_their_values(dtype, order, tmp_path):
     array = np.arange(24).reshape(2, 3, 4).astype(dtype, order=order)
     for protocol in range(5):
         (tmp_path / 'x.pkl').write_bytes(pickle.dumps({'blobs': {'a': array}}, protocol))

@@ -1,4 +1,4 @@
-"""Checkpoints go both ways between the prefix and the toolkit's own GN + ConvWS configs."""
+"""Checkpoints load both ways between a model with the ``mmws.`` prefix and the toolkit's own GN + ConvWS config."""
 
 import pytest
 import torch
@@ -57,10 +57,10 @@ def test_checkpoints_load_strictly_both_ways_and_predict_the_same(name, in_scope
     config = Config.fromfile(stock_config(path))
     config.merge_from_dict({'model': small})
     torch.manual_seed(0)
-    ours = build(config.model | {'type': f'mmws.{config.model.type}'}, scope, in_scope)
-    theirs = build(ConfigDict(with_norm(config.model.to_dict(), WS, GN)), scope, in_scope)
+    converted = build(config.model | {'type': f'mmws.{config.model.type}'}, scope, in_scope)
+    stock = build(ConfigDict(with_norm(config.model.to_dict(), WS, GN)), scope, in_scope)
     image = torch.randn(1, 3, 128, 160)
-    for source, target in ((ours, theirs), (theirs, ours)):
+    for source, target in ((converted, stock), (stock, converted)):
         initialize_(source)
         save_checkpoint({'state_dict': source.state_dict()}, str(tmp_path / 'x.pth'))
         load_checkpoint(target, str(tmp_path / 'x.pth'), strict=True)

@@ -6,7 +6,7 @@ from mmws.checkpoint import writer as module
 
 
 @pytest.mark.parametrize('ending', ['pth', 'safetensors'])
-def test_what_is_written_is_read(ending, tmp_path):
+def test_a_written_checkpoint_reads_back(ending, tmp_path):
     weight = torch.randn(4, 3)
     tensors = {'a': weight, 'shared': weight, 'turned': weight.T, 'half': weight.half()}
     write_checkpoint(tmp_path / f'x.{ending}', tensors, {'mmws': {'eps': 1e-5}})
@@ -16,7 +16,7 @@ def test_what_is_written_is_read(ending, tmp_path):
 
 
 @pytest.mark.parametrize(('ending', 'saver'), [('pth', 'torch.save'), ('safetensors', 'save_file')])
-def test_a_failure_leaves_the_old_file_and_no_other(ending, saver, tmp_path, monkeypatch):
+def test_a_failure_keeps_the_old_file_and_leaves_no_other(ending, saver, tmp_path, monkeypatch):
     def fail(_, path, *__):
         path.write_bytes(b'half')
         raise OSError('no space left on device')

@@ -5,8 +5,8 @@ from mmengine.logging import print_log
 from mmws.cli.config import silence
 
 
-def test_what_is_told_after_a_silence_is_heard(log):
+def test_messages_after_silence_are_logged(log):
     with silence():
-        print_log('in it', 'current', logging.WARNING)
-    print_log('after it', 'current', logging.WARNING)
-    assert log == ['WARNING after it']
+        print_log('inside', 'current', logging.WARNING)
+    print_log('after', 'current', logging.WARNING)
+    assert log == ['WARNING after']

@@ -5,30 +5,30 @@ import pytest
 from mmengine.config import Config
 from rich.console import Console
 
-from mmws.cli.conversion_report import look_at, write_config
+from mmws.cli.conversion_report import inspect_conversion, write_config
 from tests.helpers.commands import REPOSITORY, tool
 
 RETINANET = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
 
 
-def text(overview) -> str:
+def text(report) -> str:
     console = Console(width=160)
     with console.capture() as printed:
-        console.print(overview.tree())
+        console.print(report.tree())
     return printed.get()
 
 
-def test_the_tree_marks_each_conv_and_folds_what_repeats():
-    overview = look_at(RETINANET, {'exclude': ['backbone.layer4.*']})
-    lines = text(overview).splitlines()
+def test_the_tree_marks_each_conv_and_merges_equal_blocks():
+    report = inspect_conversion(RETINANET, {'exclude': ['backbone.layer4.*']})
+    lines = text(report).splitlines()
     for part in ('conv1 WS     ConvWS2d 3 -> 64, 7x7', 'gn1 norm   BatchNorm2d -> GroupNorm(32, 64)',
                  'cls_convs ... reg_convs 2 alike ModuleList', "excluded by 'backbone.layer4.*'",
-                 'retina_cls plain  Conv2d 256 -> 720, 3x3: no norm takes its output: it leaves the network'):
+                 'retina_cls plain  Conv2d 256 -> 720, 3x3: no norm follows: the output leaves the network'):
         assert any(part in line for line in lines), part
     assert len(lines) < 80
-    figures = overview.as_dict()
+    figures = report.as_dict()
     assert figures['convolutions'] == len(figures['standardized']) + len(figures['plain']) == 38
-    total = sum(parameter.numel() for parameter in overview.model.parameters())
+    total = sum(parameter.numel() for parameter in report.model.parameters())
     assert figures['parameters, before'] == figures['parameters, after'] == total
     assert figures['parameters in standardized weights'] < total
 
@@ -38,25 +38,26 @@ def test_the_tree_marks_each_conv_and_folds_what_repeats():
                                       'BatchNorm replaced by SwitchableNorm': 20}, 'conv1 wn     ParametrizedConv2d'),
     ({'weight': 'plain', 'norm': 'keep'}, {'convolutions, standardized': 0}, 'plain  Conv2d 3 -> 64, 7x7: ws option'),
 ])
-def test_other_norms_and_weights_are_told_as_they_are(ws, counted, shown):
-    overview = look_at(RETINANET, ws)
-    assert counted.items() <= overview.as_dict().items()
-    assert shown in text(overview)
+def test_other_norms_and_weights_are_reported(ws, counted, shown):
+    report = inspect_conversion(RETINANET, ws)
+    assert counted.items() <= report.as_dict().items()
+    assert shown in text(report)
 
 
-def test_a_conv_that_no_run_shows_and_one_that_stands_twice_are_marked():
-    shown = text(look_at('mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py', {}))
-    assert 'ReLU follows (judged by the module tree)' in shown
-    shown = text(look_at('mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py', {}))
+def test_a_conv_outside_the_dry_run_and_a_shared_conv_are_marked():
+    shown = text(inspect_conversion('mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py', {}))
+    assert 'no norm follows: ReLU (judged by the module tree)' in shown
+    shown = text(inspect_conversion('mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py', {}))
     assert '(the one of bbox_head.cls_convs.0.0.conv)' in shown
 
 
 @pytest.mark.parametrize('name', [RETINANET, str(REPOSITORY / 'configs' / 'demo' / 'mask_rcnn_r18_gnws_digits.py')])
-def test_the_config_it_writes_has_the_prefix_and_all_the_rest(name, tmp_path):
+def test_the_written_config_adds_the_prefix_once_and_keeps_the_other_keys(name, tmp_path):
     written = tmp_path / 'out.py'
     write_config(name, {'norm': 'keep'}, written)
     config = Config.fromfile(written)
     assert config.model.type.startswith('mmws.')
+    assert not config.model.type.startswith('mmws.mmws.')
     assert config.model.ws == {'norm': 'keep'}
     assert 'optim_wrapper' in config
     assert len(written.read_text().splitlines()) == 2
@@ -64,13 +65,13 @@ def test_the_config_it_writes_has_the_prefix_and_all_the_rest(name, tmp_path):
 
 @pytest.mark.parametrize(('arguments', 'message'), [
     (['mmdet::nope.py'], 'has no nope.py'),
-    (['nope.py'], 'there is no config nope.py; expected a path, or a stock config such as mmdet::retinanet/'),
+    (['nope.py'], 'config nope.py not found; expected a path, or a stock config such as mmdet::retinanet/'),
     (['nosuchkit::a.py'], 'nosuchkit is not installed'),
     ([RETINANET, '--ws', 'nrom=keep'], "unknown ws option 'nrom': did you mean 'norm'?"),
     ([RETINANET, '--ws', "exclude=['nekc.*']"], "ws option exclude: 'nekc.*' matches no convolution of RetinaNet"),
-    ([RETINANET, '--write', 'there.py'], 'there.py is there already; it was left as it is'),
+    ([RETINANET, '--write', 'there.py'], 'there.py already exists; choose another name'),
     (['mmdet::_base_/default_runtime.py'], 'has no model'),
-    (['mmdet::cascade_rpn/cascade-rpn_r50-caffe_fpn_1x_coco.py'], 'its model cannot be built with its own type'),
+    (['mmdet::cascade_rpn/cascade-rpn_r50-caffe_fpn_1x_coco.py'], 'cannot build the model without the mmws. prefix'),
 ])
 def test_a_mistake_is_one_line(arguments, message, tmp_path):
     (tmp_path / 'there.py').write_text('kept')

@@ -1,4 +1,4 @@
-"""Folded networks in the toolkit alone: other processes, in which importing mmws fails."""
+"""Folded networks in the toolkit alone, in processes in which importing mmws fails."""
 
 import os
 import pickle
@@ -33,7 +33,7 @@ def without_mmws(tmp_path) -> dict[str, str]:
 
 @pytest.fixture
 def detector(digits, tmp_path) -> Path:
-    """A folder with the demo's config and a checkpoint of random weights."""
+    """Folder with the demo config and a checkpoint of random weights."""
     loader = f"dict(num_workers=0, persistent_workers=False, dataset=dict(data_root='{digits}/'))"
     (tmp_path / 'config.py').write_text(
         f"_base_ = '{DEMO}/mask_rcnn_r18_gnws_digits.py'\nval_dataloader = {loader}\ntest_dataloader = val_dataloader\n"
@@ -60,9 +60,9 @@ def test_the_toolkit_alone_predicts_and_scores_the_same(detector, without_mmws, 
               for result in (before, after)]
     assert scores[0] == scores[1]
     assert len(scores[0]) == 12
-    ours, theirs = (pickle.loads((detector / f'{name}.pkl').read_bytes()) for name in ('before', 'after'))
-    assert len(ours) == 3
-    for a, b in zip(ours, theirs, strict=True):
+    before, after = (pickle.loads((detector / f'{name}.pkl').read_bytes()) for name in ('before', 'after'))
+    assert len(before) == 3
+    for a, b in zip(before, after, strict=True):
         a, b = a['pred_instances'], b['pred_instances']
         assert len(a['scores']) > 0
         assert torch.equal(a['labels'], b['labels'])
@@ -94,11 +94,11 @@ def test_a_segmenter_in_the_toolkit_alone(tmp_path, without_mmws, monkeypatch):
     image = torch.randn(1, 3, 65, 97)
     torch.save(image, 'image.pth')
     subprocess.run([sys.executable, '-c', BUILDS], cwd=tmp_path, env=without_mmws, check=True)
-    ours, theirs = model(image, mode='tensor'), torch.load('prediction.pth')
-    assert (ours - theirs).norm() <= 1e-5 * ours.norm()
+    expected, actual = model(image, mode='tensor'), torch.load('prediction.pth')
+    assert (expected - actual).norm() <= 1e-5 * expected.norm()
 
 
-def test_mmpretrains_network_has_a_form_in_the_toolkit_alone():
+def test_a_network_of_mmpretrain_can_be_folded_for_the_toolkit_alone():
     config = Config.fromfile(REPOSITORY / 'configs' / 'resnet50_gnws_in1k.py')
     folded = fold(random_model(config))
     stock = to_stock(config, folded)
@@ -116,14 +116,14 @@ def resnet(**changes):
 
 @pytest.mark.parametrize(('changes', 'norm'), [
     ({}, {'type': 'GN', 'num_groups': 8}),
-    ({'norm_cfg': None}, {'type': 'GN', 'num_groups': 8}),  # BatchNorm by default, which the config does not say
+    ({'norm_cfg': None}, {'type': 'GN', 'num_groups': 8}),  # ResNet's default is BatchNorm
     ({'ws': {'num_groups': 2}, 'norm_cfg': {'type': 'BN'}}, {'type': 'GN', 'num_groups': 2}),
     ({'ws': {'norm': 'keep'}}, {'type': 'SyncBN', 'requires_grad': True}),
     ({'norm_cfg': {'type': 'GN', 'num_groups': 4}}, {'type': 'GN', 'num_groups': 4}),
     ({'ws': {'norm': 'LN', 'weight': 'plain'}}, {'type': 'GN', 'num_groups': 1}),
     ({'ws': {'norm': 'IN', 'weight': 'wn'}}, {'type': 'IN', 'affine': True}),
 ])
-def test_what_the_config_comes_to_say(changes, norm):
+def test_norm_cfg_of_the_stock_config(changes, norm):
     config = resnet(**changes)
     if config.model.backbone.norm_cfg is None:
         del config.model.backbone.norm_cfg
@@ -143,29 +143,30 @@ def test_what_the_config_comes_to_say(changes, norm):
         check_stock(stock, folded)
 
 
-def test_groups_that_one_key_cannot_say_are_named():
+def test_different_numbers_of_groups_are_refused():
     config = resnet()
     with pytest.raises(WSError, match=r'backbone\.gn1 8 and backbone\.layer2\.0\.gn1 16 and .*num_groups=8\)'):
         to_stock(config, fold(random_model(config)))
 
 
 @pytest.mark.parametrize(('changes', 'message'), [
-    ({'ws': {'norm': 'BCN'}}, r"model\.backbone: ws=dict\(norm='BCN'\) made its BatchNorm a norm that no toolkit has"),
-    ({'norm_cfg': {'type': 'mmws.SN'}}, r'model\.backbone\.norm_cfg: mmws\.SN is a norm of mmws that no toolkit has'),
+    ({'ws': {'norm': 'BCN'}},
+     r"model\.backbone: ws=dict\(norm='BCN'\) replaced its BatchNorm by a norm that only mmws has"),
+    ({'norm_cfg': {'type': 'mmws.SN'}}, r'model\.backbone\.norm_cfg: mmws\.SN exists in mmws only'),
 ])
-def test_norms_that_no_toolkit_has_are_refused(changes, message):
+def test_norms_that_only_mmws_has_are_refused(changes, message):
     config = resnet(**changes)
     with pytest.raises(WSError, match=message):
         to_stock(config, fold(random_model(config)))
 
 
 @pytest.mark.parametrize(('arguments', 'message'), [
-    (['nowhere.py', 'x.pth', 'out'], 'there is no config nowhere.py'),
-    ([str(DEMO / 'mask_rcnn_r18_gnws_digits.py'), 'nowhere.pth', 'out'], 'there is no checkpoint nowhere.pth'),
+    (['nowhere.py', 'x.pth', 'out'], 'config nowhere.py not found'),
+    ([str(DEMO / 'mask_rcnn_r18_gnws_digits.py'), 'nowhere.pth', 'out'], 'checkpoint nowhere.pth not found'),
     ([str(DEMO / 'mask_rcnn_r18_gnws_digits.py'), 'x.pth', 'out'], 'x.pth does not fit'),
-    (['jhu.py', 'jhu.pth', 'out'], 'model.decode_head: mmws.DeepLabV3Head is a type of mmws that no toolkit has'),
+    (['jhu.py', 'jhu.pth', 'out'], 'model.decode_head: mmws.DeepLabV3Head exists in mmws only'),
 ])
-def test_a_users_mistake_is_one_line_and_nothing_is_written(arguments, message, tmp_path, monkeypatch):
+def test_a_users_mistake_is_one_line_and_no_file_is_written(arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({'a': torch.ones(1)}, 'x.pth')
     if arguments[1] == 'jhu.pth':

@@ -17,40 +17,40 @@ def trained(name, tmp_path):
 
 
 @pytest.mark.parametrize(('name', 'outputs'), [('mask_rcnn_r18_gnws_digits', 5), ('deeplabv3_r18_gnws_digits', 1)])
-def test_the_file_computes_what_the_network_does(name, outputs, tmp_path):
+def test_onnxruntime_computes_the_outputs_of_the_network(name, outputs, tmp_path):
     model, out = trained(name, tmp_path), tmp_path / 'out.onnx'
     run_tool('export_onnx.py', str(DEMO / f'{name}.py'), str(tmp_path / 'trained.pth'), str(out))
     nodes = [node.op_type for node in onnx.load(out).graph.node]
     assert nodes.count('Conv') >= 28
-    assert not {'Sqrt', 'LayerNormalization'} & set(nodes)  # nothing standardizes weights
-    image = torch.randn(2, 3, 97, 131)  # none of the sizes that the tool checks
-    theirs = onnxruntime.InferenceSession(out).run(None, {'image': image.numpy()})
-    ours = ([model.encode_decode(image, [{'img_shape': (97, 131)}])] if outputs == 1
-            else model.extract_feat(image))
-    assert len(ours) == len(theirs) == outputs
-    for a, b in zip(ours, theirs, strict=True):
+    assert not {'Sqrt', 'LayerNormalization'} & set(nodes)  # no node standardizes weights
+    image = torch.randn(2, 3, 97, 131)  # not a shape that the tool checks
+    actual = onnxruntime.InferenceSession(out).run(None, {'image': image.numpy()})
+    expected = ([model.encode_decode(image, [{'img_shape': (97, 131)}])] if outputs == 1
+                else model.extract_feat(image))
+    assert len(expected) == len(actual) == outputs
+    for a, b in zip(expected, actual, strict=True):
         assert (a - torch.from_numpy(b)).norm() <= 1e-4 * a.norm()
     assert {path.name for path in tmp_path.iterdir()} == {'trained.pth', 'out.onnx'}
 
 
 @pytest.fixture(scope='module')
 def backbone():
-    scope = Config({'default_scope': 'mmdet', 'model': {
+    config = Config({'default_scope': 'mmdet', 'model': {
         'type': 'SingleStageDetector', 'bbox_head': {'type': 'FCOSHead', 'num_classes': 2, 'in_channels': 8},
         'backbone': {'type': 'mmws.ResNet', 'depth': 18, 'base_channels': 8, 'stem_channels': 8}}})
-    return random_model(scope)
+    return random_model(config)
 
 
-def test_a_network_that_is_not_folded_is_refused(backbone):
+def test_an_unfolded_network_is_refused(backbone):
     with pytest.raises(WSError, match=r'\d+ of 20 Conv nodes compute their weight .*fold'):
         export_onnx(backbone)
 
 
-def test_another_result_is_refused(backbone):
+def test_different_outputs_are_refused(backbone):
     folded = fold(backbone)
     content = export_onnx(folded)
     folded.backbone.gn1.weight.data *= 1.01
-    with pytest.raises(WSError, match='onnxruntime computes something else on images of'):
+    with pytest.raises(WSError, match=r'onnxruntime computes different outputs for images of shape \(2, 3, 128, 160\)'):
         _check_outputs(content, _Network(folded).eval())
 
 
@@ -61,8 +61,8 @@ def test_a_graph_without_convs_is_refused():
 
 def test_a_users_mistake_is_one_line(tmp_path):
     config = str(DEMO / 'mask_rcnn_r18_gnws_digits.py')
-    assert 'there is no checkpoint' in tool_error('export_onnx.py', config, 'nowhere.pth', 'x.onnx')
-    assert 'there is no config' in tool_error('export_onnx.py', 'nowhere.py', 'nowhere.pth', 'x.onnx')
+    assert 'checkpoint nowhere.pth not found' in tool_error('export_onnx.py', config, 'nowhere.pth', 'x.onnx')
+    assert 'config nowhere.py not found' in tool_error('export_onnx.py', 'nowhere.py', 'nowhere.pth', 'x.onnx')
 
 
 def test_folded_and_unfolded_detectors_export_and_compile(backbone):

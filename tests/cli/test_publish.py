@@ -16,7 +16,7 @@ CONFIG = DEMO / 'mask_rcnn_r18_gnws_digits.py'
 
 
 @pytest.mark.parametrize('measured', [True, False])
-def test_the_optimizer_goes_the_hash_and_a_card_come(measured, tmp_path):
+def test_publishing_removes_the_optimizer_and_adds_hash_and_card(measured, tmp_path):
     model = random_model(mmengine.Config.fromfile(CONFIG))
     meta = {'epoch': 1, 'iter': 4000, 'mmengine_version': mmengine.__version__, 'dataset_meta': {'classes': ('0',)}}
     torch.save({'state_dict': model.state_dict(), 'meta': meta, 'optimizer': {'state': torch.ones(3)},
@@ -32,11 +32,11 @@ def test_the_optimizer_goes_the_hash_and_a_card_come(measured, tmp_path):
                  '| norm | GroupNorm |', f'mmws {__version__} |',
                  '34 convolutions; (w - mean) / (std + eps), the unbiased std, eps 1e-05', 'iter 4000',
                  f'mmengine {mmengine.__version__}',
-                 'box_ap 0.756, mask_ap 0.642' if measured else 'not measured: there is no summary.json'):
+                 'box_ap 0.756, mask_ap 0.642' if measured else f'not measured: {tmp_path.name} has no summary.json'):
         assert fact in card
 
 
-def test_the_script_reads_what_mmengine_writes(tmp_path):
+def test_the_script_reads_checkpoints_of_mmengine(tmp_path):
     torch.save({'meta': {}, 'state_dict': {}, 'message_hub': HistoryBuffer([1.0], [1])}, tmp_path / 'x.pth')
     torch.serialization.clear_safe_globals()
     with pytest.raises(pickle.UnpicklingError, match='HistoryBuffer'):
@@ -44,9 +44,9 @@ def test_the_script_reads_what_mmengine_writes(tmp_path):
     assert publish_model(tmp_path / 'x.pth', tmp_path / 'y.pth').is_file()
 
 
-def test_a_users_mistake_is_one_line_and_nothing_is_written(tmp_path):
+def test_a_users_mistake_is_one_line_and_no_file_is_written(tmp_path):
     torch.save({'a': torch.ones(1)}, tmp_path / 'x.pth')
     arguments = ['publish_model.py', str(CONFIG), str(tmp_path / 'x.pth')]
     assert 'does not fit' in tool_error(*arguments, str(tmp_path / 'y.pth'))
-    assert 'there is no folder' in tool_error(*arguments, 'no/y.pth')
+    assert 'folder no not found' in tool_error(*arguments, 'no/y.pth')
     assert len(list(tmp_path.iterdir())) == 1

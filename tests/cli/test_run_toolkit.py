@@ -18,12 +18,12 @@ COCO_CONFIG = str(REPOSITORY / 'configs' / 'mask_rcnn_r50_gnws.py')
 @pytest.mark.parametrize(('name', 'arguments', 'message'), [
     ('train.py', [], r'expected tools/train.py CONFIG [OPTIONS]'),
     ('train.py', ['--work-dir', 'x'], 'got --work-dir x'),
-    ('train.py', ['configs/nope.py'], 'there is no config configs/nope.py'),
+    ('train.py', ['configs/nope.py'], 'config configs/nope.py not found'),
     ('train.py', [f'{REPOSITORY}/configs/mask_rcnn_r50.py'], "did you mean 'mask_rcnn_r50_gnws.py'"),
-    ('train.py', [COCO_CONFIG], 'needs data/coco/annotations/instances_train2017.json, which is not there; get COCO'),
+    ('train.py', [COCO_CONFIG], 'needs data/coco/annotations/instances_train2017.json, which does not exist; get COCO'),
     ('train.py', [f'{REPOSITORY}/configs/demo/mask_rcnn_r18_gnws_digits.py'], 'run `python tools/make_digits.py`'),
     ('test.py', [COCO_CONFIG], 'expected tools/test.py CONFIG CHECKPOINT [OPTIONS]'),
-    ('test.py', [COCO_CONFIG, 'nope.pth'], 'there is no checkpoint nope.pth'),
+    ('test.py', [COCO_CONFIG, 'nope.pth'], 'checkpoint nope.pth not found'),
     ('make_digits.py', [str(REPOSITORY / 'tests')], 'error: '),
     ('summarize.py', ['nowhere'], 'has no */vis_data/scalars.json with training steps'),
 ])
@@ -52,23 +52,23 @@ def test_a_wrong_option_in_the_config_is_one_line(digits, tmp_path):
 
 
 @pytest.mark.parametrize('name', ['train.py', 'test.py', 'summarize.py', 'make_digits.py'])
-def test_without_the_package_a_line_says_how_to_set_up(name, tmp_path):
+def test_without_the_package_one_line_points_to_the_installation(name, tmp_path):
     result = run(sys.executable, '-S', '-I', str(REPOSITORY / 'tools' / name), folder=tmp_path)
     assert result.returncode == 1
     assert result.stderr.count('\n') == 1
-    assert 'run `make setup`' in result.stderr
+    assert 'install the missing package (see Install in README.md)' in result.stderr
 
 
-def test_the_toolkits_script_reads_what_mmengine_writes_into_a_checkpoint(tmp_path):
-    """Upstream does not say so to torch >= 2.6, and a config without any mmws type has nobody else who does."""
+def test_the_toolkits_script_reads_checkpoints_of_mmengine(tmp_path):
+    """Upstream does not add HistoryBuffer to the allowed list of torch >= 2.6, and this config imports no mmws type."""
     torch.save({'message_hub': {'loss': HistoryBuffer([0.5], [1])}}, tmp_path / 'last.pth')
     (tmp_path / 'script.py').write_text("import torch; torch.load('last.pth', weights_only=True); print('resumed')")
     result = run(sys.executable, '-c', """
 from pathlib import Path
 from unittest.mock import patch
-from mmws.cli.run_toolkit import hand_over
-with patch('mmws.cli.run_toolkit._check', return_value=Path('script.py')):
-    hand_over('train.py')
+from mmws.cli.run_toolkit import run_script
+with patch('mmws.cli.run_toolkit._check_run', return_value=Path('script.py')):
+    run_script('train.py')
 """, folder=tmp_path)
     assert result.stdout == 'resumed\n', result.stderr
 
@@ -80,10 +80,10 @@ def test_distributed_scripts_find_the_toolkits(name, tmp_path):
     assert result.stderr.startswith(f'error: {COCO_CONFIG} needs data/coco/')
 
 
-def test_the_scope_of_the_config_chooses_the_toolkit():
+def test_default_scope_selects_the_toolkit():
     assert toolkit_tool(Config({'default_scope': 'mmdet'}), 'train.py').is_relative_to(Path(mmdet.__file__).parent)
     assert toolkit_tool(Config({'default_scope': 'mmseg'}), 'dist_test.sh').is_relative_to(Path(mmseg.__file__).parent)
     with pytest.raises(WSError, match='no default_scope'):
         toolkit_tool(Config({}), 'train.py')
-    with pytest.raises(WSError, match=r'for mmnothing, whose tools/train\.py is not installed'):
+    with pytest.raises(WSError, match=r'mmnothing: its tools/train\.py is not installed; see Install'):
         toolkit_tool(Config({'default_scope': 'mmnothing'}), 'train.py')

@@ -1,4 +1,4 @@
-"""Real, tiny runs of mmdet and mmseg: train, test, load again, resume, with the toolkits' own unmodified scripts."""
+"""Tiny runs of mmdet and mmseg with their own scripts: train, test, load, resume."""
 
 import json
 import re
@@ -28,7 +28,7 @@ MMSEG_TOOLS = Path(mmseg.__file__).parent / '.mim' / 'tools'
 
 @pytest.fixture(scope='module')
 def trained(digits, tmp_path_factory) -> Path:
-    """A folder with config.py and the work_dir of its training."""
+    """Folder with config.py and the work_dir of its training."""
     folder = tmp_path_factory.mktemp('run')
     data = f"data_root='{digits}/'"
     (folder / 'config.py').write_text(
@@ -46,7 +46,7 @@ def trained(digits, tmp_path_factory) -> Path:
     return folder
 
 
-def test_it_trains_tests_and_sums_up(trained, tmp_path):
+def test_train_test_and_summarize(trained, tmp_path):
     folder = shutil.copytree(trained, tmp_path / 'run')
     checkpoint = (folder / 'work_dir' / 'last_checkpoint').read_text()
     assert Path(checkpoint).name == 'iter_4.pth'
@@ -54,18 +54,18 @@ def test_it_trains_tests_and_sums_up(trained, tmp_path):
     tested = tool('test.py', 'config.py', checkpoint, '--show-dir', str(pictures), folder=folder)
     assert tested.returncode == 0, tested.stderr
     assert len(list(pictures.iterdir())) == 3
-    summed = tool('summarize.py', 'work_dir', folder=folder)
-    assert summed.returncode == 0, summed.stderr
+    summary = tool('summarize.py', 'work_dir', folder=folder)
+    assert summary.returncode == 0, summary.stderr
     for expected in ('box_ap', 'mask_ap', 'images_per_step │ 1', 'norm            │ GN', 'predictions.png'):
-        assert expected in summed.stdout
+        assert expected in summary.stdout
     assert cv2.imread(str(folder / 'work_dir' / 'predictions.png')).std() > 10
 
 
-def test_the_dumped_config_and_the_checkpoint_load_again(trained, digits):
+def test_the_dumped_config_and_the_checkpoint_can_be_loaded(trained, digits):
     config = Config.fromfile(trained / 'work_dir' / 'config.py')
     model = init_detector(config, str(trained / 'work_dir' / 'iter_4.pth'), device='cpu')
     assert type(model.backbone.conv1) is ConvWS2d
-    allow_log_history()  # OneDL's mmengine takes it back after each load
+    allow_log_history()  # OneDL's mmengine removes it after each load
     saved = torch.load(trained / 'work_dir' / 'iter_4.pth', weights_only=True)['state_dict']
     assert saved.keys() == model.state_dict().keys()
     assert all(torch.equal(value, saved[key]) for key, value in model.state_dict().items())
@@ -73,7 +73,7 @@ def test_the_dumped_config_and_the_checkpoint_load_again(trained, digits):
     assert {'bboxes', 'labels', 'scores', 'masks'} <= set(inference_detector(model, image).pred_instances.keys())
 
 
-def test_the_toolkits_own_script_resumes_it(trained, tmp_path):
+def test_the_toolkits_own_script_resumes(trained, tmp_path):
     folder = shutil.copytree(trained, tmp_path / 'run')
     (folder / 'work_dir' / 'iter_4.pth').unlink()
     (folder / 'work_dir' / 'last_checkpoint').write_text(str(folder / 'work_dir' / 'iter_2.pth'))
@@ -83,13 +83,13 @@ def test_the_toolkits_own_script_resumes_it(trained, tmp_path):
     assert (folder / 'work_dir' / 'iter_4.pth').is_file()
 
 
-def test_a_loss_that_is_nan_is_one_line_with_the_step_and_the_layer(trained, tmp_path):
+def test_a_nan_loss_is_one_line_with_step_and_layer(trained, tmp_path):
     options = ['default_hooks.checkpoint.interval=1', 'optim_wrapper.optimizer.lr=1e20', 'optim_wrapper.clip_grad=None']
     result = tool('train.py', 'config.py', '--work-dir', str(tmp_path), '--cfg-options', *options, folder=trained)
     assert result.returncode == 1
     error = result.stderr.splitlines()[-1]
-    assert re.match(r'error: step \d+: the loss is not finite \(.*loss_.*\); the first values that are not come from '
-                    r'\w+\.[\w.]+ \(\w+\).*\. No weight is spoilt; the last good checkpoint is ', error), error
+    assert re.match(r'error: step \d+: the loss is not finite \(.*loss_.*\); the first NaN or Inf comes from '
+                    r'\w+\.[\w.]+ \(\w+\).*\. The weights are still valid; the last good checkpoint is ', error), error
     assert 'Traceback' not in result.stderr
     last = torch.load((tmp_path / 'last_checkpoint').read_text(), weights_only=False)['state_dict']
     assert all(bool(value.isfinite().all()) for value in last.values())
@@ -97,7 +97,7 @@ def test_a_loss_that_is_nan_is_one_line_with_the_step_and_the_layer(trained, tmp
 
 @pytest.fixture
 def coco(digits, tmp_path) -> Path:
-    """A folder in which data/coco holds the digits under COCO's names."""
+    """Folder in which data/coco has the digits with the class names of COCO."""
     names = CocoDataset.METAINFO['classes']
     root = tmp_path / 'data' / 'coco'
     (root / 'annotations').mkdir(parents=True)
@@ -125,7 +125,7 @@ def test_one_key_on_a_stock_config_with_the_toolkits_own_script(coco):
 
 @pytest.fixture(scope='module')
 def segmenter(digits, tmp_path_factory) -> Path:
-    """A folder with the segmentation demo's config, on a few images."""
+    """Folder with the config of the segmentation demo, for a few images."""
     folder = tmp_path_factory.mktemp('segmenter')
     small = f"num_workers=0, persistent_workers=False, dataset=dict(data_root='{digits}')"
     (folder / 'config.py').write_text(
@@ -144,8 +144,8 @@ def test_segmentation_trains_tests_and_infers_with_mmsegs_own_scripts(segmenter,
                  '--show-dir', str(segmenter / 'work_dir' / 'pictures'), folder=segmenter)
     assert tested.returncode == 0, tested.stderr
     assert 'mIoU' in tested.stdout + tested.stderr
-    summed = tool('summarize.py', 'work_dir', folder=segmenter)
-    assert 'miou' in summed.stdout, summed.stderr
+    summary = tool('summarize.py', 'work_dir', folder=segmenter)
+    assert 'miou' in summary.stdout, summary.stderr
     assert cv2.imread(str(segmenter / 'work_dir' / 'predictions.png')).std() > 10
     model = init_model(Config.fromfile(segmenter / 'work_dir' / 'config.py'), str(checkpoint), device='cpu')
     assert type(model.backbone.stem[0]) is ConvWS2d
@@ -153,7 +153,7 @@ def test_segmentation_trains_tests_and_infers_with_mmsegs_own_scripts(segmenter,
     assert prediction.shape == (1, 128, 128)
 
 
-def test_batch_norm_fails_the_first_step_at_batch_1_where_the_prefix_trains(segmenter):
+def test_batch_norm_fails_at_batch_size_1_and_the_prefix_trains(segmenter):
     stock = tool('train.py', 'config.py', '--work-dir', 'bn', '--cfg-options', 'model.type=EncoderDecoder',
                  folder=segmenter)
     assert stock.returncode == 1
@@ -162,7 +162,7 @@ def test_batch_norm_fails_the_first_step_at_batch_1_where_the_prefix_trains(segm
     assert prefixed.returncode == 0, prefixed.stderr
 
 
-def test_a_map_with_labels_out_of_range_is_one_line_with_the_file(segmenter, digits, tmp_path):
+def test_labels_out_of_range_are_one_line_with_the_file(segmenter, digits, tmp_path):
     data = shutil.copytree(digits, tmp_path / 'digits')
     for path in (data / 'masks' / 'train').iterdir():
         cv2.imwrite(str(path), cv2.imread(str(path), cv2.IMREAD_UNCHANGED) + 20)

@@ -24,7 +24,7 @@ def write_run(work_dir, name, steps, validation=(), test=None, time=0.5):
     ("dict(type='mmws.X', ws=dict(norm='keep'), backbone=dict(norm_cfg=dict(type='mmws.SN')))", 'SN', 'ws'),
     ("dict(type='X', necks=[dict(norm_cfg=dict(type='BN'))])", 'BN', 'plain'),
 ])
-def test_a_resumed_run_counts_once(tmp_path, model, norm, weight):
+def test_a_resumed_run_replaces_the_steps_it_repeats(tmp_path, model, norm, weight):
     write_run(tmp_path, '2026_1', [50, 100, 150, 200], [(100, 0.1), (200, 0.9)], time=1.0)
     write_run(tmp_path, '2026_2', [150, 200, 250], [(200, 0.2)])
     write_run(tmp_path, '2026_3', [], test={'coco/bbox_mAP': 0.3, 'coco/segm_mAP': 0.25})
@@ -37,7 +37,7 @@ def test_a_resumed_run_counts_once(tmp_path, model, norm, weight):
     assert (tmp_path / 'curves.png').read_bytes().startswith(b'\x89PNG')
 
 
-def test_what_is_missing_is_said(tmp_path):
+def test_missing_inputs_are_named(tmp_path):
     with pytest.raises(WSError, match=r'no .*scalars\.json with training steps; train there first'):
         summarize(tmp_path)
     write_run(tmp_path, '2026_1', [50])

@@ -1,17 +1,19 @@
 import copy
+import inspect
 import pickle
 import warnings
+from dataclasses import fields
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from mmws import ConvWS1d, ConvWS2d, ConvWS3d, WSError, convert_
+from mmws import ConvWS1d, ConvWS2d, ConvWS3d, Options, WSError, convert_
 
 
 class Block(nn.Module):
-    """Names its norm by type, as mmcv's modules do."""
+    """Stores the name of its norm, as mmcv's modules do."""
 
     def __init__(self):
         super().__init__()
@@ -25,24 +27,24 @@ class Block(nn.Module):
         return self.conv2(self.bn_fixed(getattr(self, self.norm1_name)(self.conv1(x))))
 
 
-def test_norm_names_follow_the_type_where_the_module_keeps_the_name():
+def test_norms_are_renamed_if_the_parent_stores_the_name():
     net = Block()
     report = convert_(net)
     assert list(net._modules) == ['conv1', 'gn1', 'bn_fixed', 'conv2']
     assert report.converted == ['conv1']
-    assert report.skipped == {'conv2': 'no norm takes its output: it leaves the network'}
+    assert report.skipped == {'conv2': 'no norm follows: the output leaves the network'}
     assert report.norms == {'gn1': 'BatchNorm2d -> GroupNorm(32, 64)', 'bn_fixed': 'BatchNorm2d -> GroupNorm(32, 64)'}
     assert net(torch.randn(1, 3, 8, 8)).shape == (1, 2, 6, 6)
 
 
-def test_every_dimension():
+def test_1d_2d_and_3d():
     net = nn.Sequential(nn.Conv1d(3, 4, 2), nn.BatchNorm1d(4), nn.Conv3d(3, 4, 2), nn.BatchNorm3d(4),
                         nn.Conv2d(3, 4, 2), nn.SyncBatchNorm(4))
     convert_(net)
     assert [type(module) for module in net] == [ConvWS1d, nn.GroupNorm, ConvWS3d, nn.GroupNorm, ConvWS2d, nn.GroupNorm]
 
 
-def test_a_converted_model_stays_as_it_is():
+def test_a_second_conversion_changes_nothing():
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
     convert_(net, eps=1e-3)
     before = copy.deepcopy(net)
@@ -54,7 +56,7 @@ def test_a_converted_model_stays_as_it_is():
     assert report.skipped == {'0': 'already standardized'}
 
 
-def test_modes_gradients_sharing_and_copies_survive():
+def test_mode_gradients_sharing_and_copies_are_kept():
     conv, norm = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
     net = nn.Sequential(nn.Sequential(conv, norm), nn.Sequential(conv, norm)).eval()
     conv.requires_grad_(False)
@@ -64,21 +66,21 @@ def test_modes_gradients_sharing_and_copies_survive():
     assert report.converted == ['0.0']
     assert net[0][0] is net[1][0] is conv
     assert net[0][1] is net[1][1] is norm
-    assert all(ours is theirs for ours, theirs in zip(net.parameters(), parameters, strict=True))
+    assert all(after is before for after, before in zip(net.parameters(), parameters, strict=True))
     assert not any(parameter.requires_grad for parameter in net.parameters())
     assert not any(module.training for module in net.modules())
     x = torch.randn(1, 4, 3, 3)
-    for twin in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
-        assert torch.equal(twin(x), net(x))
+    for replica in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert torch.equal(replica(x), net(x))
 
 
-def test_a_norm_frozen_for_its_statistics_trains_as_group_norm():
+def test_a_frozen_batch_norm_becomes_a_group_norm_that_trains():
     net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4).requires_grad_(False))
     convert_(net)
     assert net[1].weight.requires_grad
 
 
-def test_keep_leaves_the_norms():
+def test_norm_keep_changes_no_norm():
     net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
     report = convert_(net, norm='keep')
     assert [type(module) for module in net] == [ConvWS2d, nn.BatchNorm2d]
@@ -93,7 +95,7 @@ def test_excluded_convs_stay_plain_and_their_norms_are_replaced():
     assert net[3].num_groups == 2
 
 
-def test_what_cannot_be_standardized_is_named():
+def test_unsupported_layers_are_reported():
     class Odd(nn.Conv2d):
         pass
 
@@ -104,19 +106,19 @@ def test_what_cannot_be_standardized_is_named():
                         nn.BatchNorm2d(4),
                         nn.Conv2d(4, 4, 1, groups=4), OddNorm(4), nn.Conv2d(4, 4, 2), nn.BatchNorm2d(4))
     assert convert_(net).skipped == {
-        '0': 'Odd has no standardized form',
-        '2': 'a fan-in of 1 has no standard deviation',
-        '4': 'a fan-in of 1 has no standard deviation',
-        '5': 'OddNorm is a BatchNorm of unknown behaviour',
+        '0': 'no standardized class for Odd',
+        '2': 'fan-in of 1: the standard deviation is undefined',
+        '4': 'fan-in of 1: the standard deviation is undefined',
+        '5': 'OddNorm is an unknown subclass of BatchNorm',
     }
     assert type(net[5]) is OddNorm
 
 
 @pytest.mark.parametrize(('net', 'why'), [
-    (nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()), 'it has no normalization layer'),
-    (nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), 'none of its normalization layers takes the output of a conv'),
+    (nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()), 'it has no norm'),
+    (nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), 'no norm follows a convolution'),
 ])
-def test_a_model_with_nothing_to_convert_is_warned_of(net, why):
+def test_warns_if_no_convolution_is_converted(net, why):
     with pytest.warns(UserWarning, match=f'nothing was standardized in Sequential: {why}'):
         convert_(net)
 
@@ -129,14 +131,14 @@ def test_a_model_with_nothing_to_convert_is_warned_of(net, why):
     ({'num_groups': 0}, 'num_groups: expected a positive integer, got 0'),
     ({'num_groups': 32.0}, r'num_groups: expected a positive integer, got 32\.0'),
     ({'num_groups': True}, 'num_groups: expected a positive integer, got True'),
-    ({'eps': -1e-5}, 'eps: expected a number from 0 on, got -1e-05'),
-    ({'eps': '1e-5'}, "eps: expected a number from 0 on, got '1e-5'"),
-    ({'eps': float('nan')}, 'eps: expected a number from 0 on, got nan'),
+    ({'eps': -1e-5}, 'eps: expected a finite number >= 0, got -1e-05'),
+    ({'eps': '1e-5'}, "eps: expected a finite number >= 0, got '1e-5'"),
+    ({'eps': float('nan')}, 'eps: expected a finite number >= 0, got nan'),
     ({'exclude': '0'}, r"exclude: expected a list of globs such as \['neck"),
     ({'exclude': [0]}, 'exclude: expected a list of globs'),
     ({'exclude': ['convv1']}, "exclude: 'convv1' matches no convolution of Block; did you mean 'conv1'"),
 ])
-def test_wrong_options_are_refused_and_the_model_is_untouched(options, message):
+def test_wrong_options_raise_and_leave_the_model_unchanged(options, message):
     net = Block()
     before = str(net)
     with pytest.raises(WSError, match=message):
@@ -144,7 +146,15 @@ def test_wrong_options_are_refused_and_the_model_is_untouched(options, message):
     assert str(net) == before
 
 
-def test_include_names_the_only_ones_and_lets_a_layer_norm_count():
+def test_the_signature_lists_the_options():
+    parameters = inspect.signature(convert_).parameters.values()
+    options = [(parameter.name, parameter.annotation, parameter.default) for parameter in parameters
+               if parameter.kind is parameter.KEYWORD_ONLY]
+    assert options == [(field.name, field.type, field.default) for field in fields(Options)]
+    assert all(f'\n        {name}: ' in convert_.__doc__ for name, *_ in options)
+
+
+def test_include_selects_convolutions_and_accepts_a_layer_norm():
     def net():
         return nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.LayerNorm([4, 512, 512]),
                              nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
@@ -152,14 +162,14 @@ def test_include_names_the_only_ones_and_lets_a_layer_norm_count():
     assert convert_(net()).converted == ['0', '6']
     report = convert_(net(), include=['[24]', '6'], exclude=['6'])
     assert report.converted == ['2']
-    assert report.skipped == {'0': "not in include=['[24]', '6']", '4': 'no norm takes its output: relu',
+    assert report.skipped == {'0': "not in include=['[24]', '6']", '4': 'no norm follows: relu',
                               '6': "excluded by '6'"}
-    assert len(report.norms) == 2  # whatever the globs say
+    assert len(report.norms) == 2  # the globs do not apply to norms
     with pytest.raises(WSError, match=r"ws option include: 'nekc\.' matches no convolution of Sequential"):
         convert_(net(), include=['nekc.'])
 
 
-def test_the_report_names_what_no_run_showed():
+def test_the_report_lists_convolutions_that_did_not_run():
     class Unrunnable(nn.Sequential):
         def forward(self, x, y, *, z):
             raise NotImplementedError
@@ -167,4 +177,4 @@ def test_the_report_names_what_no_run_showed():
     report = convert_(Unrunnable(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU())))
     assert report.unseen == ['0']
     assert report.converted == ['0']
-    assert '  not seen run  0: judged by the module tree' in str(report)
+    assert '  not run       0: judged by the module tree' in str(report)

@@ -18,7 +18,7 @@ from mmws.conversion.swap_convs import standardize_conv_
 
 
 def batch_normed() -> nn.Module:
-    """BN+WS with statistics and gains as training leaves them, negative ones and zeros among them."""
+    """Return a BN+WS network with random statistics and gains, some negative and some zero."""
     net = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 6, 3),
                         nn.BatchNorm2d(6))
     convert_(net, norm='keep')
@@ -30,8 +30,8 @@ def batch_normed() -> nn.Module:
     return net.eval()
 
 
-def gap(ours, theirs):
-    return (ours - theirs).norm().item() / theirs.norm().item()
+def gap(output, expected):
+    return (output - expected).norm().item() / expected.norm().item()
 
 
 @pytest.mark.parametrize(('conv', 'plain', 'shape'), [
@@ -40,13 +40,13 @@ def gap(ours, theirs):
     (ConvWS3d(4, 6, 2), nn.Conv3d, (2, 4, 5, 5, 5)),
     (MmcvConvWS2d(4, 6, 3, eps=1e-2), nn.Conv2d, (2, 4, 9, 9)),
 ])
-def test_a_folded_conv_is_exactly_plain_and_computes_the_same(conv, plain, shape):
+def test_a_folded_conv_is_plain_and_has_the_same_output(conv, plain, shape):
     folded = fold(conv.eval())
     assert type(folded) is plain
     assert vars(folded).keys() == vars(plain(1, 1, 1)).keys()
     x = torch.randn(shape)
     assert gap(folded(x), conv(x)) < 1e-6
-    assert type(conv) is not plain  # the model itself is untouched
+    assert type(conv) is not plain  # fold changes only the copy
 
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.bfloat16, torch.float16])
@@ -70,19 +70,19 @@ def test_sharing_is_kept_and_a_plain_conv_keeps_the_raw_weight():
     folded, x = fold(net), torch.randn(1, 4, 3, 3)
     assert folded[0] is folded[4]
     assert folded[0].weight is folded[1].weight is not folded[2].weight
-    assert all(torch.allclose(ours(x), theirs(x), atol=1e-6) for ours, theirs in zip(folded, net, strict=True))
+    assert all(torch.allclose(conv(x), original(x), atol=1e-6) for conv, original in zip(folded, net, strict=True))
     assert torch.equal(folded[3].weight, plain.weight)
     assert len(list(folded.parameters())) == 7  # three weights, four biases
 
 
-def test_what_is_left_knows_nothing_of_the_package(mmdet_scope):
+def test_a_folded_network_needs_no_mmws(mmdet_scope):
     net = MODELS.build({'type': 'mmws.ResNet', 'depth': 18, 'base_channels': 8, 'stem_channels': 8})
-    net.eval()  # mmdet's returns None
+    net.eval()  # mmdet's override returns None
     folded, x = fold(net), torch.randn(1, 3, 64, 64)
     assert b'mmws' in pickle.dumps(net)
     assert b'mmws' not in pickle.dumps(folded)
-    for ours, theirs in zip(folded(x), net(x), strict=True):
-        assert gap(ours, theirs) < 1e-5
+    for output, expected in zip(folded(x), net(x), strict=True):
+        assert gap(output, expected) < 1e-5
     assert folded.state_dict().keys() == net.state_dict().keys()
 
 
@@ -94,20 +94,20 @@ class Odd(ConvWS2d):
     (lambda: nn.Sequential(nn.ReLU().eval(), ConvWS2d(2, 2, 1)), r'the model \(Sequential\) is in training mode'),
     (lambda: nn.ModuleDict({'conv': ConvWS2d(2, 2, 1).eval(), 'drop': nn.Dropout()}).apply(
         lambda m: setattr(m, 'training', isinstance(m, nn.Dropout))), r'fold: drop \(Dropout\) is in training mode'),
-    (lambda: nn.Sequential(Odd(2, 2, 1)).eval(), '0 is a Odd, a subclass of a standardized convolution'),
-    (lambda: nn.Sequential(prune.identity(ConvWS2d(2, 2, 1), 'weight')).eval(), 'weight of 0 is no parameter'),
+    (lambda: nn.Sequential(Odd(2, 2, 1)).eval(), '0 has class Odd, an unknown subclass of a standardized convolution'),
+    (lambda: nn.Sequential(prune.identity(ConvWS2d(2, 2, 1), 'weight')).eval(), 'weight of 0 is not a parameter'),
     (lambda: parametrize.register_parametrization(ConvWS2d(2, 2, 1), 'weight', nn.Identity()).eval(),
-     'the module is a ParametrizedConvWS2d, a subclass'),
+     'the module has class ParametrizedConvWS2d, an unknown subclass'),
 ])
-def test_what_cannot_be_folded_is_named(make, message):
+def test_unsupported_networks_are_not_folded(make, message):
     with pytest.raises(WSError, match=message):
         fold(make())
 
 
-def test_fusing_a_norm_into_a_standardized_conv_is_refused_and_folded_it_is_right():
+def test_a_norm_can_be_fused_only_after_folding():
     net, x = batch_normed(), torch.randn(2, 3, 9, 9)
     expected, before = net(x), copy.deepcopy(net.state_dict())
-    with pytest.raises(WSError, match=r'ConvWS2d\(3, 8.* scaled one by one.*fold first: model\.eval'):
+    with pytest.raises(WSError, match=r'cannot fuse a norm into this layer, ConvWS2d\(3, 8.*fold first: model\.eval'):
         fuse_conv_bn(net)
     with pytest.raises(WSError, match='standardization undoes the scale'):
         fuse_conv_bn_eval(net[3], net[4])
@@ -120,21 +120,21 @@ def test_fusing_a_norm_into_a_standardized_conv_is_refused_and_folded_it_is_righ
 
 
 @torch.no_grad()
-def test_fusing_into_a_transposed_conv_likewise():
+def test_a_norm_can_be_fused_into_a_transposed_conv_only_after_folding():
     conv, norm, x = ConvTransposeWS2d(4, 6, 2, bias=False).eval(), nn.BatchNorm2d(6).eval(), torch.randn(1, 4, 5, 5)
     nn.init.normal_(norm.weight)
-    with pytest.raises(WSError, match=r'ConvTransposeWS2d\(4, 6.* scaled one by one'):
+    with pytest.raises(WSError, match=r'cannot fuse a norm into this layer, ConvTransposeWS2d\(4, 6'):
         fuse_conv_bn_eval(conv, norm, transpose=True)
     assert gap(fuse_conv_bn_eval(fold(conv), norm, transpose=True)(x), norm(conv(x))) < 1e-5
 
 
-def test_fusing_on_the_fly_is_refused_and_folded_it_is_right():
+def test_a_norm_can_be_fused_at_runtime_only_after_folding():
     block = ConvModule(3, 8, 3, conv_cfg={'type': 'mmws.ConvWS'}, norm_cfg={'type': 'BN'}).eval()
     nn.init.normal_(block.bn.weight)
     x = torch.randn(1, 3, 7, 7)
     expected = block(x)
     block.turn_on_efficient_conv_bn_eval()
-    with pytest.raises(WSError, match='another weight than its own'):
+    with pytest.raises(WSError, match='a weight that is not its own'):
         block(x)
     assert gap(fold(block)(x), expected) < 1e-5
     net = batch_normed()
@@ -146,14 +146,14 @@ def test_fusing_on_the_fly_is_refused_and_folded_it_is_right():
 
 @pytest.mark.parametrize('weight', [
     torch.randn(4, 3, 2, 2), torch.randn(4, 5, 2, 2), torch.ones(4, 3, 2, 2, device='meta')])
-def test_another_weight_may_be_put_in(weight):
+def test_the_weight_can_be_replaced(weight):
     conv = ConvWS2d(3, 4, 2)
     conv.weight = nn.Parameter(weight)
     assert conv.weight.shape == weight.shape
     conv.weight = nn.Parameter(conv.weight.detach().clone())
 
 
-def test_parametrized_and_functional_calls_still_work():
+def test_parametrizations_and_functional_calls_work():
     conv, x = ConvWS2d(3, 4, 2), torch.randn(1, 3, 4, 4)
     expected = conv(x)
     doubled = {'weight': conv.weight * 2, 'bias': conv.bias}
@@ -169,12 +169,12 @@ def test_export_and_compile(folding):
     net = fold(net) if folding else net
     exported = torch.export.export(net, (x,))
     assert gap(exported.module()(x), expected) < 1e-6
-    called = [str(node.target) for node in exported.graph.nodes]
-    assert any('var_mean' in name or 'layer_norm' in name for name in called) is not folding
+    operators = [str(node.target) for node in exported.graph.nodes]
+    assert any('var_mean' in name or 'layer_norm' in name for name in operators) is not folding
     assert gap(torch.compile(net, backend='aot_eager', fullgraph=True)(x), expected) < 1e-6
 
 
-def test_the_formula_is_the_layers():
+def test_the_folded_weight_is_the_standardized_weight():
     conv = ConvWS2d(3, 4, 3, eps=1e-2).eval()
     assert torch.equal(fold(conv).weight, standardize_weight(conv.weight, 1e-2))
 
@@ -183,7 +183,7 @@ def test_the_formula_is_the_layers():
     nn.ConvTranspose2d(4, 6, 2, stride=2, groups=2), DeformConv2dPack(4, 6, 3, padding=1),
     Conv2dAdaptivePadding(4, 6, 3)],
     ids=lambda conv: type(conv).__name__)
-def test_transposed_and_other_libraries_convs_fold_to_their_own_class(conv):
+def test_convs_of_every_library_fold_to_their_plain_class(conv):
     plain, x = type(conv), torch.randn(2, 4, 8, 8)
     standardize_conv_(conv).eval()
     folded = fold(conv)

@@ -11,7 +11,7 @@ from torch.nn.utils import parametrizations, parametrize
 from mmws import ConvWS2d, WSError, convert_, fold
 from mmws.conversion.parametrize_convs import WEIGHTS, reparametrize_conv_, weight_form, written_through
 from mmws.conversion.replace_norms import NORMS
-from mmws.experiments.sweep import _batch
+from mmws.experiments.demo_samples import demo_samples
 
 
 def small():
@@ -20,7 +20,7 @@ def small():
 
 
 def step(model, *inputs, **keywords):
-    """A training step; the loss and all that is learned must be finite after it."""
+    """Take a training step; the loss and all parameters must be finite after it."""
     optimizer = torch.optim.SGD(model.parameters(), 0.01)
     loss = model(*inputs, **keywords)
     loss = model.parse_losses(loss)[0] if isinstance(loss, dict) else loss.sum()
@@ -47,7 +47,7 @@ def test_each_norm_with_each_weight_takes_a_step_at_batch_1(norm, weight):
 
 
 @pytest.mark.parametrize('make', [nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d])
-def test_weights_are_by_definition(make):
+def test_weights_follow_the_definition(make):
     conv = make(4, 6, 3)
     filters = (lambda w: w.transpose(0, 1)) if make is nn.ConvTranspose2d else (lambda w: w)
     raw = conv.weight.detach().clone() * 2
@@ -56,13 +56,13 @@ def test_weights_are_by_definition(make):
     torch.testing.assert_close(filters(normal.weight).flatten(1).norm(dim=1), torch.full((6,), 3.))
     spectral = reparametrize_conv_(conv, 'spectral')
     spectral.load_state_dict({'weight': raw}, strict=False)
-    for _ in range(500):  # two singular values may be close
+    for _ in range(500):  # the power iteration converges slowly if two singular values are close
         computed = spectral.weight
     largest = torch.linalg.matrix_norm(filters(raw).flatten(1), 2)
     torch.testing.assert_close(computed, raw / largest, rtol=1e-4, atol=1e-5)
 
 
-def test_the_convolutions_are_those_that_would_be_standardized():
+def test_all_forms_apply_to_the_same_convolutions():
     chosen = {weight: convert_(small(), weight=weight, exclude=['3']).converted for weight in ('ws', 'wn', 'spectral')}
     assert list(chosen.values()) == [['0']] * 3
 
@@ -71,24 +71,24 @@ def test_the_convolutions_are_those_that_would_be_standardized():
     ('wn', ['parametrizations.weight.original0', 'parametrizations.weight.original1']),
     ('spectral', ['parametrizations.weight.original', 'parametrizations.weight.0._u', 'parametrizations.weight.0._v']),
 ])
-def test_keys_are_torchs_and_plain_weights_load(weight, keys):
+def test_keys_are_those_of_torch_and_plain_weights_load(weight, keys):
     conv = reparametrize_conv_(nn.Conv2d(3, 4, 3, bias=False), weight)
     assert list(conv.state_dict()) == keys
-    torchs = nn.Conv2d(3, 4, 3, bias=False)
-    conv.load_state_dict(torchs.state_dict(), strict=True)
-    (parametrizations.weight_norm if weight == 'wn' else parametrizations.spectral_norm)(torchs)
-    torch.testing.assert_close(conv.eval().weight, torchs.eval().weight, rtol=2e-2, atol=1e-2)
-    conv.load_state_dict(torchs.state_dict(), strict=True)
-    assert torch.equal(conv.weight, torchs.weight)
+    reference = nn.Conv2d(3, 4, 3, bias=False)
+    conv.load_state_dict(reference.state_dict(), strict=True)
+    (parametrizations.weight_norm if weight == 'wn' else parametrizations.spectral_norm)(reference)
+    torch.testing.assert_close(conv.eval().weight, reference.eval().weight, rtol=2e-2, atol=1e-2)
+    conv.load_state_dict(reference.state_dict(), strict=True)
+    assert torch.equal(conv.weight, reference.weight)
 
 
 @pytest.mark.parametrize('weight', ['wn', 'spectral'])
-def test_initialization_reaches_the_weights(weight, mmdet_scope):
+def test_init_weights_changes_the_weights(weight, mmdet_scope):
     config = {'type': 'mmws.ResNet', 'depth': 18, 'ws': {'weight': weight}}
     model = MODELS.build(config | {'init_cfg': {'type': 'Constant', 'layer': 'Conv2d', 'val': 0.5}})
     originals = list(model.parameters())
     model.init_weights()
-    assert all(ours is theirs for ours, theirs in zip(model.parameters(), originals, strict=True))
+    assert all(after is before for after, before in zip(model.parameters(), originals, strict=True))
     half = torch.full((64, 3, 7, 7), 0.5)
     expected = half if weight == 'wn' else half / torch.linalg.matrix_norm(half.flatten(1), 2)
     torch.testing.assert_close(model.conv1.weight, expected)
@@ -100,23 +100,24 @@ def test_initialization_reaches_the_weights(weight, mmdet_scope):
 
 
 @pytest.mark.parametrize(('first', 'then'), [('ws', 'wn'), ('wn', 'ws'), ('wn', 'spectral'), ('ws', 'plain')])
-def test_another_form_on_top_is_refused_and_nothing_is_touched(first, then):
+def test_a_second_form_raises_and_leaves_the_model_unchanged(first, then):
     net = small()
     convert_(net, weight=first, norm='keep')
     before = str(net)
-    with pytest.raises(WSError, match=rf"ws option weight: 0 is {WEIGHTS[first][1]} already, and '{then}' cannot undo"):
+    message = f"ws option weight: 0 is already {WEIGHTS[first][1]}, cannot change it to '{then}'"
+    with pytest.raises(WSError, match=message):
         convert_(net, weight=then)
     assert str(net) == before
 
 
-def test_mmcvs_own_standardized_convolution_counts(mmdet_scope):
+def test_mmcvs_standardized_convolution_counts(mmdet_scope):
     config = {'type': 'mmws.ResNet', 'depth': 18, 'conv_cfg': {'type': 'ConvWS'}, 'ws': {'weight': 'plain'}}
-    with pytest.raises(WSError, match='conv1 is standardized already'):
+    with pytest.raises(WSError, match='conv1 is already standardized'):
         MODELS.build(config)
 
 
 @pytest.mark.parametrize('weight', ['wn', 'spectral'])
-def test_folded_they_are_plain_and_compute_the_same(weight):
+def test_folded_convolutions_are_plain_and_have_the_same_output(weight):
     net = small()
     convert_(net, weight=weight)
     net.eval()
@@ -128,9 +129,9 @@ def test_folded_they_are_plain_and_compute_the_same(weight):
     torch.testing.assert_close(folded(x), net(x))
 
 
-def test_nothing_to_change_is_warned_of_but_for_plain_weights():
+def test_warns_if_nothing_changes_unless_weights_are_plain():
     net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU())
-    with pytest.warns(UserWarning, match='nothing was weight-normalized in Sequential: it has no normalization layer'):
+    with pytest.warns(UserWarning, match='nothing was weight-normalized in Sequential: it has no norm'):
         convert_(net, weight='wn')
     with warnings.catch_warnings():
         warnings.simplefilter('error')
@@ -169,8 +170,8 @@ def test_a_detector_and_a_segmenter_take_a_step_at_batch_1(norm, weight, in_scop
         with in_scope(scope):
             model = MODELS.build(ConfigDict(copy.deepcopy(config) | {'ws': {'norm': norm, 'weight': weight}}))
             model.init_weights()
-            inputs, samples = _batch(scope, 3)
-            if scope == 'mmseg' and norm in ('keep', 'BCN'):  # its image pool gives a single value per channel
+            inputs, samples = torch.randn(1, 3, 128, 128), demo_samples(scope, (128, 128), 3)
+            if scope == 'mmseg' and norm in ('keep', 'BCN'):  # the image pool gives a single value per channel
                 with pytest.raises(ValueError, match='Expected more than 1 value per channel when training'):
                     step(model, inputs, samples, mode='loss')
             else:

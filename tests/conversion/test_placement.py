@@ -11,7 +11,7 @@ from mmws.conversion.placement import find_placement
 
 
 class Net(nn.Module):
-    """A net with conv1 before norm1, and what a test says between."""
+    """A network with conv1, norm1, and the forward of a test."""
 
     def __init__(self, forward, **parts: nn.Module) -> None:
         super().__init__()
@@ -26,10 +26,10 @@ class Net(nn.Module):
 
 def reasons(model: nn.Module) -> dict[str, str]:
     names = {module: name for name, module in model.named_modules()}
-    return {names[conv]: verdict.reason for conv, verdict in find_placement(model).convs.items()}
+    return {names[conv]: decision.reason for conv, decision in find_placement(model).decisions.items()}
 
 
-PLAIN = 'no norm takes its output: '
+PLAIN = 'no norm follows: '
 
 
 @pytest.mark.parametrize(('forward', 'reason'), [
@@ -37,22 +37,22 @@ PLAIN = 'no norm takes its output: '
     (lambda net, x: functional.batch_norm(net.conv1(x), torch.zeros(4), torch.ones(4)), ''),
     (lambda net, x: net.norm1(net.conv1(x).contiguous()), ''),
     (lambda net, x: net.norm1(net.conv1(x).relu()), PLAIN + 'relu'),
-    (lambda net, x: net.conv1(net.norm1(x.repeat(1, 2, 1, 1)[:, :4])[:, :3]), PLAIN + 'it leaves the network'),
-    (lambda net, x: (y := net.conv1(x)) + net.norm1(y), 'not only norms take its output: add'),
+    (lambda net, x: net.conv1(net.norm1(x.repeat(1, 2, 1, 1)[:, :4])[:, :3]), PLAIN + 'the output leaves the network'),
+    (lambda net, x: (y := net.conv1(x)) + net.norm1(y), 'not only norms follow: add'),
     (lambda net, x: net.norm1(net.conv1(x) if net.training else functional.relu(net.conv1(x))),
-     'not only norms take its output: relu'),
+     'not only norms follow: relu'),
     (lambda net, x: net.norm1(functional.conv2d(x, net.conv1.weight)),
-     PLAIN + 'its weight goes to conv2d outside of it'),
+     PLAIN + 'conv2d uses its weight directly'),
     (lambda net, x: net.norm1(functional.conv2d(input=x, weight=net.conv1.weight)),
-     PLAIN + 'its weight goes to conv2d outside of it'),
+     PLAIN + 'conv2d uses its weight directly'),
     (lambda net, x: net.norm1(net.conv1(x) + torch.zeros_like(net.conv1(x))), PLAIN + 'add'),
     (lambda net, x: checkpoint(lambda y: net.norm1(net.conv1(y)), x, use_reentrant=False), ''),
 ], ids=range(11))
-def test_what_takes_the_output_decides(forward, reason):
+def test_the_consumers_decide(forward, reason):
     assert reasons(Net(forward)) == {'conv1': reason}
 
 
-def test_what_is_written_into_another_tensor_is_taken():
+def test_a_write_into_another_tensor_is_a_consumer():
     def forward(net, x):
         out = torch.zeros(2, 4, *x.shape[2:])
         out[:] = net.conv1(x)
@@ -74,25 +74,25 @@ def test_norms_far_from_their_convs_in_the_tree():
     assert set(reasons(Net(forward, convs=convs, norms=norms)).values()) == {''}
 
 
-def test_a_conv_shared_by_levels_and_a_norm_fed_by_two_convs():
+def test_a_conv_with_several_norms_and_a_norm_with_two_convs():
     def forward(net, x):
         return [norm(net.conv1(x)) for norm in net.levels], net.norm1(net.conv1(x)), net.norm1(net.conv2(x))
 
     net = Net(forward, conv2=nn.Conv2d(3, 4, 1), levels=nn.ModuleList(nn.BatchNorm2d(4) for _ in range(2)))
-    placement = find_placement(net).convs
-    assert placement[net.conv1].norms == [*net.levels, net.norm1]
-    assert placement[net.conv2].norms == [net.norm1]
-    assert all(verdict.ran and not verdict.reason for verdict in placement.values())
+    decisions = find_placement(net).decisions
+    assert decisions[net.conv1].norms == [*net.levels, net.norm1]
+    assert decisions[net.conv2].norms == [net.norm1]
+    assert all(decision.ran and not decision.reason for decision in decisions.values())
 
 
-def test_a_detectors_heads_run_on_its_features_and_what_cannot_run_as_a_whole_runs_in_parts():
+def test_heads_run_on_the_features_of_a_detector_and_parts_of_heads_alone():
     class Head(nn.Module):
         def __init__(self, usable):
             super().__init__()
             self.usable = usable
             self.tower = nn.ModuleList([nn.Sequential(nn.Conv2d(4, 4, 1), nn.Identity(), nn.BatchNorm2d(4))])
             self.predict = nn.Conv2d(4, 1, 1)
-            self.norm = nn.BatchNorm2d(1)  # registered after, of no concern to it
+            self.norm = nn.BatchNorm2d(1)  # registered next, but not the consumer
 
         def forward(self, feats, proposals=None):
             if not self.usable:
@@ -103,20 +103,20 @@ def test_a_detectors_heads_run_on_its_features_and_what_cannot_run_as_a_whole_ru
         def extract_feat(self, x):
             return (self.norm1(self.conv1(x)),)
 
-    verdicts = find_placement(detector := Detector(None, head=Head(True), roi_head=Head(False))).convs
-    assert verdicts[detector.head.predict].reason == PLAIN + 'it leaves the network'
-    assert not verdicts[detector.head.tower[0][0]].reason
-    assert verdicts[detector.roi_head.tower[0][0]].ran  # on its own
-    assert not verdicts[detector.roi_head.predict].ran
-    assert not verdicts[detector.roi_head.predict].reason  # as far as the tree tells
+    decisions = find_placement(detector := Detector(None, head=Head(True), roi_head=Head(False))).decisions
+    assert decisions[detector.head.predict].reason == PLAIN + 'the output leaves the network'
+    assert not decisions[detector.head.tower[0][0]].reason
+    assert decisions[detector.roi_head.tower[0][0]].ran  # alone
+    assert not decisions[detector.roi_head.predict].ran
+    assert not decisions[detector.roi_head.predict].reason  # by the module tree
 
 
 @pytest.mark.parametrize('conv', [nn.Conv1d, nn.Conv2d, nn.Conv3d])
-def test_in_every_dimension(conv):
+def test_1d_2d_and_3d(conv):
     assert set(reasons(nn.Sequential(conv(5, 4, 1), nn.Identity(), nn.GroupNorm(2, 4))).values()) == {''}
 
 
-def test_the_model_itself_does_not_run_and_stays_as_it_is():
+def test_the_model_itself_does_not_run_or_change():
     def forward(net, x):
         net.calls += 1
         return net.norm1(net.conv1(x))
@@ -134,18 +134,18 @@ def test_the_model_itself_does_not_run_and_stays_as_it_is():
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
-def test_where_nothing_runs_the_tree_decides():
+def test_the_module_tree_decides_if_nothing_runs():
     class Uncopyable(nn.Sequential):
         def __deepcopy__(self, memo):
             raise TypeError('no copies')
 
     net = Uncopyable(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
     for model in (net, nn.ModuleList(net)):
-        verdict = find_placement(model).convs[net[0]]
-        assert (verdict.ran, verdict.reason) == (False, '')
+        decision = find_placement(model).decisions[net[0]]
+        assert (decision.ran, decision.reason) == (False, '')
 
 
-def test_norms_of_pooled_features_are_named_and_get_groups_of_several_channels():
+def test_norms_of_pooled_features_get_groups_of_several_channels():
     net = nn.Sequential(nn.Conv2d(3, 32, 1), nn.BatchNorm2d(32), nn.AdaptiveAvgPool2d(1), nn.Conv2d(32, 32, 1),
                         nn.BatchNorm2d(32), nn.Flatten(), nn.BatchNorm1d(32))
     assert find_placement(net).pointwise == {net[4], net[6]}

@@ -1,4 +1,4 @@
-"""What holds for any network, tried on networks drawn at random, whose steps say what takes which output."""
+"""Properties of conversion and folding on random networks. Their steps define the consumers of each output."""
 
 import copy
 import io
@@ -28,9 +28,9 @@ chains = st.lists(st.sampled_from(['conv', 'conv', 'norm', 'norm', 'relu', 'agai
 
 
 class Chain(nn.Module):
-    """Runs ``steps`` one after the other: modules, by name, and what has none of its own.
+    """Runs ``steps`` in order: modules by name, and functions.
 
-    'save' keeps what came out so far, and 'add' adds it: whatever was kept is taken by an addition too.
+    'save' stores the current output, and 'add' adds the stored one, which is then a second consumer.
     """
 
     def __init__(self, steps: list[str], modules: dict[str, nn.Module], nest: bool, backwards: bool) -> None:
@@ -73,27 +73,27 @@ def networks(draw: st.DrawFn) -> Chain:
     return Chain(steps, modules, draw(st.booleans()), draw(st.booleans()))
 
 
-def fed_to_norms(net: Chain) -> set[str]:
-    """The convolutions that by the order of the steps feed norms alone, wherever they stand."""
-    verdicts: dict[str, list[bool]] = {}
+def followed_by_norms(net: Chain) -> set[str]:
+    """Return the convolutions that only norms follow, by the order of the steps."""
+    follows: dict[str, list[bool]] = {}
     for place, step in enumerate(net.steps):
         if step.startswith('conv'):
-            verdicts.setdefault(step, []).append(_next_is_norm(net.steps, place + 1))
-    return {name for name, each in verdicts.items() if all(each)}
+            follows.setdefault(step, []).append(_norm_follows(net.steps, place + 1))
+    return {name for name, each in follows.items() if all(each)}
 
 
-def _next_is_norm(steps: list[str], place: int) -> bool:
-    kept = False
+def _norm_follows(steps: list[str], place: int) -> bool:
+    saved = False
     for index, step in enumerate(steps[place:], place):
         if step == 'save':
             following = steps[index + 1:]
             until = following.index('save') if 'save' in following else len(following)
-            kept = kept or 'add' in following[:until]
+            saved = saved or 'add' in following[:until]
         elif step == 'add':
             if 'save' in steps[:index]:
                 return False
         elif not step.startswith(TRANSPARENT):
-            return step.startswith('norm') and not kept
+            return step.startswith('norm') and not saved
     return False
 
 
@@ -107,14 +107,14 @@ def convert(net: nn.Module) -> list[str]:
 
 
 @given(networks())
-def test_exactly_the_convolutions_that_feed_norms(net):
-    fit = {name for name in fed_to_norms(net)
-           if next(net.parts[name].parameters())[0].numel() > 1}
-    assert set(convert(net)) == fit
+def test_exactly_the_convolutions_before_norms_are_converted(net):
+    expected = {name for name in followed_by_norms(net)
+                if next(net.parts[name].parameters())[0].numel() > 1}
+    assert set(convert(net)) == expected
 
 
 @given(networks())
-def test_parameters_stay_the_same_objects_and_a_second_time_changes_nothing(net):
+def test_parameters_stay_the_same_objects_and_a_second_conversion_changes_nothing(net):
     before = {id(parameter) for parameter in net.parameters()}
     convert(net)
     assert {id(parameter) for parameter in net.parameters()} == before
@@ -126,14 +126,14 @@ def test_parameters_stay_the_same_objects_and_a_second_time_changes_nothing(net)
 
 @given(networks())
 def test_keys_do_not_depend_on_the_order_of_modules(net):
-    turned = copy.deepcopy(net)
-    turned.parts = nn.ModuleDict(dict(reversed(list(turned.parts.items()))))
-    assert sorted(convert(net)) == sorted(convert(turned))
-    assert net.state_dict().keys() == turned.state_dict().keys()
+    backwards = copy.deepcopy(net)
+    backwards.parts = nn.ModuleDict(dict(reversed(list(backwards.parts.items()))))
+    assert sorted(convert(net)) == sorted(convert(backwards))
+    assert net.state_dict().keys() == backwards.state_dict().keys()
 
 
 @given(networks())
-def test_folded_it_gives_the_same_outputs(net):
+def test_a_folded_network_has_the_same_output(net):
     convert(net)
     folded = fold(net.eval())
     assert not any(isinstance(module, WeightStandardized) for module in folded.modules())
@@ -143,7 +143,7 @@ def test_folded_it_gives_the_same_outputs(net):
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 @settings(max_examples=15)
 @given(net=networks())
-def test_in_half_precision_it_runs_as_its_folded_form_does(dtype, net):
+def test_in_half_precision_the_folded_network_has_the_same_output(dtype, net):
     convert(net)
     net.eval().to(dtype)
     out = net(x().to(dtype))

@@ -1,4 +1,4 @@
-"""What ``ws=dict(norm=...)`` makes of BatchNorm; the truth is what the toolkit builds from ``norm_cfg``."""
+"""``ws=dict(norm=...)`` against the network that the toolkit builds from ``norm_cfg``."""
 
 import copy
 
@@ -27,24 +27,24 @@ def resnet(**arguments):
 
 
 @pytest.mark.parametrize('kind', NORMS)
-def test_a_resnet_equals_what_the_toolkit_builds_from_its_own_keys(kind, mmdet_scope):
-    ours = resnet(ws={'norm': kind})
-    theirs = resnet(ws={'norm': 'keep'}, norm_cfg=CONFIGS[kind])
-    assert list(ours.state_dict()) == list(theirs.state_dict())
-    assert f'{NORMS[kind][1]}1.weight' in ours.state_dict()
-    theirs.load_state_dict(ours.state_dict(), strict=True)
-    assert str(ours).replace('(bn): BatchNorm2d', '(bn): _BatchNorm') == str(theirs)
-    assert [type(m) for m in ours.modules() if isinstance(m, nn.Conv2d)] == [ConvWS2d] * 20
+def test_a_resnet_equals_the_one_built_with_the_norm(kind, mmdet_scope):
+    converted = resnet(ws={'norm': kind})
+    built = resnet(ws={'norm': 'keep'}, norm_cfg=CONFIGS[kind])
+    assert list(converted.state_dict()) == list(built.state_dict())
+    assert f'{NORMS[kind][1]}1.weight' in converted.state_dict()
+    built.load_state_dict(converted.state_dict(), strict=True)
+    assert str(converted).replace('(bn): BatchNorm2d', '(bn): _BatchNorm') == str(built)
+    assert [type(m) for m in converted.modules() if isinstance(m, nn.Conv2d)] == [ConvWS2d] * 20
     x = torch.randn(2, 3, 64, 64)
     for training in (True, False):
-        ours.train(training)
-        theirs.train(training)
-        for a, b in zip(ours(x), theirs(x), strict=True):
+        converted.train(training)
+        built.train(training)
+        for a, b in zip(converted(x), built(x), strict=True):
             torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize('kind', NORMS)
-def test_the_module_stays_the_same_with_what_fits(kind):
+def test_the_module_keeps_identity_tensors_hooks_and_mode(kind):
     norm, calls = nn.BatchNorm2d(48, momentum=0.2).double().eval(), []
     nn.init.uniform_(norm.weight)
     nn.init.uniform_(norm.running_var)
@@ -61,7 +61,7 @@ def test_the_module_stays_the_same_with_what_fits(kind):
     assert calls == [1]
 
 
-def test_the_first_step_of_batch_channel_norm_is_the_norm_that_was():
+def test_the_old_norm_becomes_a_part_of_batch_channel_norm():
     for kind in (nn.BatchNorm1d, nn.SyncBatchNorm):
         norm = kind(8, eps=1e-3, momentum=0.3)
         replace_norm_(norm, 'BCN')
@@ -79,7 +79,7 @@ def test_without_affine_parameters_or_statistics(kind):
 
 @pytest.mark.parametrize('dimensions', [1, 2, 3])
 @pytest.mark.parametrize('batch_norm', [nn.BatchNorm1d, nn.SyncBatchNorm])
-def test_instance_norm_has_the_dimensions_of_the_convolution_before(dimensions, batch_norm):
+def test_instance_norm_has_the_dimensions_of_its_convolution(dimensions, batch_norm):
     if batch_norm is nn.BatchNorm1d:
         batch_norm = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[dimensions - 1]
     net = nn.Sequential((nn.Conv1d, nn.Conv2d, nn.Conv3d)[dimensions - 1](3, 4, 2), batch_norm(4))
@@ -88,25 +88,25 @@ def test_instance_norm_has_the_dimensions_of_the_convolution_before(dimensions, 
     assert net(torch.randn(2, 3, *[5] * dimensions)).isfinite().all()
 
 
-def test_where_an_instance_has_a_single_value_a_group_norm_stands_in_and_is_named():
+def test_a_single_value_per_channel_gets_a_group_norm():
     net = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, 32, 1), nn.BatchNorm2d(32), nn.Flatten(),
                         nn.Linear(32, 8), nn.BatchNorm1d(8))
     report = convert_(net, norm='IN')
     assert report.norms == {
-        '2': 'BatchNorm2d -> GroupNorm(4, 32): a single value per channel is no instance to normalize over',
-        '5': 'BatchNorm1d -> GroupNorm(1, 8): a single value per channel is no instance to normalize over'}
+        '2': 'BatchNorm2d -> GroupNorm(4, 32): InstanceNorm is undefined for a single value per channel',
+        '5': 'BatchNorm1d -> GroupNorm(1, 8): InstanceNorm is undefined for a single value per channel'}
     assert net(torch.randn(1, 3, 8, 8)).isfinite().all()
 
 
 @pytest.mark.parametrize(('kind', 'trains'), [('GN', True), ('LN', True), ('IN', True), ('SN', False), ('BCN', False),
                                               ('EstBN', False)])
-def test_a_frozen_norm_stays_frozen_where_it_takes_statistics_of_the_batch(kind, trains):
+def test_a_frozen_norm_with_batch_statistics_stays_frozen(kind, trains):
     net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4).requires_grad_(False))
     convert_(net, norm=kind)
     assert {parameter.requires_grad for parameter in net[1].parameters()} == {trains}
 
 
-def test_timms_norm_with_an_activation_inside_is_replaced_or_named():
+def test_timms_norm_with_an_activation_is_replaced_or_reported():
     norm_act = pytest.importorskip('timm.layers.norm_act')
     for kind in NORMS:
         net = nn.Sequential(nn.Conv2d(3, 8, 3), norm_act.BatchNormAct2d(8))
@@ -115,11 +115,10 @@ def test_timms_norm_with_an_activation_inside_is_replaced_or_named():
             assert type(net[1]) is norm_act.GroupNormAct
         else:
             assert type(net[1]) is norm_act.BatchNormAct2d
-            assert report.skipped['1'] == (f'BatchNormAct2d has an activation inside, which there is no {kind} with; '
-                                           'it stays as it is')
+            assert report.skipped['1'] == 'BatchNormAct2d has a built-in activation, only GN and LN can replace it'
 
 
-def test_a_batch_channel_norm_is_not_taken_apart_by_a_second_conversion(mmdet_scope):
+def test_a_second_conversion_keeps_batch_channel_norm(mmdet_scope):
     net = resnet(ws={'norm': 'BCN'})
     before = str(net)
     for kind in ('BCN', 'GN', 'keep'):
@@ -129,7 +128,7 @@ def test_a_batch_channel_norm_is_not_taken_apart_by_a_second_conversion(mmdet_sc
     assert str(net) == before
 
 
-def test_mmcvs_module_names_and_runs_them(mmdet_scope):
+def test_norms_in_mmcvs_conv_module(mmdet_scope):
     for kind in ('SN', 'BCN', 'EstBN'):
         module = ConvModule(3, 8, 3, norm_cfg={'type': f'mmws.{kind}', 'requires_grad': False})
         assert module.norm_name == NORMS[kind][1]

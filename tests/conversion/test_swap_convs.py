@@ -17,7 +17,7 @@ from mmws.conversion.swap_convs import standardize_conv_, standardized_class, st
 
 
 @pytest.mark.parametrize('plain', [nn.Conv2d, MmcvConv2d, MmcvConvWS2d])
-def test_swap_keeps_the_object_and_all_that_hangs_on_it(plain):
+def test_the_module_keeps_identity_parameters_hooks_and_mode(plain):
     conv = plain(4, 6, 3).eval()
     conv.weight.requires_grad_(False)
     weight, calls = conv.weight, []
@@ -29,7 +29,7 @@ def test_swap_keeps_the_object_and_all_that_hangs_on_it(plain):
     assert calls == [1]
 
 
-def test_a_subclass_of_unknown_behaviour_has_no_standardized_class():
+def test_an_unknown_subclass_has_no_standardized_class():
     class Scaled(nn.Conv2d):
         pass
 
@@ -38,7 +38,7 @@ def test_a_subclass_of_unknown_behaviour_has_no_standardized_class():
 
 
 def deformed(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A 3x3 deformable convolution, stride 1, padding 1, as arXiv 1811.11168 writes it: tap by tap."""
+    """Compute a 3x3 deformable convolution with stride 1 and padding 1, tap by tap as in arXiv 1811.11168."""
     height, width = x.shape[2:]
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing='ij')
     out = torch.zeros(len(x), len(weight), height, width, dtype=x.dtype)
@@ -51,7 +51,7 @@ def deformed(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias: Tens
 
 
 @pytest.mark.parametrize('kind', [DeformConv2d, DeformConv2dPack, ModulatedDeformConv2d, ModulatedDeformConv2dPack])
-def test_deformable_convs_sample_as_ever_and_weigh_with_standardized_filters(kind):
+def test_deformable_convs_use_the_standardized_weight(kind):
     bias = {'bias': True} if kind in (ModulatedDeformConv2d, ModulatedDeformConv2dPack) else {}
     conv = standardize_conv_(kind(4, 6, 3, padding=1, **bias)).double()
     x = torch.randn(2, 4, 7, 8, dtype=torch.float64)
@@ -73,7 +73,7 @@ def test_deformable_convs_sample_as_ever_and_weigh_with_standardized_filters(kin
     assert conv.weight.grad.abs().sum() > 0
 
 
-def test_offsets_stay_plain_and_the_packs_norm_follows():
+def test_a_deformable_pack_is_standardized_and_its_offset_conv_stays_plain():
     class Block(nn.Module):
         def __init__(self):
             super().__init__()
@@ -102,8 +102,8 @@ def test_offsets_stay_plain_and_the_packs_norm_follows():
     (TridentConv(4, 6, 3), [torch.randn(1, 4, 9, 9)] * 3),
     (DeformConv2dPack(4, 6, 3, padding=1), torch.randn(1, 4, 9, 9)),
 ], ids=lambda value: type(value).__name__)
-def test_convs_with_a_forward_of_their_own_run_it_and_are_copied_and_pickled(conv, x):
-    nn.init.normal_(conv.weight)  # mmdet's TridentConv leaves it as the memory was
+def test_convs_of_other_libraries_run_their_forward_and_can_be_copied_and_pickled(conv, x):
+    nn.init.normal_(conv.weight)  # mmdet's TridentConv does not initialize it
     plain = copy.deepcopy(conv)
     plain.weight.data = standardize_weight(conv.weight.data)
     raw = conv.weight
@@ -111,13 +111,13 @@ def test_convs_with_a_forward_of_their_own_run_it_and_are_copied_and_pickled(con
     assert conv.weight is raw
     assert isinstance(conv, type(plain))
     assert list(conv.state_dict()) == list(plain.state_dict())
-    for twin in (conv, copy.deepcopy(conv), pickle.loads(pickle.dumps(conv))):
-        assert type(twin) is type(conv) is standardized_class(plain)
-        for out, expected in zip(twin(x), plain(x), strict=True):
+    for replica in (conv, copy.deepcopy(conv), pickle.loads(pickle.dumps(conv))):
+        assert type(replica) is type(conv) is standardized_class(plain)
+        for out, expected in zip(replica(x), plain(x), strict=True):
             torch.testing.assert_close(out, expected)
 
 
-def test_mmcvs_other_variant_is_left_as_it_is_and_counts_as_standardized():
+def test_mmcvs_other_variant_counts_as_standardized():
     net = nn.Sequential(conv := ConvAWS2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
     report = convert_(net)
     assert report.skipped == {'0': 'already standardized'}

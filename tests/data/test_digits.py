@@ -49,7 +49,7 @@ def test_validation_digits_do_not_occur_in_training(tmp_path, monkeypatch):
     assert training | set(pasted) <= known
 
 
-def test_same_seed_same_files_other_seed_others(digits, tmp_path):
+def test_the_seed_determines_the_files(digits, tmp_path):
     again = make_digits(tmp_path / 'again', train=6, val=3, size=128)
     other = make_digits(tmp_path / 'other', train=6, val=3, size=128, seed=1)
     names = [str(path.relative_to(digits)) for path in digits.rglob('*') if path.is_file()]
@@ -58,7 +58,7 @@ def test_same_seed_same_files_other_seed_others(digits, tmp_path):
     assert filecmp.cmpfiles(digits, other, names, shallow=False)[0] == []
 
 
-def test_an_interrupted_making_is_completed_and_a_complete_one_is_left(tmp_path):
+def test_an_incomplete_split_is_written_again_and_a_complete_one_is_kept(tmp_path):
     root = make_digits(tmp_path, train=2, val=1, size=64)
     (root / 'annotations' / 'train.json').unlink()
     image = root / 'images' / 'train' / '000001.jpg'
@@ -70,15 +70,15 @@ def test_an_interrupted_making_is_completed_and_a_complete_one_is_left(tmp_path)
 
 
 def test_another_dataset_is_never_overwritten(digits, tmp_path):
-    with pytest.raises(WSError, match=r"train\.json holds another dataset: got .*'seed': 0.*, expected .*'seed': 7"):
+    with pytest.raises(WSError, match=r"train\.json contains another dataset: got .*'seed': 0.*, expected .*'seed': 7"):
         make_digits(digits, train=6, val=3, size=128, seed=7)
     (tmp_path / 'annotations').mkdir()
     (tmp_path / 'annotations' / 'train.json').write_text(json.dumps({'images': []}))
-    with pytest.raises(WSError, match='holds another dataset: got None'):
+    with pytest.raises(WSError, match='contains another dataset: got None'):
         make_digits(tmp_path)
 
 
-def test_single_digits_are_all_there_once_and_split_as_the_pasted_ones(tmp_path):
+def test_each_single_digit_is_written_once_and_split_as_in_make_digits(tmp_path):
     root, digits = make_single_digits(tmp_path / 'single', size=16), load_digits()
     found = {int(path.stem): path for path in root.glob('*/*/*.png')}
     assert sorted(found) == list(range(len(digits.images)))
@@ -91,11 +91,11 @@ def test_single_digits_are_all_there_once_and_split_as_the_pasted_ones(tmp_path)
     assert sum('val' in path.parts for path in found.values()) == 297
 
 
-def test_single_digits_are_left_when_complete_and_another_dataset_is_refused(tmp_path):
+def test_complete_single_digits_are_kept_and_another_dataset_is_refused(tmp_path):
     root = make_single_digits(tmp_path, size=8)
     path = next(root.glob('train/*/*.png'))
     path.write_bytes(b'mine')
     make_single_digits(tmp_path, size=8)
     assert path.read_bytes() == b'mine'
-    with pytest.raises(WSError, match=r"info\.json holds another dataset: got .*'size': 8.*, expected .*'size': 16"):
+    with pytest.raises(WSError, match=r"info\.json contains another dataset: got .*'size': 8.*, expected .*'size': 16"):
         make_single_digits(tmp_path)

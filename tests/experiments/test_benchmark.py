@@ -17,7 +17,7 @@ EAGER = [name for name, form in COSTS.items() if not form.compiled]
 TINY = Scenario('ResNet-50', (32, 32), 2, {name: COSTS[name] for name in ('plain', 'mmws')})
 
 
-def test_the_forms_compute_what_they_are_named_for():
+def test_the_forms_compute_the_named_operation():
     x = torch.randn(1, 3, 32, 32)
     with torch.no_grad():
         outs = {name: COSTS[name].build('ResNet-50')(x)[-1] for name in EAGER}
@@ -30,16 +30,16 @@ def test_the_forms_compute_what_they_are_named_for():
 
 
 @pytest.mark.parametrize('network', NETWORKS)
-def test_networks_take_their_form(network):
+def test_networks_have_the_layers_and_the_memory_format_of_their_form(network):
     subject = Subject(Scenario(network, (64, 64), 1, {}), Form(nn.Conv2d, channels_last=True), 'cpu')
     assert not any(type(module) is ConvWS2d for module in subject.net.modules())
-    assert subject.data['inputs'].is_contiguous(memory_format=torch.channels_last)
+    assert subject.batch['inputs'].is_contiguous(memory_format=torch.channels_last)
     assert any(type(module) is nn.GroupNorm for module in subject.net.modules())
-    assert set(subject.data) == {'inputs', 'data_samples'}
+    assert set(subject.batch) == {'inputs', 'data_samples'}
 
 
 @pytest.mark.parametrize('network', ['RetinaNet', 'stock Mask R-CNN'])
-def test_a_detector_takes_a_step_and_infers(network):
+def test_a_detector_trains_and_infers(network):
     subject = Subject(Scenario(network, (64, 64), 1, {}), STEPS['BN'], 'cpu')
     before = subject.net.backbone.layer4[0].conv1.weight.detach().clone()
     assert subject.run('training') > 0
@@ -47,7 +47,7 @@ def test_a_detector_takes_a_step_and_infers(network):
     assert subject.run('inference') > 0
 
 
-def test_keeping_takes_the_memory_of_the_weights_once():
+def test_the_weight_cache_needs_the_memory_of_the_weights_once():
     weights = sum(module.weight.numel() * 4 for module in COSTS['plain'].build('ResNet-50').modules()
                   if isinstance(module, nn.Conv2d))
     peaks = {(result['mode'], result['form']): result['peak'] for result in measure(TINY, 'cpu')}
@@ -55,7 +55,7 @@ def test_keeping_takes_the_memory_of_the_weights_once():
         assert 0.9 < (peaks[mode, 'mmws'] - peaks[mode, 'plain']) / weights < 1.01
 
 
-def test_a_process_of_its_own_has_its_environment(monkeypatch):
+def test_an_isolated_process_has_its_environment(monkeypatch):
     monkeypatch.setenv('OMP_NUM_THREADS', '1')
     name = next(iter(ALLOCATOR))
     forms = {'here': COSTS['plain'], 'alone': Form(environment={name: str(2 ** 20)})}
@@ -64,7 +64,7 @@ def test_a_process_of_its_own_has_its_environment(monkeypatch):
     assert name not in os.environ
 
 
-def test_the_tool_prints_and_writes_what_it_measured(tmp_path, monkeypatch, capsys):
+def test_the_tool_prints_and_writes_the_results(tmp_path, monkeypatch, capsys):
     spec = importlib.util.spec_from_file_location('benchmark_tool', REPOSITORY / 'tools' / 'benchmark.py')
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
@@ -82,14 +82,14 @@ def test_the_tool_prints_and_writes_what_it_measured(tmp_path, monkeypatch, caps
     assert 'ResNet-50 32' in printed
 
 
-def test_the_readme_carries_the_table_of_the_last_run():
+def test_the_readme_contains_the_table_of_the_last_run():
     results = json.loads((REPOSITORY / 'docs' / 'benchmark.json').read_text())
     for part in ('cost of Weight Standardization', 'the step as a whole'):
         assert markdown(results[part]) in (REPOSITORY / 'README.md').read_text()
         assert markdown(results[part]) in (REPOSITORY / 'docs' / 'benchmark.md').read_text()
 
 
-def test_markdown_leaves_out_what_was_not_measured():
+def test_markdown_leaves_cells_without_measurement_empty():
     def result(mode, form, ratio, peak):
         return {'scenario': 'A', 'mode': mode, 'form': form, 'ratio': ratio, 'low': 0.9, 'high': 1.3, 'seconds': 0.5,
                 'peak': peak}

@@ -1,25 +1,25 @@
-"""The smallest model of every family of the zoo against a real run; all models in ``make sweep``."""
+"""Compare placement with a real run for the smallest model of each family; ``make sweep`` checks all models."""
 
 import csv
 import pickle
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 from mmengine.registry import MODELS
 from torch import nn
 
-from mmws import convert, sweep
-from mmws.conversion.module_tree import read_tree
+from mmws.conversion import convert
+from mmws.conversion.module_tree import decide_from_tree
 from mmws.conversion.placement import Placement
+from mmws.experiments import sweep
+from mmws.experiments.worker import worker_pool
 from tests.helpers.commands import REPOSITORY, tool
 
 SWEEP = list(csv.DictReader((REPOSITORY / 'docs' / 'sweep.csv').read_text().splitlines()))
 
 
 def sample() -> list[str]:
-    """The smallest of each family: toolkit and folder."""
+    """Return the smallest model of each family, that is, of each folder of a toolkit."""
     built = [row for row in SWEEP if row['verdict'] != 'cannot build']
     smallest = {row['config'].split('/')[0]: row['config'] for row in sorted(built, key=lambda row: -int(row['convs']))}
     return sorted(smallest.values())
@@ -27,42 +27,43 @@ def sample() -> list[str]:
 
 @pytest.fixture(scope='module')
 def rows() -> dict[str, sweep.Row]:
-    """What the check finds, by config."""
-    with ProcessPoolExecutor(2, get_context('spawn'), sweep.prepare_process) as pool:
+    """Return the row of each config in the sample."""
+    with worker_pool(2, sweep.prepare_sweep_worker) as pool:
         return {row.config: row for row in pool.map(_check, sample())}
 
 
 def _check(name: str) -> sweep.Row:
-    return sweep.check_model(name, *sweep.read_model(name))
+    return sweep.check_placement(name, *sweep.read_model(name))
 
 
 @pytest.mark.parametrize('name', sample())
-def test_every_conv_that_feeds_norms_alone_is_standardized_and_no_other(rows, name):
+def test_exactly_the_convs_that_feed_only_norms_are_standardized(rows, name):
     row = rows[name]
     assert (row.verdict, row.why) == ('pass', '')
     recorded = next(other for other in SWEEP if other['config'] == name)
     assert (row.convs, row.converted, row.norms) == tuple(int(recorded[key]) for key in ('convs', 'converted', 'norms'))
 
 
-def test_the_sample_is_of_every_family_and_has_the_hard_ones():
+def test_the_sample_has_every_family_and_the_hard_ones():
     assert len(sample()) > 140
     hard = ('tridentnet', 'res2net', 'rtmdet', 'ddrnet', 'pidnet', 'soft_teacher', 'bisenetv2', 'segnext', 'dcnv2',
             'lad')
     assert {family for family in hard if not any(f'::{family}/' in name for name in sample())} == set()
 
 
-def test_the_check_finds_what_the_module_tree_misses(monkeypatch):
-    monkeypatch.setattr(convert, 'find_placement', lambda model: Placement(read_tree(model), set()))
+def test_the_check_finds_convs_that_the_module_tree_misses(monkeypatch):
+    monkeypatch.setattr(convert, 'find_placement', lambda model: Placement(decide_from_tree(model), set()))
     row = _check('mmseg::pidnet/pidnet-s_2xb6-120k_1024x1024-cityscapes.py')
     assert row.verdict == 'fail'
-    assert 'decode_head.i_head.conv.conv is plain, but norms alone take its output' in row.why
+    assert 'decode_head.i_head.conv.conv is plain, but only norms consume its output' in row.why
 
 
 @pytest.mark.parametrize(('tamper', 'message'), [
     (lambda model: convert.standardize_conv_(model.decode_head.conv_seg), 'conv_seg is standardized, but no norm'),
-    (lambda model: setattr(model.backbone.stem[0], '__class__', nn.Conv2d), 'stem.0 is plain, but norms'),
-    (lambda model: setattr(model.decode_head, 'dropout', nn.ReLU()), 'decode_head.dropout was Dropout2d and is ReLU'),
-    (lambda model: model.backbone.stem.__setitem__(1, nn.BatchNorm2d(32)), 'stem.1 is a BatchNorm still'),
+    (lambda model: setattr(model.backbone.stem[0], '__class__', nn.Conv2d), 'stem.0 is plain, but only norms'),
+    (lambda model: setattr(model.decode_head, 'dropout', nn.ReLU()),
+     'decode_head.dropout changed from Dropout2d to ReLU'),
+    (lambda model: model.backbone.stem.__setitem__(1, nn.BatchNorm2d(32)), 'stem.1 is still a BatchNorm'),
     (lambda model: setattr(model.decode_head.conv_seg, 'bias', nn.Parameter(model.decode_head.conv_seg.bias[:3])),
      'decode_head.conv_seg has parameters of other shapes'),
 ])
@@ -80,13 +81,13 @@ def test_the_check_finds_each_kind_of_mistake(monkeypatch, tamper, message):
     assert message in row.why
 
 
-def test_what_cannot_be_built_with_its_own_type_is_no_pass():
-    row = sweep.check_model('broken', 'mmdet', pickle.dumps({'type': 'NoSuchNet'}))
+def test_a_model_that_cannot_be_built_without_the_prefix_does_not_pass():
+    row = sweep.check_placement('broken', 'mmdet', pickle.dumps({'type': 'NoSuchNet'}))
     assert row.verdict == 'cannot build'
     assert 'NoSuchNet is not in the' in row.why
 
 
-def test_the_tool_writes_the_table_and_says_what_was_not_right(tmp_path):
+def test_the_tool_writes_the_table_and_prints_errors(tmp_path):
     swept = tool('sweep.py', 'table.csv', '--only', 'retinanet_timm', '--processes', '1', folder=tmp_path)
     assert swept.returncode == 0, swept.stderr
     table = list(csv.DictReader((tmp_path / 'table.csv').read_text().splitlines()))
@@ -96,8 +97,8 @@ def test_the_tool_writes_the_table_and_says_what_was_not_right(tmp_path):
     assert not (tmp_path / 'none.csv').exists()
 
 
-def test_the_readmes_figure_is_the_tables():
-    right = sum(row['verdict'] == 'pass' for row in SWEEP)
+def test_the_number_in_the_readme_is_from_the_table():
+    passed = sum(row['verdict'] == 'pass' for row in SWEEP)
     built = sum(row['verdict'] != 'cannot build' for row in SWEEP)
     assert len(SWEEP) == 1509
-    assert f'**{right:,} of {built:,}**' in Path(REPOSITORY / 'README.md').read_text()
+    assert f'**{passed:,} of {built:,}**' in Path(REPOSITORY / 'README.md').read_text()

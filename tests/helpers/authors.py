@@ -1,4 +1,4 @@
-"""The authors' formula and their DeepLabv3, written out from their description."""
+"""Reference implementations of the authors' formula and their DeepLabv3, written from their description."""
 
 import torch
 from torch import Tensor
@@ -6,14 +6,14 @@ from torch.nn import functional as F  # noqa: N812
 
 
 def authors(weight: torch.Tensor, eps: float = 1e-5) -> torch.Tensor:
-    """The formula as joe-siyuan-qiao/pytorch-classification describes it: unbiased std, eps outside the root."""
+    """Standardize as joe-siyuan-qiao/pytorch-classification describes: unbiased std, eps outside the root."""
     rows = weight.flatten(1)
     centred = rows - rows.mean(1, keepdim=True)
     return (centred / (rows.std(1, keepdim=True) + eps)).view_as(weight)
 
 
 class Authors:
-    """chenxi116/DeepLabv3.pytorch as a function of a state dict with mm's names."""
+    """chenxi116/DeepLabv3.pytorch as a function of a state dict with the names of mmseg."""
 
     def __init__(self, weights: dict[str, Tensor]) -> None:
         self.weights = weights

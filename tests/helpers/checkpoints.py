@@ -1,4 +1,4 @@
-"""Checkpoints that several tests write: well-formed, misshapen and hostile ones."""
+"""Checkpoints for tests: valid, invalid and hostile ones."""
 
 import io
 import json
@@ -16,7 +16,7 @@ ONLY_NAMES = {f'layer{stage}.{block}.conv2.weight': torch.empty(64, 64, 3, 3)
 
 
 def shapes_of(**changes):
-    """The authors' ResNet-50 as far as keys and shapes go, changed."""
+    """Return zeros in the shapes of the authors' ResNet-50; ``changes`` replaces a tensor, None removes it."""
     tensors = {f'module.{re.sub("gn", "bn", key)}': torch.zeros(1).expand(shape).contiguous()
                for key, shape in resnet_shapes(ONLY_NAMES)[1].items()}
     tensors |= {f'module.{key}': value for key, value in changes.items() if value is not None}
@@ -27,7 +27,7 @@ CAFFE2 = {'conv1': 'branch2a', 'conv2': 'branch2b', 'conv3': 'branch2c', 'downsa
 
 
 class Calls:
-    """Pickles as the call of a function."""
+    """Object whose pickle calls a function."""
 
     def __init__(self, function, *arguments):
         self.call = function, arguments
@@ -37,10 +37,10 @@ class Calls:
 
 
 def torch_zip(tensors, replace=(), compress=zipfile.ZIP_STORED, byteorder=b'little'):
-    """What torch.save writes, with bytes of its pickle replaced."""
-    whole, out = io.BytesIO(), io.BytesIO()
-    torch.save(tensors, whole)
-    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(out, 'w', compress) as target:
+    """Return the bytes of torch.save, with bytes of its pickle replaced."""
+    buffer, out = io.BytesIO(), io.BytesIO()
+    torch.save(tensors, buffer)
+    with zipfile.ZipFile(buffer) as source, zipfile.ZipFile(out, 'w', compress) as target:
         for entry in source.infolist():
             data = source.read(entry)
             if entry.filename.endswith('data.pkl') and replace:

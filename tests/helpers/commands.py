@@ -1,4 +1,4 @@
-"""Run the tools as a user does, in this process or in another."""
+"""Run the tools as a user does, in this process or in a new one."""
 
 import hashlib
 import os
@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def tracked_files() -> list[str]:
-    """What git has and what it would take."""
+    """Return the files that git tracks, and the new ones that it does not ignore."""
     return subprocess.run(['git', 'ls-files', '-co', '--exclude-standard'], cwd=REPOSITORY, check=True,
                           capture_output=True, text=True).stdout.split()
 
@@ -27,7 +27,7 @@ def run_tool(name: str, *arguments: str) -> None:
 
 
 def tool_error(name: str, *arguments: str) -> str:
-    """The one line that a tool ends with: Python prints it to stderr and exits with 1."""
+    """Return the line that a tool exits with. Python prints it to stderr and sets the exit code 1."""
     with pytest.raises(SystemExit) as error:
         run_tool(name, *arguments)
     assert isinstance(error.value.code, str)
@@ -36,13 +36,13 @@ def tool_error(name: str, *arguments: str) -> str:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """All that is in a folder, with the hashes of the files."""
+    """Return the paths in a folder, with the hash of each file."""
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ''
             for path in sorted(folder.rglob('*'))}
 
 
 def refusal(name: str, *arguments: str) -> str:
-    """The one line that a tool refuses with, having left everything in the current folder as it was."""
+    """Return the error of a tool, and assert that it changed nothing in the current folder."""
     before = contents(Path())
     message = tool_error(name, *arguments)
     assert message.startswith('error: ')

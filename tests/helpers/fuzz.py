@@ -1,4 +1,4 @@
-"""Wrong input made at random: the outcome is what was asked for, or a WSError, and nothing between."""
+"""Random input, valid and invalid. Each attempt gives a correct result or a WSError."""
 
 import copy
 import io
@@ -27,7 +27,7 @@ from mmws.checkpoint import convert_checkpoint, read_checkpoint, write_checkpoin
 from mmws.checkpoint.authors_imagenet import resnet_shapes
 from tests.helpers.checkpoints import CAFFE2, ONLY_NAMES
 
-MEMORY, SECONDS = 2**28, 60  # that one try may take
+MEMORY, SECONDS = 2**28, 60  # limits of one attempt
 NAMES = ('norm', 'weight', 'num_groups', 'eps', 'exclude', 'include', 'pretrained')
 
 anything = st.recursive(
@@ -37,18 +37,18 @@ anything = st.recursive(
     | st.tuples(inner, inner), max_leaves=6)
 globs = st.lists(st.sampled_from(['*', '0', '1*', '[0-9]', 'layer1.*', 'conv1', '*.conv?', '[', '', 'nowhere']),
                  max_size=3) | st.tuples(st.just('*'))
-right = {'norm': st.sampled_from(['GN', 'LN', 'IN', 'SN', 'BCN', 'EstBN', 'keep']),
+valid = {'norm': st.sampled_from(['GN', 'LN', 'IN', 'SN', 'BCN', 'EstBN', 'keep']),
          'weight': st.sampled_from(['ws', 'wn', 'spectral', 'plain']), 'num_groups': st.integers(1, 2**40),
          'eps': st.floats(0, 1) | st.integers(0, 2), 'exclude': globs, 'include': globs, 'pretrained': st.none()}
 
 
 @st.composite
 def options(draw: st.DrawFn) -> object:
-    """Of a conversion: right ones, with a wrong value, a wrong name, or something else altogether, now and then."""
+    """Return options of a conversion. Some have a wrong value, a wrong name or a wrong type."""
     if draw(st.integers(0, 19)) == 0:
         return draw(anything)
     chosen = draw(st.lists(st.sampled_from(NAMES), unique=True, max_size=4))
-    made: dict = {name: draw(right[name] if draw(st.integers(0, 5)) else anything) for name in chosen}
+    made: dict = {name: draw(valid[name] if draw(st.integers(0, 5)) else anything) for name in chosen}
     if draw(st.integers(0, 9)) == 0:
         made[draw(st.text(max_size=8) | st.integers() | st.sampled_from(['nrom', 'ws', 'model', 'self']))] = 1
     return made
@@ -60,11 +60,11 @@ def network() -> nn.Module:
 
 
 def try_options(made: object) -> str:
-    """Convert a network with ``made``, which changes it as it should or not at all."""
+    """Convert a network with the options ``made``: it is converted correctly or stays unchanged."""
     net = network()
     before, weights = str(net), copy.deepcopy(net.state_dict())
     if not isinstance(made, dict) or not all(isinstance(name, str) and name != 'model' for name in made):
-        return 'passed over'  # no keywords of Python's
+        return 'skipped'  # cannot be keyword arguments
     try:
         convert_(net, **made)
     except WSError:
@@ -76,7 +76,7 @@ def try_options(made: object) -> str:
 
 
 def try_config(made: object) -> str:
-    """Build a small backbone of mmdet's with ``ws=made``."""
+    """Build a small backbone of mmdet with ``ws=made``."""
     config = {'type': 'mmws.ResNet', 'depth': 18, 'base_channels': 8, 'stem_channels': 8, 'num_stages': 2,
               'strides': (1, 2), 'dilations': (1, 1), 'out_indices': (1,), 'ws': made}
     given = copy.deepcopy(config['ws'])
@@ -91,7 +91,7 @@ def try_config(made: object) -> str:
 
 
 def check_network(net: nn.Module, again: Callable, run: Callable) -> None:
-    """What holds of a network that was converted: it runs, in training and folded, and takes its own weights."""
+    """Assert that a converted network runs in training and folded, and loads its own weights."""
     net.train()
     assert run(net).isfinite().all()
     net.eval()
@@ -105,29 +105,30 @@ def check_network(net: nn.Module, again: Callable, run: Callable) -> None:
 
 
 def resnet50() -> dict[str, torch.Tensor]:
-    """Weights that share their memory, so that a file of them is small."""
+    """Return weights that share memory, so that their file is small."""
     shapes = resnet_shapes(ONLY_NAMES)[1]
     numbers = torch.randn(max(map(math.prod, shapes.values()))).half()
     return {key: numbers[:math.prod(shape)].view(shape) for key, shape in shapes.items()}
 
 
-def small() -> dict[str, torch.Tensor]:
-    """What a toolkit's model of no known network has."""
+def small_model() -> dict[str, torch.Tensor]:
+    """Return weights of a toolkit's model with an unknown backbone."""
     return {'backbone.conv1.weight': torch.randn(4, 3, 3, 3), 'backbone.gn1.weight': torch.ones(4),
             'neck.gn.bias': torch.zeros(4), 'head.fc.weight': torch.randn(2, 4), 'head.index': torch.arange(3)}
 
 
 def checkpoints() -> dict[str, bytes]:
-    """A whole file of each format."""
-    own = resnet50()
-    authors = {f'module.{key.replace("gn", "bn")}': value for key, value in own.items()}
-    same: dict = {}  # an array that stands for others of its shape is in the pickle once
-    arrays = {caffe2(key): same.setdefault(value.shape, value.numpy()) for key, value in own.items()}
-    whole = {'state_dict': small(), 'meta': {'CLASSES': ('a',), 'epoch': 3}, 'optimizer': {'state': {0: torch.ones(2)}}}
-    return {'authors.pth.tar': torch_bytes(authors, legacy=True), 'toolkit.pth': torch_bytes(whole),
-            'legacy.pth': torch_bytes({'state_dict': small()}, legacy=True), 'backbone.pth': torch_bytes(own),
-            'caffe2.pkl': pickle.dumps({'blobs': arrays | {'lr': 0.1}}, 4),
-            'small.safetensors': safetensors_bytes(small())}
+    """Return an intact file of each format."""
+    backbone = resnet50()
+    authors = {f'module.{key.replace("gn", "bn")}': value for key, value in backbone.items()}
+    same: dict = {}  # one array for each shape: the pickle contains it once
+    arrays = {caffe2(key): same.setdefault(value.shape, value.numpy()) for key, value in backbone.items()}
+    intact = {'state_dict': small_model(), 'meta': {'CLASSES': ('a',), 'epoch': 3},
+              'optimizer': {'state': {0: torch.ones(2)}}}
+    return {'authors.pth.tar': torch_bytes(authors, legacy=True), 'toolkit.pth': torch_bytes(intact),
+            'legacy.pth': torch_bytes({'state_dict': small_model()}, legacy=True),
+            'backbone.pth': torch_bytes(backbone), 'caffe2.pkl': pickle.dumps({'blobs': arrays | {'lr': 0.1}}, 4),
+            'small.safetensors': safetensors_bytes(small_model())}
 
 
 def caffe2(key: str) -> str:
@@ -156,56 +157,56 @@ EVIL = (b'cos\nsystem\n(S"touch executed"\ntR.', b'\x80\x02cposix\nsystem\nX\x0e
         b'\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x0etouch executed\x85R.')
 
 
-def spoil_bytes(data: bytes, rng: random.Random) -> bytes:
+def damage_bytes(data: bytes, rng: random.Random) -> bytes:
     """Flip bits, cut, repeat, overwrite and insert."""
-    spoilt = bytearray(data)
+    damaged = bytearray(data)
     for _ in range(rng.choice([1, 1, 1, 2, 5, 50])):
-        at = rng.randrange(min(len(spoilt), rng.choice([64, 1024, 10**9])) or 1)  # most that matters stands in front
+        at = rng.randrange(min(len(damaged), rng.choice([64, 1024, 10**9])) or 1)  # headers are at the start
         length = rng.choice([1, 2, 4, 8, 100])
         match rng.randrange(7):
             case 0 | 1:
-                if spoilt:
-                    spoilt[at % len(spoilt)] ^= 1 << rng.randrange(8)
+                if damaged:
+                    damaged[at % len(damaged)] ^= 1 << rng.randrange(8)
             case 2:
-                del spoilt[at:]
+                del damaged[at:]
             case 3:
-                del spoilt[at:at + length]
+                del damaged[at:at + length]
             case 4:
-                spoilt[at:at] = spoilt[:length]
+                damaged[at:at] = damaged[:length]
             case 5:
                 number = rng.choice([0, 1, 2**7, 2**15, 2**31 - 1, 2**32 - 1, 2**62, 2**64 - 1])
-                spoilt[at:at + 8] = struct.pack('<Q', number)[:length]
+                damaged[at:at + 8] = struct.pack('<Q', number)[:length]
             case _:
-                spoilt[at:at] = rng.choice([rng.randbytes(length), *EVIL])
-    return bytes(spoilt)
+                damaged[at:at] = rng.choice([rng.randbytes(length), *EVIL])
+    return bytes(damaged)
 
 
-def spoil_zip(data: bytes, rng: random.Random) -> bytes:
-    """Rename, drop, repeat and compress the entries of a zip file, and spoil the pickle in it."""
+def damage_zip(data: bytes, rng: random.Random) -> bytes:
+    """Rename, drop, repeat and compress the entries of a zip file, and damage its pickle."""
     out = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as source, zipfile.ZipFile(out, 'w') as target, warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # of names that stand twice
+        warnings.simplefilter('ignore')  # on duplicate names
         for entry in source.infolist():
             content, name = source.read(entry), entry.filename
-            what = rng.randrange(12)
+            action = rng.randrange(12)
             if name.endswith('.pkl') and rng.random() < 0.7:
-                content = rng.choice([*EVIL, spoil_bytes(content, rng), spoil_bytes(content, rng)])
-            elif what == 0:
+                content = rng.choice([*EVIL, damage_bytes(content, rng), damage_bytes(content, rng)])
+            elif action == 0:
                 continue
-            elif what == 1:
+            elif action == 1:
                 name = rng.choice([f'../{name}', f'/tmp/{name}', name.upper(), 'archive/data.pkl', ''])
-            elif what == 2:
-                content = spoil_bytes(content, rng)
-            elif what == 3:
+            elif action == 2:
+                content = damage_bytes(content, rng)
+            elif action == 3:
                 target.writestr(name, content)
             packed = zipfile.ZIP_DEFLATED if rng.random() < 0.02 else zipfile.ZIP_STORED
             target.writestr(name or 'x', content, packed)
     return out.getvalue()
 
 
-def spoil_weights(rng: random.Random) -> bytes:
-    """Drop, rename, reshape and retype what is in a whole checkpoint."""
-    tensors: dict = resnet50() if rng.random() < 0.2 else small()
+def damage_weights(rng: random.Random) -> bytes:
+    """Return an intact file with tensors dropped, renamed, reshaped or of another type."""
+    tensors: dict = resnet50() if rng.random() < 0.2 else small_model()
     for key in rng.sample(list(tensors), min(rng.choice([0, 1, 1, 2, 40]), len(tensors))):
         value = tensors.pop(key)
         match rng.randrange(8):
@@ -234,14 +235,14 @@ def spoil_weights(rng: random.Random) -> bytes:
                        legacy=rng.random() < 0.3)
 
 
-def try_checkpoint(folder: Path, whole: dict[str, bytes], seed: int) -> str:
-    """Convert a file spoilt at random, in an empty folder, as the tool does."""
+def try_checkpoint(folder: Path, intact: dict[str, bytes], seed: int) -> str:
+    """Convert a randomly damaged file in an empty folder, as the tool does."""
     rng = random.Random(seed)
-    name = rng.choices(list(whole), [1 if len(data) > 2**20 else 9 for data in whole.values()])[0]
-    kinds: list[Callable[[], bytes]] = [lambda: spoil_bytes(whole[name], rng), lambda: spoil_weights(rng)]
-    kinds += [lambda: spoil_zip(whole[name], rng)] * whole[name].startswith(b'PK')
+    name = rng.choices(list(intact), [1 if len(data) > 2**20 else 9 for data in intact.values()])[0]
+    kinds: list[Callable[[], bytes]] = [lambda: damage_bytes(intact[name], rng), lambda: damage_weights(rng)]
+    kinds += [lambda: damage_zip(intact[name], rng)] * intact[name].startswith(b'PK')
     kind = rng.randrange(len(kinds))
-    name = name if kind != 1 else 'spoilt.pth'
+    name = name if kind != 1 else 'damaged.pth'
     path, out = folder / name, folder / rng.choice(['out.pth', 'out.safetensors'])
     path.write_bytes(kinds[kind]())
     start = time.perf_counter()
@@ -265,7 +266,7 @@ def try_checkpoint(folder: Path, whole: dict[str, bytes], seed: int) -> str:
 
 
 def check_converted(path: Path, out: Path, state_dict: dict) -> None:
-    """Each tensor of the file is in the result as it was, or told of as left over, and the result is read again."""
+    """Assert that each tensor is unchanged in the result or listed as left over, and that the result reads back."""
     source, written = read_checkpoint(path), read_checkpoint(out)
     assert {each.name for each in out.parent.iterdir()} == {path.name, out.name}
     assert len(source.tensors) == len(state_dict) + sum(key.removeprefix('module.') in written.meta['mmws']['left_over']
@@ -275,5 +276,5 @@ def check_converted(path: Path, out: Path, state_dict: dict) -> None:
     assert set(kept) <= {str((tuple(value.shape), value.dtype)) for value in source.tensors.values()}
 
 
-def told(outcomes: Counter) -> str:
+def format_counts(outcomes: Counter) -> str:
     return ', '.join(f'{count} {outcome}' for outcome, count in sorted(outcomes.items()))

@@ -1,10 +1,11 @@
-"""Configs and networks that several tests build."""
+"""Configs and networks for several tests."""
 
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
 from torch import nn
 
+from mmws.openmmlab.config_tree import map_dicts
 from tests.helpers.commands import REPOSITORY
 
 DEMO = REPOSITORY / 'configs' / 'demo'
@@ -21,32 +22,24 @@ def random_model(config: Config) -> nn.Module:
 
 
 BN = {'type': 'BN'}
-
-
 GN = {'type': 'GN', 'num_groups': 32}
-
-
 WS = {'type': 'ConvWS'}
 
 
 def with_norm(config, conv_cfg, norm_cfg):
-    """``config`` with those layers wherever it names a norm."""
-    if isinstance(config, (list, tuple)):
-        return type(config)(with_norm(part, conv_cfg, norm_cfg) for part in config)
-    if not isinstance(config, dict):
-        return config
-    config = {key: with_norm(part, conv_cfg, norm_cfg) for key, part in config.items()}
-    return config | {'conv_cfg': conv_cfg, 'norm_cfg': norm_cfg} if 'norm_cfg' in config else config
+    """Return ``config`` with these layers in each dict that has a ``norm_cfg``."""
+    layers = {'conv_cfg': conv_cfg, 'norm_cfg': norm_cfg}
+    return map_dicts(lambda part, _: part | layers if 'norm_cfg' in part else part, config)
 
 
 SEGMENTATION = REPOSITORY / 'configs' / 'demo' / 'deeplabv3_r18_gnws_digits.py'
 
 
-def small(config, digits) -> list[str]:
-    """``--cfg-options`` for a few small images without worker processes."""
+def small(options, digits) -> list[str]:
+    """Return ``--cfg-options`` for a small backbone and a few images, without worker processes, and ``options``."""
     return [f'train_dataloader.{option}' for option in (
         'num_workers=0', 'persistent_workers=False', f'dataset.data_root={digits}')] + [
-            'model.backbone.base_channels=8', 'model.backbone.stem_channels=8', *config]
+            'model.backbone.base_channels=8', 'model.backbone.stem_channels=8', *options]
 
 
 HEADS = ['model.decode_head.in_channels=64', 'model.decode_head.channels=8', 'model.auxiliary_head.in_channels=32',

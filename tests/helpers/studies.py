@@ -1,17 +1,15 @@
-"""A study of a single task, as a file."""
+"""Write a study with a single task to a file."""
 
 import yaml
 
 from tests.helpers.commands import REPOSITORY
 
 STUDY = REPOSITORY / 'configs' / 'study' / 'study.yaml'
-
-
 TASK = {'config': 'detection.py', 'metric': 'coco/bbox_mAP', 'label': 'box AP', 'out_of': 1, 'images': 40, 'warm_up': 4,
         'seconds': 9}
 
 
-def write(folder, task=(), part=(), **study):
+def write_study(folder, task=(), part=(), **study):
     part = {'methods': ['GN'], 'rates': [0.1, 0.2]} | dict(part)
     content = {'seeds': [1], 'rate_seed': 0, 'methods': {'GN': {'weight': 'plain'}},
                'tasks': {'detection': TASK | {'parts': [part]} | dict(task)}} | study

@@ -17,7 +17,7 @@ def random_norm(kind, channels=6, groups=3):
 
 
 def normalize_groups(norm, x):
-    """Group by group, with the group's own affine map."""
+    """Normalize each group, with one affine map per group."""
     parts = x.split(norm.num_features // norm.num_groups, dim=1)
     normalized = []
     for part, weight, bias in zip(parts, norm.weight, norm.bias, strict=True):
@@ -34,22 +34,22 @@ def normalize_channels(bn, x, mean, variance):
 
 
 @pytest.mark.parametrize('shape', SHAPES)
-def test_batch_channel_norm_is_by_definition(shape):
+def test_batch_channel_norm_matches_the_definition(shape):
     norm, x = random_norm(BatchChannelNorm), torch.randn(shape, dtype=torch.float64) * 2 + 3
     dims = (0, *range(2, len(shape)))
     mean, variance = x.mean(dims), x.var(dims, correction=0)
     torch.testing.assert_close(norm(x), normalize_groups(norm, normalize_channels(norm.bn, x, mean, variance)))
     torch.testing.assert_close(norm.bn.running_mean, 0.1 * mean)
     norm.eval()
-    kept = norm.bn.running_mean, norm.bn.running_var
-    torch.testing.assert_close(norm(x), normalize_groups(norm, normalize_channels(norm.bn, x, *kept)))
+    running = norm.bn.running_mean, norm.bn.running_var
+    torch.testing.assert_close(norm(x), normalize_groups(norm, normalize_channels(norm.bn, x, *running)))
 
 
 @pytest.mark.parametrize('shape', [*SHAPES, (1, 6, 1, 1)])
-def test_the_estimated_one_updates_first_and_normalizes_by_the_estimates(shape):
+def test_estimates_are_updated_before_they_normalize(shape):
     norm, x = random_norm(EstimatedBatchChannelNorm), torch.randn(shape, dtype=torch.float64) * 2 + 3
     dims = (0, *range(2, len(shape)))
-    variance = 0.9 * torch.ones(6) + 0.1 * (x ** 2).mean(dims)  # about the mean that was: 0
+    variance = 0.9 * torch.ones(6) + 0.1 * (x ** 2).mean(dims)  # the old estimate of the mean is 0
     expected = normalize_groups(norm, normalize_channels(norm.bn, x, 0.1 * x.mean(dims), variance))
     torch.testing.assert_close(norm(x), expected)
     assert norm.bn.num_batches_tracked == 1
@@ -65,17 +65,17 @@ def test_gradients(kind, training):
     assert torch.autograd.gradcheck(lambda x, *_: norm(x), (x, *norm.parameters()))
 
 
-def test_no_gradient_goes_through_the_estimates_and_a_shared_layer_may_run_twice():
+def test_estimates_get_no_gradient_and_a_shared_layer_may_run_twice():
     norm = EstimatedBatchNorm(2)
     x = torch.randn(3, 2, 4, requires_grad=True)
     y = norm(x)
     slope = 1 / (norm.running_var + norm.eps).sqrt()
-    norm(x * 7)  # before the backward pass of the first
+    norm(x * 7)  # before the first backward pass
     y.sum().backward()
     torch.testing.assert_close(x.grad, slope.detach().view(1, 2, 1).expand_as(x))
 
 
-def test_a_single_value_per_channel_is_torchs_error_but_for_the_estimated_one():
+def test_a_single_value_per_channel_is_an_error_without_estimates():
     x = torch.randn(1, 6, 1, 1)
     with pytest.raises(ValueError, match='Expected more than 1 value per channel when training'):
         BatchChannelNorm(6, num_groups=2)(x)

@@ -16,11 +16,11 @@ def random_norm(channels: int) -> SwitchableNorm:
 
 
 def by_definition(norm: SwitchableNorm, x, batch=None):
-    """The three statistics taken straight from the values; the instance variance is the authors' unbiased one."""
+    """Compute the statistics from the values. The variance of an instance is unbiased, as in the authors' code."""
     space = tuple(range(2, x.dim()))
-    places = x[0, 0].numel()
-    unbiased = x.var(space, keepdim=True) if places > 1 else torch.zeros_like(x)
-    surplus = unbiased - x.var(space, keepdim=True, correction=0)  # which the authors' other variances inherit
+    positions = x[0, 0].numel()
+    unbiased = x.var(space, keepdim=True) if positions > 1 else torch.zeros_like(x)
+    surplus = unbiased - x.var(space, keepdim=True, correction=0)  # also in the authors' other variances
     each = ((x.mean(space, keepdim=True), unbiased),
             (x.mean((1, *space), keepdim=True),
              x.var((1, *space), keepdim=True, correction=0) + surplus.mean(1, keepdim=True)),
@@ -33,7 +33,7 @@ def by_definition(norm: SwitchableNorm, x, batch=None):
 
 
 @pytest.mark.parametrize('shape', [(3, 4, 5), (3, 4, 5, 6), (1, 4, 2, 3, 3), (2, 4, 1, 1)])
-def test_training_and_evaluation_are_by_definition(shape):
+def test_training_and_evaluation_match_the_definition(shape):
     norm, x = random_norm(4), torch.randn(shape, dtype=torch.float64) * 3 + 1
     torch.testing.assert_close(norm(x), by_definition(norm, x))
     assert not torch.equal(norm.running_mean, torch.zeros(4))
@@ -59,7 +59,7 @@ def test_gradients(training):
     assert torch.autograd.gradcheck(lambda x, *_: norm(x), (x, *norm.parameters()))
 
 
-def test_one_weight_alone_is_that_norm():
+def test_a_single_weight_gives_that_norm():
     norm, x = SwitchableNorm(6).eval(), torch.randn(2, 6, 32, 32)
     for index, other in enumerate((nn.InstanceNorm2d(6), nn.GroupNorm(1, 6), nn.BatchNorm2d(6))):
         for weight in (norm.mean_weight, norm.var_weight):
@@ -70,11 +70,11 @@ def test_one_weight_alone_is_that_norm():
 
 def test_copies_and_pickles():
     norm, x = random_norm(3), torch.randn(2, 3, 4, dtype=torch.float64)
-    for twin in (copy.deepcopy(norm), pickle.loads(pickle.dumps(norm))):
-        assert torch.equal(twin(x), norm(x))
+    for copied in (copy.deepcopy(norm), pickle.loads(pickle.dumps(norm))):
+        assert torch.equal(copied(x), norm(x))
 
 
-def test_half_precision_takes_its_statistics_in_float():
+def test_half_precision_has_float32_statistics():
     norm, x = SwitchableNorm(4), torch.randn(2, 4, 9, 9).bfloat16() + 30
     assert norm(x).dtype == torch.bfloat16
     torch.testing.assert_close(norm(x).float(), norm(x.float()), rtol=1e-2, atol=1e-2)

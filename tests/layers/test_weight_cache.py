@@ -20,6 +20,7 @@ from mmws import ConvWS1d, ConvWS2d, ConvWS3d, convert_, standardize_weight
 from mmws.layers.conv_transpose import ConvTransposeWS2d
 from mmws.layers.weight_cache import WeightCache
 from mmws.ops.kernels import standardize_together
+from mmws.ops.torch_compat import address
 
 X = torch.randn(2, 4, 8, 8, dtype=torch.float64)
 
@@ -29,7 +30,7 @@ def build():
 
 
 def expected(conv, x=X):
-    """The authors' formula and its gradient by autograd, from the weight as it is now."""
+    """Return the output and the gradient by the authors' formula and autograd, without a cache."""
     weight = conv.weight.detach().clone().requires_grad_()
     rows = weight.flatten(1)
     standardized = (rows - rows.mean(1, keepdim=True)) / (rows.std(1, keepdim=True) + conv.eps)
@@ -37,7 +38,7 @@ def expected(conv, x=X):
     return out.detach(), torch.autograd.grad(out.square().sum(), weight)[0]
 
 
-def assert_right(conv, x=X):
+def assert_correct(conv, x=X):
     out, gradient = expected(conv, x)
     for context in (torch.no_grad, torch.enable_grad, torch.inference_mode):
         with context():
@@ -48,7 +49,7 @@ def assert_right(conv, x=X):
 
 @pytest.fixture
 def count(monkeypatch) -> list[int]:
-    """Grows by one with each weight that is standardized."""
+    """A list that grows by one element per standardized weight."""
     calls: list[int] = []
     for module, name in ((mmws.layers.weight_cache, 'standardize_filters'),
                          (mmws.layers.weight_cache, 'standardize_weight'),
@@ -59,12 +60,18 @@ def count(monkeypatch) -> list[int]:
     return calls
 
 
-def train(devices, monkeypatch) -> tuple[list[torch.Tensor], list[int]]:
-    """The weights after three steps, and how many each call of ``standardize_together`` took."""
-    calls: list[int] = []
-    monkeypatch.setattr(mmws.layers.weight_cache, 'TOGETHER', devices)
+@pytest.fixture
+def batches(monkeypatch) -> list[list[nn.Parameter]]:
+    """The weights of each call of ``standardize_together``, which the fixture turns on for the CPU."""
+    calls: list[list[nn.Parameter]] = []
+    monkeypatch.setattr(mmws.layers.weight_cache, 'BATCHED_DEVICES', {'cpu'})
     monkeypatch.setattr(mmws.layers.weight_cache, 'standardize_together',
-                        lambda weights, eps: calls.append(len(weights)) or standardize_together(weights, eps))
+                        lambda weights, eps: calls.append(weights) or standardize_together(weights, eps))
+    return calls
+
+
+def train() -> list[torch.Tensor]:
+    """Return the weights after three steps."""
     torch.manual_seed(0)
     net = nn.Sequential(ConvWS2d(3, 8, 3), ConvTransposeWS2d(8, 4, 2), ConvWS2d(4, 8, 2), ConvWS2d(8, 8, 3),
                         ConvWS2d(8, 8, 1, eps=0.5), ConvWS2d(8, 8, 1).requires_grad_(False))
@@ -74,33 +81,62 @@ def train(devices, monkeypatch) -> tuple[list[torch.Tensor], list[int]]:
         net(torch.randn(1, 3, 9, 9)).square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
-    return [parameter.detach() for parameter in net.parameters()], calls
+    return [parameter.detach() for parameter in net.parameters()]
 
 
-def test_what_an_optimizer_changed_is_standardized_together(monkeypatch):
-    apart, none = train(set(), monkeypatch)
-    together, calls = train({'cpu'}, monkeypatch)
-    assert (none, calls) == ([], [3, 3])  # the others are transposed, of another eps, or frozen
-    for one, other in zip(together, apart, strict=True):
-        torch.testing.assert_close(one, other)
+def test_weights_of_one_optimizer_step_are_standardized_together(batches, monkeypatch):
+    together = train()
+    assert [len(batch) for batch in batches] == [3, 3]  # the others are transposed, frozen, or have another eps
+    monkeypatch.setattr(mmws.layers.weight_cache, 'BATCHED_DEVICES', set())
+    for batched, single in zip(together, train(), strict=True):
+        torch.testing.assert_close(batched, single)
+    assert len(batches) == 2
+
+
+def test_weights_of_two_optimizers_are_not_standardized_together(batches):
+    nets = [nn.Sequential(ConvWS2d(3, 4, 3), ConvWS2d(4, 4, 3)) for _ in range(2)]
+    optimizers = [torch.optim.SGD(net.parameters(), lr=0.1) for net in nets]
+    for net in nets:
+        net(torch.randn(1, 3, 9, 9)).square().mean().backward()
+    for optimizer in optimizers:
+        optimizer.step()
+    for net in nets:
+        net(torch.randn(1, 3, 9, 9))
+    assert [list(map(id, batch)) for batch in batches] == [[id(conv.weight) for conv in net] for net in nets]
+
+
+@pytest.mark.usefixtures('batches')
+def test_a_result_of_a_batch_is_not_overwritten():
+    """All results of a batch share one storage, so its number of users says nothing about one result."""
+    first, second = net = nn.Sequential(ConvWS2d(2, 2, 1), ConvWS2d(2, 2, 1))
+    net(torch.randn(1, 2, 9, 9)).square().mean().backward()
+    torch.optim.SGD(net.parameters(), lr=0.1).step()
+    with torch.no_grad():
+        net(torch.randn(1, 2, 9, 9))
+        first.double().standardized_weight()
+        held = second.standardized_weight()
+        before = held.clone()
+        second.weight.data.neg_()
+        assert torch.equal(second.standardized_weight(), -before)
+    assert torch.equal(held, before)
 
 
 @pytest.mark.parametrize('held', [False, True])
-def test_the_memory_is_used_again_unless_somebody_holds_it(held):
+def test_stale_memory_is_reused_unless_it_is_used_elsewhere(held):
     cache, weight = WeightCache(), nn.Parameter(torch.randn(4, 3, 3, 3))
     first = cache.standardize(weight, 1e-5)
-    address, before = first.data_ptr(), first.detach().clone()
+    start, before = first.data_ptr(), first.detach().clone()
     if not held:
         del first
     weight.data.copy_(torch.randn_like(weight))
     second = cache.standardize(weight, 1e-5)
-    assert (second.data_ptr() == address) != held
+    assert (second.data_ptr() == start) != held
     torch.testing.assert_close(second, standardize_weight(weight, 1e-5))
     if held:
         assert torch.equal(first, before)
 
 
-def other(weight):
+def random_like(weight):
     return torch.randn_like(weight)
 
 
@@ -124,27 +160,27 @@ def swap_ema(conv):
     hook.src_model, hook.ema_model = conv, ExponentialMovingAverage(conv, momentum=0.5)
     nn.init.normal_(hook.ema_model.module.weight)
     hook._swap_ema_parameters()
-    assert_right(conv)
+    assert_correct(conv)
     hook._swap_ema_parameters()
 
 
 def swapped(conv):
     torch.__future__.set_swap_module_params_on_conversion(True)
     try:
-        conv.float().double().load_state_dict({'weight': other(conv.weight), 'bias': conv.bias})
+        conv.float().double().load_state_dict({'weight': random_like(conv.weight), 'bias': conv.bias})
     finally:
         torch.__future__.set_swap_module_params_on_conversion(False)
 
 
 def replace(conv):
-    conv.weight = nn.Parameter(other(conv.weight))
+    conv.weight = nn.Parameter(random_like(conv.weight))
 
 
 def write_numpy(conv):
     array = conv.weight.detach().numpy()
     array[0] = 3
-    assert_right(conv)
-    array[1, 0, 0] = 5  # the same array, after a forward pass
+    assert_correct(conv)
+    array[1, 0, 0] = 5  # the same array after a forward pass
 
 
 @torch.no_grad()
@@ -153,10 +189,10 @@ def edit(conv):
 
 
 def swap_memory(conv):
-    """A, then B, then C where A was: as a pair of buffers does."""
+    """Exchange two buffers twice: the second write goes to the first address."""
     first = conv.weight.data
-    conv.weight.data = other(first)
-    first.copy_(other(first))
+    conv.weight.data = random_like(first)
+    first.copy_(random_like(first))
     conv.weight.data = first
 
 
@@ -164,17 +200,17 @@ CHANGES = {
     'optimizer step': step,
     'fused optimizer step': fused_step,
     'hand-written step': hand_written_step,
-    'load_state_dict': lambda conv: conv.load_state_dict({'weight': other(conv.weight), 'bias': conv.bias}),
+    'load_state_dict': lambda conv: conv.load_state_dict({'weight': random_like(conv.weight), 'bias': conv.bias}),
     'load_state_dict, assigned': lambda conv: conv.load_state_dict(
-        {'weight': other(conv.weight), 'bias': conv.bias}, assign=True),
-    'data assigned': lambda conv: setattr(conv.weight, 'data', other(conv.weight)),
+        {'weight': random_like(conv.weight), 'bias': conv.bias}, assign=True),
+    'data assigned': lambda conv: setattr(conv.weight, 'data', random_like(conv.weight)),
     'data assigned back': swap_memory,
     'data transposed': lambda conv: setattr(conv.weight, 'data', conv.weight.data.transpose(2, 3)),
-    'data written': lambda conv: conv.weight.data.copy_(other(conv.weight)),
-    'data turned': lambda conv: conv.weight.data.neg_(),
+    'data written': lambda conv: conv.weight.data.copy_(random_like(conv.weight)),
+    'data negated': lambda conv: conv.weight.data.neg_(),
     'data: filters exchanged': lambda conv: conv.weight.data.copy_(conv.weight.data.flip(0)),
     'data: one element': lambda conv: conv.weight.data.view(-1)[17:18].add_(1),
-    'memory': lambda conv: conv.weight.untyped_storage().copy_(other(conv.weight).untyped_storage()),
+    'memory': lambda conv: conv.weight.untyped_storage().copy_(random_like(conv.weight).untyped_storage()),
     'numpy': write_numpy,
     'vector': lambda conv: vector_to_parameters(
         parameters_to_vector(conv.parameters()).detach().neg(), conv.parameters()),
@@ -182,10 +218,10 @@ CHANGES = {
     'to channels_last': lambda conv: conv.to(memory_format=torch.channels_last),
     'swapped': swapped,
     'replaced': replace,
-    'shared': lambda conv: (conv.weight.share_memory_(), assert_right(conv), conv.weight.data.neg_()),
+    'shared': lambda conv: (conv.weight.share_memory_(), assert_correct(conv), conv.weight.data.neg_()),
     'ema swap': swap_ema,
     'frozen': lambda conv: conv.requires_grad_(False),
-    'frozen and back': lambda conv: (conv.requires_grad_(False), assert_right(conv), conv.requires_grad_(True)),
+    'frozen and back': lambda conv: (conv.requires_grad_(False), assert_correct(conv), conv.requires_grad_(True)),
     'no_grad edit': edit,
     'init': lambda conv: nn.init.normal_(conv.weight),
     'eps': lambda conv: setattr(conv, 'eps', 0.5),
@@ -198,24 +234,24 @@ CHANGES = {
 @pytest.mark.parametrize('change', CHANGES.values(), ids=CHANGES)
 def test_never_stale(change, training):
     conv = build().train(training)
-    assert_right(conv)
+    assert_correct(conv)
     change(conv)
-    assert_right(conv)
+    assert_correct(conv)
     change(conv)
-    assert_right(conv)
+    assert_correct(conv)
 
 
 @pytest.mark.parametrize('write', [lambda held: held.neg_(), lambda held: held[1, 2].fill_(3)])
 @pytest.mark.parametrize('hold', [
     lambda conv: conv.weight, lambda conv: conv.weight.data, lambda conv: conv.weight.data[:3],
     lambda conv: conv.weight.detach().numpy(), lambda conv: conv.state_dict()['weight']])
-def test_a_hold_on_the_memory_from_before(hold, write):
+def test_a_write_through_an_older_reference_invalidates(hold, write):
     conv = build()
     held = hold(conv)
-    assert_right(conv)
+    assert_correct(conv)
     with torch.no_grad():
         write(torch.as_tensor(held))
-    assert_right(conv)
+    assert_correct(conv)
 
 
 def test_flat_parameters():
@@ -223,11 +259,11 @@ def test_flat_parameters():
     flat = torch.randn(2, *conv.weight.shape, dtype=X.dtype)
     conv.weight.data = flat[1]
     for _ in range(2):
-        assert_right(conv)
+        assert_correct(conv)
         flat.neg_()
 
 
-def test_weights_of_inference_mode():
+def test_inference_mode_weights():
     with torch.inference_mode():
         conv = build().requires_grad_(False)
         for _ in range(2):
@@ -236,17 +272,17 @@ def test_weights_of_inference_mode():
             torch.testing.assert_close(conv.standardized_weight(), mmws.standardize_weight(conv.weight))
 
 
-def test_a_result_made_to_need_a_gradient_is_nobody_elses():
+def test_requires_grad_of_a_result_does_not_affect_the_cache():
     conv = build().requires_grad_(False)
     conv.standardized_weight().requires_grad_()
     assert not conv.standardized_weight().requires_grad
 
 
-def test_a_fake_forward_pass_leaves_nothing():
+def test_fake_tensors_do_not_enter_the_cache():
     conv = build()
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         conv(mode.from_tensor(X))
-    assert_right(conv)
+    assert_correct(conv)
 
 
 def test_a_dispatch_mode_sees_the_same_operators_in_each_pass():
@@ -269,7 +305,7 @@ def test_inference_before_training():
     conv = build()
     with torch.inference_mode():
         conv(X)
-    assert_right(conv)
+    assert_correct(conv)
 
 
 def test_a_second_forward_before_backward():
@@ -283,7 +319,7 @@ def test_a_second_forward_before_backward():
         torch.testing.assert_close(torch.autograd.grad(out.square().sum(), conv.weight)[0], gradient)
 
 
-def test_a_second_derivative_is_that_of_the_formula_or_refused():
+def test_second_derivative_equals_the_formula_or_raises():
     conv = build()
     weight = conv.weight.detach().clone().requires_grad_()
     outs = conv.standardized_weight(), mmws.ops.standardize._formula(weight, conv.eps, True)
@@ -294,24 +330,24 @@ def test_a_second_derivative_is_that_of_the_formula_or_refused():
     torch.testing.assert_close(*seconds)
     out = conv.standardized_weight()
     nn.init.normal_(conv.weight)
-    with pytest.raises(RuntimeError, match='changed between the forward pass and a second derivative'):
+    with pytest.raises(RuntimeError, match='was changed in place after the forward pass'):
         torch.autograd.grad(out.pow(3).sum(), conv.weight, create_graph=True)
 
 
 @pytest.mark.parametrize('optimizer', [torch.optim.SGD, torch.optim.AdamW])
-def test_eight_micro_steps_standardize_once_and_leave_the_memory_where_it_is(count, optimizer):
+def test_gradient_accumulation_standardizes_once_and_keeps_the_address(count, optimizer):
     conv = build()
-    update, address = optimizer(conv.parameters(), lr=0.1), conv.weight.data_ptr()
+    update, start = optimizer(conv.parameters(), lr=0.1), conv.weight.data_ptr()
     for updates in range(1, 4):
         for _ in range(8):
             conv(X).square().sum().backward()
         update.step()
         update.zero_grad()
         assert len(count) == updates
-        assert mmws.layers.weight_cache._address(conv.weight) == address
+        assert address(conv.weight) == start
 
 
-def test_a_head_shared_over_five_levels_is_standardized_once_a_step(count):
+def test_a_head_shared_by_five_levels_is_standardized_once_per_step(count):
     head = MODELS.build({'type': 'RetinaHead', 'num_classes': 3, 'in_channels': 32, 'feat_channels': 32,
                          'norm_cfg': {'type': 'GN', 'num_groups': 8}})
     assert len(convert_(head).converted) == 8
@@ -323,7 +359,7 @@ def test_a_head_shared_over_five_levels_is_standardized_once_a_step(count):
         assert len(count) == 8 * steps
 
 
-def test_frozen_and_inference_are_never_standardized_again(count):
+def test_frozen_layers_and_inference_are_standardized_once(count):
     frozen, trained = (ConvWS2d(4, 4, 3, dtype=X.dtype).requires_grad_(trains) for trains in (False, True))
     update = torch.optim.SGD([*frozen.parameters(), *trained.parameters()], lr=0.1)
     for _ in range(3):
@@ -348,22 +384,22 @@ def test_training_saves_no_more_than_the_standardized_weight(dtype):
             conv(torch.randn(1, 16, 8, 8, dtype=dtype))
         return sum(storages.values())
 
-    plain, ours = nn.Conv2d(16, 32, 3, bias=False, dtype=dtype), ConvWS2d(16, 32, 3, bias=False, dtype=dtype)
+    plain, standardized = nn.Conv2d(16, 32, 3, bias=False, dtype=dtype), ConvWS2d(16, 32, 3, bias=False, dtype=dtype)
     widened = 32 * 16 * 9 if dtype == torch.bfloat16 else 0
-    assert saved(ours) <= saved(plain) + 2 * 32 + widened
+    assert saved(standardized) <= saved(plain) + 2 * 32 + widened
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 def test_half_precision_has_the_gradient_of_float32_statistics(dtype):
     conv, upstream = ConvWS2d(16, 32, 3).to(dtype), torch.randn(32, 16, 3, 3, dtype=dtype)
-    kept, functional = conv.standardized_weight(), mmws.standardize_weight(conv.weight, conv.eps)
+    cached, functional = conv.standardized_weight(), mmws.standardize_weight(conv.weight, conv.eps)
     with torch.no_grad():
         assert torch.equal(conv.standardized_weight(), functional)
-    gradients = [torch.autograd.grad(out, conv.weight, upstream)[0] for out in (kept, functional)]
+    gradients = [torch.autograd.grad(out, conv.weight, upstream)[0] for out in (cached, functional)]
     assert torch.equal(*gradients)
 
 
-def test_nothing_is_added_to_copies_and_checkpoints():
+def test_copies_and_checkpoints_do_not_contain_the_cache():
     conv, plain = ConvWS2d(16, 32, 3), ConvWS2d(16, 32, 3)
     conv(torch.randn(1, 16, 8, 8))
     assert list(conv.state_dict()) == list(plain.state_dict())
@@ -373,16 +409,16 @@ def test_nothing_is_added_to_copies_and_checkpoints():
     torch.save(conv.state_dict(), files[0])
     torch.save(plain.state_dict(), files[1])
     assert len(files[0].getvalue()) == len(files[1].getvalue())
-    for twin in (copy.deepcopy(conv), copy.copy(conv), pickle.loads(pickle.dumps(conv))):
-        assert twin._cache is None
-    twin = copy.deepcopy(conv)
-    twin.weight.data.neg_()
-    assert torch.equal(twin.standardized_weight(), -conv.standardized_weight())
+    for copied in (copy.deepcopy(conv), copy.copy(conv), pickle.loads(pickle.dumps(conv))):
+        assert copied._cache is None
+    copied = copy.deepcopy(conv)
+    copied.weight.data.neg_()
+    assert torch.equal(copied.standardized_weight(), -conv.standardized_weight())
 
 
 @pytest.mark.parametrize('reentrant', [True, False])
 @pytest.mark.parametrize('warm', [True, False])
-def test_checkpointing(reentrant, warm):
+def test_activation_checkpointing(reentrant, warm):
     net = nn.Sequential(ConvWS2d(4, 4, 3), nn.GELU(), ConvWS2d(4, 4, 3)).double()
     x = X.double().requires_grad_()
     if warm:
@@ -400,15 +436,15 @@ def test_threads(count):
         outs = list(pool.map(lambda _: torch.no_grad()(conv)(X), range(64)))
     assert all(torch.equal(out, outs[0]) for out in outs)
     assert len(count) == 1
-    assert_right(conv)
+    assert_correct(conv)
 
 
 @pytest.mark.parametrize('backend', ['aot_eager', 'eager'])
-def test_a_compiled_graph_standardizes_for_itself(backend):
+def test_a_compiled_graph_does_not_use_the_cache(backend):
     conv = build()
     compiled = torch.compile(conv, fullgraph=True, backend=backend)
     for _ in range(2):
-        assert_right(conv)
+        assert_correct(conv)
         out, gradient = expected(conv)
         torch.testing.assert_close(compiled(X), out)
         torch.testing.assert_close(torch.autograd.grad(compiled(X).square().sum(), conv.weight)[0], gradient)
@@ -416,7 +452,7 @@ def test_a_compiled_graph_standardizes_for_itself(backend):
 
 
 @pytest.mark.parametrize('strict', [True, False])
-def test_an_exported_program_holds_the_raw_weight(strict):
+def test_an_exported_program_contains_the_raw_weight(strict):
     conv = build().eval()
     conv(X)
     program = torch.export.export(conv, (X,), strict=strict)
@@ -442,9 +478,9 @@ def test_traced_and_transformed():
     torch.testing.assert_close(gradients['weight'], expected(conv)[1])
 
 
-@pytest.mark.parametrize(('ours', 'dims'), [(ConvWS1d, 1), (ConvWS2d, 2), (ConvWS3d, 3)])
-def test_every_dimension_keeps(count, ours, dims):
-    conv = ours(4, 6, 3, padding=1, padding_mode='circular')
+@pytest.mark.parametrize(('layer', 'dims'), [(ConvWS1d, 1), (ConvWS2d, 2), (ConvWS3d, 3)])
+def test_convolutions_of_any_dimension_are_cached(count, layer, dims):
+    conv = layer(4, 6, 3, padding=1, padding_mode='circular')
     for _ in range(3):
         conv(torch.randn(2, 4, *[5] * dims)).sum().backward()
     assert len(count) == 1

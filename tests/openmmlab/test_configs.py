@@ -1,4 +1,4 @@
-"""Every config parses, builds with the convolutions its file promises, and says where its numbers come from."""
+"""All configs parse, build and train a step; the model index agrees with them."""
 
 import pytest
 import torch
@@ -13,13 +13,14 @@ from modelindex.load_model_index import load
 from torch import nn
 
 from mmws.layers.conv import WeightStandardized
+from mmws.ops.torch_compat import BatchNorm
 from tests.helpers.commands import REPOSITORY
 
 CONFIGS = sorted(path for path in (REPOSITORY / 'configs').rglob('*.py') if '_base_' not in path.parts)
 
 
 def sample(config: Config) -> dict:
-    """One small image with its annotations, as the config's data loader would hand it on."""
+    """Return one small image with annotations, in the form of the config's data loader."""
     if config.default_scope == 'mmdet':
         return demo_mm_inputs(1, [(3, 96, 128)], num_items=[3], num_classes=2, with_mask=True)
     image = torch.randint(256, (3, 64, 96), dtype=torch.uint8)
@@ -30,7 +31,7 @@ def sample(config: Config) -> dict:
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
-def test_config_trains_a_step_without_batch_norm_and_survives_a_dump(path, in_scope):
+def test_a_dumped_config_builds_and_trains_a_step_without_batch_norm(path, in_scope):
     config = Config.fromfile(path)
     if 'size' in config.model.get('data_preprocessor', {}):
         config.model.data_preprocessor.size = (64, 96)
@@ -40,13 +41,13 @@ def test_config_trains_a_step_without_batch_norm_and_survives_a_dump(path, in_sc
         data = model.data_preprocessor(sample(config), training=True)
         loss, _ = model.parse_losses(model(**data, mode='loss'))
     loss.backward()
-    assert not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+    assert not any(isinstance(module, BatchNorm) for module in model.modules())
     assert any(isinstance(module, WeightStandardized) for module in model.modules())
     for name, parameter in model.named_parameters():
         assert not parameter.requires_grad or parameter.grad.isfinite().all(), name
 
 
-def test_the_model_index_lists_every_config_but_the_studys():
+def test_model_index_lists_all_configs_except_the_study():
     index = load(str(REPOSITORY / 'model-index.yml'))
     index.build_models_with_collections()
     listed = [path for path in CONFIGS if path.parent.name != 'study']
@@ -55,7 +56,7 @@ def test_the_model_index_lists_every_config_but_the_studys():
         assert bool(model.results) == ('Results By' in model.metadata.data), model.name
 
 
-def test_the_model_indexs_numbers_are_those_of_the_config_files():
+def test_model_index_has_the_numbers_of_the_config_files():
     index = load(str(REPOSITORY / 'model-index.yml'))
     for model in index.models:
         for result in model.results or [] if 'demo' not in model.config else []:
@@ -77,15 +78,8 @@ def test_mask_rcnn_r50_has_the_authors_layout_and_schedule(mmdet_scope):
     assert not any(parameter.requires_grad for parameter in model.backbone.layer1.parameters())
     assert all(parameter.requires_grad for parameter in model.backbone.layer2.parameters())
 
-    optimizer = _optimizer(config, model)
+    optimizer = build_optim_wrapper(model, config.optim_wrapper).optimizer
     assert {(group['lr'], group['weight_decay']) for group in optimizer.param_groups
             if group['params'][0] is model.neck.fpn_convs[0].gn.bias} == {(0.02, 0)}
     assert {(group['lr'], group['weight_decay']) for group in optimizer.param_groups
             if group['params'][0] is model.neck.fpn_convs[0].gn.weight} == {(0.01, 1e-4)}
-
-
-def _optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
-
-    return build_optim_wrapper(model, config.optim_wrapper).optimizer
-
-

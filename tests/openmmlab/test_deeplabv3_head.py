@@ -1,4 +1,4 @@
-"""The authors' DeepLabv3, written out from its description and run on the same weights."""
+"""Parity with the authors' DeepLabv3, which tests/helpers/authors.py implements from its description."""
 
 from typing import ClassVar
 
@@ -31,15 +31,15 @@ def net() -> nn.Module:
 
 @torch.no_grad()
 @pytest.mark.parametrize('size', [(65, 97), (113, 71)])
-def test_logits_are_the_authors(net, size):
+def test_logits_equal_the_authors(net, size):
     image = torch.randn(1, 3, *size)
-    ours = net.encode_decode(image, [{'img_shape': size}])
-    theirs = Authors(net.state_dict()).logits(image)
-    assert ours.shape == theirs.shape == (1, 21, *size)
-    assert (ours - theirs).norm() <= 1e-4 * theirs.norm()
+    actual = net.encode_decode(image, [{'img_shape': size}])
+    expected = Authors(net.state_dict()).logits(image)
+    assert actual.shape == expected.shape == (1, 21, *size)
+    assert (actual - expected).norm() <= 1e-4 * expected.norm()
 
 
-def test_every_tensor_is_one_of_the_authors(net):
+def test_the_authors_network_uses_every_tensor(net):
     class Reading(dict):
         read: ClassVar[set[str]] = set()
 
@@ -52,7 +52,7 @@ def test_every_tensor_is_one_of_the_authors(net):
     assert weights.read == set(weights)
 
 
-def test_the_prefix_converts_it_alone_too(in_scope):
+def test_the_prefix_converts_the_head_alone(in_scope):
     with in_scope('mmseg'):
         head = MODELS.build({'type': 'mmws.DeepLabV3Head', 'in_channels': 8, 'channels': 8, 'num_classes': 3,
                              'norm_cfg': {'type': 'BN'}})

@@ -1,4 +1,4 @@
-"""Several processes, one image each, end at the weights of one process with all the images."""
+"""Several processes with one image each reach the same weights as one process with all images."""
 
 import os
 from contextlib import contextmanager
@@ -27,12 +27,12 @@ def build(seed):
 
 
 def train(net, rank, steps=3):
-    """Losses of a few steps, each followed by a forward pass without a gradient."""
+    """Train a few steps; return the loss after each, from a forward pass without gradients."""
     images = torch.randn(steps, RANKS, 2, 4, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     update = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
     losses = []
     for batch in images:
-        # the gradient is averaged over ranks: so is that of all images at once
+        # distributed training averages the gradient over ranks; here the mean over all images does the same
         out = net(batch[rank] if rank is not None else batch.flatten(0, 1)).square().mean()
         out.backward()
         update.step()
@@ -49,7 +49,7 @@ def shard(net):
 
 
 def warm_ddp(net):
-    """Parameters differ between the ranks, and are kept, until rank 0 sends its own."""
+    """Fill the weight cache with parameters that differ between ranks; then rank 0 broadcasts its own."""
     with torch.no_grad():
         net(torch.zeros(1, 4, 8, 8, dtype=torch.float64))
     return DistributedDataParallel(net)
@@ -81,7 +81,7 @@ def test_two_processes_train_as_one(wrap):
 
 @MODELS.register_module()
 class Double(SegDataPreProcessor):
-    """The toolkit's, in float64."""
+    """mmseg's preprocessor with output in float64."""
 
     def forward(self, data, training=False):
         data = super().forward(data, training)
@@ -89,7 +89,7 @@ class Double(SegDataPreProcessor):
 
 
 DDP = {'type': 'MMDistributedDataParallel', 'device_ids': None}
-RUNS = {  # the prefix, what wraps the model, images a step in a process, batches an update
+RUNS = {  # type, model wrapper, images per step and process, batches per update
     'one process': ('mmws.EncoderDecoder', None, 2, 1),
     'accumulated': ('mmws.EncoderDecoder', None, 1, 2),
     'DDP': ('mmws.EncoderDecoder', DDP, 1, 1),
@@ -127,9 +127,9 @@ def segmenter(name: str, digits: Path, work_dir: Path) -> Config:
 
 def weights_after(name, digits, work_dir):
     runner = Runner.from_cfg(segmenter(name, digits, work_dir / name))
-    runner._init_model_weights()  # here, so that all runs have had the same random numbers
+    runner._init_model_weights()  # now, so that all runs use the same random numbers
     runner._init_model_weights = lambda: None
-    if RUNS[name][1] is fully_shard:  # which mmengine does not know
+    if RUNS[name][1] is fully_shard:  # unknown to mmengine
         runner.model = fully_shard(runner.model, mesh=init_device_mesh('cpu', (RANKS,)))
     model = runner.train()
     weights = getattr(model, 'module', model).state_dict()
@@ -147,7 +147,7 @@ def train_all(rank, port, digits, work_dir):
 
 @pytest.fixture(scope='module')
 def trained(digits, tmp_path_factory):
-    """The weights that each run ended with."""
+    """Return the final weights of each run."""
     folder = tmp_path_factory.mktemp('processes')
     multiprocessing.spawn(train_all, (free_port(), digits, folder), RANKS)
     return torch.load(folder / '0.pth') | torch.load(folder / '1.pth')
@@ -158,9 +158,9 @@ def distance(trained, one, other):
 
 
 @pytest.mark.parametrize('name', ['DDP', 'FSDP2', 'accumulated'])
-def test_twenty_updates_through_the_runner_end_at_the_same_weights(name, trained):
+def test_twenty_updates_of_the_runner_reach_the_same_weights(name, trained):
     assert distance(trained, name, 'one process') < 1e-6
 
 
-def test_batch_norm_does_not(trained):
+def test_twenty_updates_with_batch_norm_reach_other_weights(trained):
     assert distance(trained, 'BN, DDP', 'BN, one process') > 0.01

@@ -1,4 +1,4 @@
-"""The hook that guards a training, in mmengine's own runner."""
+"""GuardHook in mmengine's runner."""
 
 import math
 import re
@@ -23,7 +23,7 @@ class Act(nn.Module):
 
 
 class Net(BaseModel):
-    """At step ``bad``, as ``how`` says, something is not finite."""
+    """Produces NaN or Inf at step ``bad``, in the part ``how``."""
 
     def __init__(self, bad: int = 0, how: str = '') -> None:
         super().__init__()
@@ -56,25 +56,26 @@ def runner(work_dir: Path, model: Net, steps: int = 6, interval: int = 2, **sett
 
 
 @pytest.mark.parametrize(('how', 'message'), [
-    ('loss', r'^step 5: the loss is not finite \(loss nan\); the first values that are not come from it\. No weight is '
-             r'spoilt; the last good checkpoint is .*iter_4\.pth\. Try a lower learning rate \(it is 0\.1 now\)'),
-    ('layer', r'^step 5: .* come from act \(Act\)\. No weight'),
-    ('gradient', r'^step 5: the loss is finite \(loss 0\), its gradient is not: back from head\. No weight'),
+    ('loss', r'^step 5: the loss is not finite \(loss nan\); the first NaN or Inf comes from the loss itself\. '
+             r'The weights are still valid; the last good checkpoint is .*iter_4\.pth\. '
+             r'Try a lower learning rate \(now 0\.1\), a longer warm-up'),
+    ('layer', r'^step 5: .* comes from act \(Act\)\. The weights'),
+    ('gradient', r'^step 5: the loss is finite \(loss 0\), its gradient is not: backward from head\. The weights'),
 ])
 @pytest.mark.parametrize('wrapper', [{}, {'clip_grad': {'max_norm': 1}}, {'accumulative_counts': 2}])
-def test_a_training_stops_before_a_weight_is_spoilt(how, message, wrapper, tmp_path):
+def test_training_stops_before_nan_reaches_a_weight(how, message, wrapper, tmp_path):
     train = runner(tmp_path, Net(5, how), optim_wrapper=wrapper)
-    if how == 'gradient' and 'accumulative_counts' in wrapper:  # known with the update, at the next step
-        message = 'step 6: .* its gradient is not: it comes from an earlier batch'
+    if how == 'gradient' and 'accumulative_counts' in wrapper:  # the check runs at the update, one step later
+        message = 'step 6: .* its gradient is not: the source is an earlier batch'
     with pytest.raises(WSError, match=message):
         train.train()
     assert all(bool(weight.isfinite().all()) for weight in train.model.parameters())
     assert (tmp_path / 'last_checkpoint').read_text().endswith('iter_4.pth')
 
 
-def test_weights_that_an_update_spoils_are_not_saved(tmp_path):
+def test_weights_with_nan_after_an_update_are_not_saved(tmp_path):
     train = runner(tmp_path, Net(1, 'update'), interval=1, optim_wrapper={'optimizer': {'type': 'SGD', 'lr': 1e38}})
-    with pytest.raises(WSError, match=r'^step 1: the update has made .*, which is not saved; there is no checkpoint'):
+    with pytest.raises(WSError, match=r'^step 1: NaN or Inf in .* after the update, not saved; no checkpoint exists'):
         train.train()
     assert not list(tmp_path.glob('*.pth'))
 
@@ -85,14 +86,14 @@ def flip(file: Path) -> None:
     file.write_bytes(content)
 
 
-DAMAGE = {'cut off': lambda folder: (folder / 'iter_6.pth').write_bytes((folder / 'iter_6.pth').read_bytes()[:-999]),
+DAMAGE = {'truncated': lambda folder: (folder / 'iter_6.pth').write_bytes((folder / 'iter_6.pth').read_bytes()[:-999]),
           'empty': lambda folder: (folder / 'iter_6.pth').write_bytes(b''),
           'a bit': lambda folder: flip(folder / 'iter_6.pth'),
           'the pointer': lambda folder: [(folder / 'last_checkpoint').write_text(''), flip(folder / 'iter_6.pth')]}
 
 
 @pytest.mark.parametrize('damage', DAMAGE)
-def test_resuming_passes_over_a_broken_checkpoint(damage, tmp_path, capfd):
+def test_resume_skips_a_damaged_checkpoint(damage, tmp_path, capfd):
     runner(tmp_path, Net()).train()
     DAMAGE[damage](tmp_path)
     again = runner(tmp_path, Net(), steps=8, resume=True)
@@ -102,21 +103,22 @@ def test_resuming_passes_over_a_broken_checkpoint(damage, tmp_path, capfd):
     expected = torch.load(tmp_path / 'iter_4.pth', weights_only=True)['state_dict']
     torch.testing.assert_close(again.model.state_dict(), expected, rtol=0, atol=0)
     assert again.iter == 4
-    said = capfd.readouterr().out
-    assert re.search(r'cut off or damaged: resuming from .*iter_4\.pth, the newest that is whole', said)
+    output = capfd.readouterr().out
+    assert re.search(r'truncated or damaged; resuming from .*iter_4\.pth, the newest intact one', output)
 
 
-def test_where_nothing_is_whole_it_does_not_start_anew(tmp_path):
+def test_resume_without_an_intact_checkpoint_is_an_error(tmp_path):
     runner(tmp_path, Net()).train()
     for file in tmp_path.glob('*.pth'):
         flip(file)
-    with pytest.raises(WSError, match=r'iter_6\.pth is cut off or damaged; none beside it is whole: start without'):
+    message = r'iter_6\.pth is truncated or damaged, and its folder has no intact one; start without --resume'
+    with pytest.raises(WSError, match=message):
         runner(tmp_path, Net(), resume=True).train()
 
 
-@pytest.mark.parametrize(('damage', 'what'), [(flip, 'cut off or damaged'), (Path.unlink, 'not there')])
-def test_a_broken_checkpoint_that_was_named_is_an_error(damage, what, tmp_path):
+@pytest.mark.parametrize(('damage', 'problem'), [(flip, 'truncated or damaged'), (Path.unlink, 'missing')])
+def test_a_damaged_checkpoint_in_load_from_is_an_error(damage, problem, tmp_path):
     runner(tmp_path, Net()).train()
     damage(tmp_path / 'iter_6.pth')
-    with pytest.raises(WSError, match=rf'iter_6\.pth is {what}; resume from .*iter_4\.pth'):
+    with pytest.raises(WSError, match=rf'iter_6\.pth is {problem}; resume from .*iter_4\.pth'):
         runner(tmp_path, Net(), resume=True, load_from=str(tmp_path / 'iter_6.pth')).train()

@@ -1,4 +1,4 @@
-"""The ImageNet recipe on mmpretrain: a tiny real run, its backbone in a detector, and the simulated large batch."""
+"""ImageNet training with mmpretrain: a small real run, its backbone in a detector, and gradient accumulation."""
 
 import copy
 from pathlib import Path
@@ -23,7 +23,7 @@ CONFIG = REPOSITORY / 'configs' / 'resnet50_gnws_in1k.py'
 
 @pytest.fixture
 def digit_images(tmp_path) -> Path:
-    """Digits in a folder a class."""
+    """Return a folder of digits, with one folder per class."""
     digits = load_digits()
     for i in range(16):
         path = tmp_path / 'digits' / str(digits.target[i]) / f'{i}.png'
@@ -32,7 +32,7 @@ def digit_images(tmp_path) -> Path:
     return tmp_path / 'digits'
 
 
-def test_a_backbone_pretrained_here_goes_into_a_detector(digit_images, tmp_path, mmdet_scope):
+def test_a_backbone_trained_with_mmpretrain_loads_into_a_detector(digit_images, tmp_path, mmdet_scope):
     pipeline = "[dict(type='LoadImageFromFile'), dict(type='Resize', scale=32), dict(type='PackInputs')]"
     dataset = f"dict(_delete_=True, type='CustomDataset', data_root='{digit_images}', pipeline={pipeline})"
     (tmp_path / 'tiny.py').write_text(
@@ -59,7 +59,7 @@ def test_a_backbone_pretrained_here_goes_into_a_detector(digit_images, tmp_path,
 
 
 def update(net: nn.Module, images: torch.Tensor, labels: torch.Tensor, micro_batches: int) -> torch.Tensor:
-    """Weights after one update from that many micro-batches, by mmengine's accumulation."""
+    """Return the weights after one update from several micro-batches, with mmengine's gradient accumulation."""
     net = copy.deepcopy(net).train()
     wrapper = OptimWrapper(torch.optim.SGD(net.parameters(), lr=0.1), accumulative_counts=micro_batches)
     wrapper.initialize_count_status(net, 0, micro_batches)
@@ -70,8 +70,8 @@ def update(net: nn.Module, images: torch.Tensor, labels: torch.Tensor, micro_bat
     return nn.utils.parameters_to_vector(net.parameters())
 
 
-@pytest.mark.parametrize(('norm', 'same'), [('GN', True), ('keep', False)])
-def test_four_micro_batches_of_one_are_one_batch_of_four(norm, same):
+@pytest.mark.parametrize(('norm', 'equal'), [('GN', True), ('keep', False)])
+def test_four_micro_batches_of_one_image_equal_one_batch_of_four(norm, equal):
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8),
                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)).double()
@@ -79,4 +79,4 @@ def test_four_micro_batches_of_one_are_one_batch_of_four(norm, same):
     images, labels = torch.randn(4, 3, 9, 9, dtype=torch.float64), torch.tensor([0, 1, 2, 3])
     micro, large = update(net, images, labels, 4), update(net, images, labels, 1)
     assert not torch.equal(micro, nn.utils.parameters_to_vector(net.parameters()))
-    assert torch.allclose(micro, large, rtol=1e-6, atol=1e-6) == same
+    assert torch.allclose(micro, large, rtol=1e-6, atol=1e-6) == equal

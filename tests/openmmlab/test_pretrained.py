@@ -7,7 +7,7 @@ from mmengine.registry import MODELS
 from mmengine.runner import load_checkpoint
 
 from mmws import WSError
-from mmws.openmmlab.pretrained import GN_WS_WEIGHTS
+from mmws.openmmlab.weight_hub import GN_WS_WEIGHTS
 
 BN_WEIGHTS = {'resnet50': 'torchvision://resnet50', 'resnet101': 'torchvision://resnet101',
               'resnext50_32x4d': 'open-mmlab://resnext50_32x4d', 'resnext101_32x4d': 'open-mmlab://resnext101_32x4d'}
@@ -35,56 +35,57 @@ def warnings(log: list[str]) -> list[str]:
 
 @pytest.mark.parametrize('architecture', GN_WS_WEIGHTS)
 @pytest.mark.parametrize('scope', ['mmdet', 'mmseg'])
-def test_batch_norm_weights_of_a_published_architecture_give_way(architecture, scope, in_scope, log):
+def test_gn_ws_weights_replace_batch_norm_weights_of_a_published_architecture(architecture, scope, in_scope, log):
     arguments = {'groups': 32, 'base_width': 4} if 'resnext' in architecture else {}
     with in_scope(scope):
         model = resnet(BN_WEIGHTS[architecture], int(re.search(r'\d+', architecture)[0]),
                        'mmws.ResNeXt' if 'resnext' in architecture else 'mmws.ResNet', **arguments)
     assert model.init_cfg['checkpoint'] == GN_WS_WEIGHTS[architecture]
-    assert sum('in place of' in line for line in log) == 1
-    assert f'{GN_WS_WEIGHTS[architecture]} in place of {BN_WEIGHTS[architecture]}' in ''.join(log)
+    assert sum('instead of' in line for line in log) == 1
+    assert f'{GN_WS_WEIGHTS[architecture]} instead of {BN_WEIGHTS[architecture]}' in ''.join(log)
     assert warnings(log) == []
 
 
-@pytest.mark.parametrize(('checkpoint', 'arguments', 'loads'), [
-    ('open-mmlab://detectron2/resnet50_caffe', {'style': 'caffe'}, 'of its 53 GroupNorms 49 are named otherwise'),
-    ('torchvision://resnet18', {'depth': 18}, 'of its 20 GroupNorms 17 are named otherwise'),
-    ('torchvision://resnet50', {'style': 'caffe'}, '53 standardized convolutions will load'),
-    ('torchvision://resnet50', {'ws': {'norm': 'keep'}}, 'of its 0 GroupNorms 0'),
-    ('torchvision://resnet50', {'ws': {'norm': 'SN'}}, 'of its 53 SwitchableNorms 49 are named otherwise (sn for bn)'),
-    ('torchvision://resnet50', {'ws': {'weight': 'wn'}}, 'its 53 weight-normalized convolutions will load by name, th'),
-    ('torchvision://resnet50', {'ws': {'weight': 'plain'}}, 'its 53 plain convolutions will load by name; of its 53 G'),
+@pytest.mark.parametrize(('checkpoint', 'arguments', 'summary'), [
+    ('open-mmlab://detectron2/resnet50_caffe', {'style': 'caffe'},
+     '49 of 53 GroupNorms have other names (gn instead of bn) and do not'),
+    ('torchvision://resnet18', {'depth': 18}, '17 of 20 GroupNorms have other names (gn instead of bn) and do not'),
+    ('torchvision://resnet50', {'style': 'caffe'}, 'The 53 standardized convolutions load'),
+    ('torchvision://resnet50', {'ws': {'norm': 'keep'}}, '0 of 0 GroupNorms'),
+    ('torchvision://resnet50', {'ws': {'norm': 'SN'}}, '49 of 53 SwitchableNorms have other names (sn instead of bn)'),
+    ('torchvision://resnet50', {'ws': {'weight': 'wn'}}, '53 weight-normalized convolutions load by name, although'),
+    ('torchvision://resnet50', {'ws': {'weight': 'plain'}}, 'The 53 plain convolutions load by name; 49 of 53 GroupN'),
 ])
-def test_other_weights_stay_with_a_warning_of_what_loads(checkpoint, arguments, loads, mmdet_scope, log):
+def test_other_weights_stay_with_a_warning_about_the_parts_that_load(checkpoint, arguments, summary, mmdet_scope, log):
     model = resnet(checkpoint, **arguments)
     assert model.init_cfg['checkpoint'] == checkpoint
     (line,) = warnings(log)
-    norm = 'SwitchableNorm' if 'sn for bn' in loads else 'GroupNorm'
+    norm = 'SwitchableNorm' if 'sn instead of bn' in summary else 'GroupNorm'
     weights = {'wn': ' and Weight normalization', 'plain': ''}.get(
         arguments.get('ws', {}).get('weight'), ' and Weight Standardization')
-    assert f'asks for the weights {checkpoint}, which were not trained with {norm}{weights}. ' in line
-    assert loads in line
+    assert f'the weights {checkpoint} were not trained with {norm}{weights}. ' in line
+    assert summary in line
 
 
 @pytest.mark.parametrize('checkpoint', [None, 'open-mmlab://jhu/resnet50_gn_ws', 'jhu://resnet50_gn_ws', 'file.pth'])
-def test_no_word_on_weights_that_fit_or_that_only_loading_shows(checkpoint, mmdet_scope, log):
+def test_no_warning_on_weights_that_fit_or_are_unknown_before_loading(checkpoint, mmdet_scope, log):
     model = resnet(checkpoint)
     assert checkpoint is None or model.init_cfg['checkpoint'] == checkpoint
     assert warnings(log) == []
 
 
 @pytest.mark.parametrize('ws', [{'norm': 'LN'}, {'norm': 'BCN'}, {'weight': 'plain'}, {'weight': 'wn'}])
-def test_published_weights_for_another_norm_or_form_of_weights_are_an_error(ws, mmdet_scope):
+def test_published_weights_for_another_norm_or_weight_form_are_an_error(ws, mmdet_scope):
     with pytest.raises(WSError, match='were trained with GroupNorm and Weight Standardization, not with ws=dict'):
         resnet('jhu://resnet50_gn_ws', ws=ws)
 
 
-def test_a_network_left_as_it_is_keeps_its_weights_in_peace(mmdet_scope, log):
+def test_no_warning_if_the_options_change_nothing(mmdet_scope, log):
     resnet('torchvision://resnet50', ws={'norm': 'keep', 'weight': 'plain'})
     assert warnings(log) == []
 
 
-def test_a_network_that_nothing_was_converted_in_keeps_its_weights_in_peace(mmdet_scope, log):
+def test_no_warning_if_nothing_was_converted(mmdet_scope, log):
     with pytest.warns(UserWarning, match='nothing was standardized'):
         MODELS.build({'type': 'mmws.SwinTransformer', 'init_cfg': pretrained('https://x/y')})
     assert warnings(log) == []
@@ -100,24 +101,24 @@ def test_rgb_weights_and_a_bgr_preprocessor_are_an_error(checkpoint, mmdet_scope
     detector(checkpoint)
 
 
-@pytest.mark.parametrize(('arguments', 'found'), [
+@pytest.mark.parametrize(('arguments', 'architecture'), [
     ({'depth': 101}, 'but this is resnet101'),
     ({'style': 'caffe'}, r"but this is ResNet\(depth=50, style='caffe', deep_stem=False\)"),
     ({'deep_stem': True}, 'deep_stem=True'),
 ])
-def test_published_weights_for_another_architecture_are_an_error(arguments, found, mmdet_scope):
-    with pytest.raises(WSError, match=f'jhu://resnet50_gn_ws are for that architecture in its v1 form .*{found}'):
+def test_published_weights_for_another_architecture_are_an_error(arguments, architecture, mmdet_scope):
+    with pytest.raises(WSError, match=f'jhu://resnet50_gn_ws are for that architecture in its v1 form.*{architecture}'):
         resnet('open-mmlab://jhu/resnet50_gn_ws', **arguments)
 
 
-@pytest.mark.parametrize('asked', ['torchvision://resnet18', None])
-def test_the_option_overrides_what_the_config_asks_for(asked, mmdet_scope, tmp_path, log):
+@pytest.mark.parametrize('requested', ['torchvision://resnet18', None])
+def test_the_option_overrides_the_weights_in_the_config(requested, mmdet_scope, tmp_path, log):
     torch.save({}, tmp_path / 'own.pth')
-    assert detector(asked, ws={'pretrained': None}).backbone.init_cfg != pretrained(asked)  # ResNet's own, from scratch
+    assert detector(requested, ws={'pretrained': None}).backbone.init_cfg != pretrained(requested)  # ResNet's default
     for checkpoint in (str(tmp_path / 'own.pth'), 'https://example.org/own.pth', 'open-mmlab://jhu/resnet50_gn_ws'):
-        model = detector(asked, ws={'pretrained': checkpoint})
+        model = detector(requested, ws={'pretrained': checkpoint})
         assert model.backbone.init_cfg == pretrained(checkpoint)
-    assert resnet(asked, ws={'pretrained': checkpoint}).init_cfg == pretrained(checkpoint)
+    assert resnet(requested, ws={'pretrained': checkpoint}).init_cfg == pretrained(checkpoint)
 
 
 def test_the_option_overrides_mmsegs_pretrained_key(in_scope):
@@ -131,8 +132,8 @@ def test_the_option_overrides_mmsegs_pretrained_key(in_scope):
 
 @pytest.mark.parametrize(('value', 'message'), [
     (3, 'ws option pretrained: expected a path, a URL or None, got 3'),
-    ('nowhere.pth', r'ws option pretrained: there is no file nowhere\.pth'),
-    ('open-mmlab://jhu/resnet34_gn_ws', r"no weights jhu://resnet34_gn_ws: did you mean 'jhu://resnet50_gn_ws'"),
+    ('nowhere.pth', r'ws option pretrained: file nowhere\.pth not found'),
+    ('open-mmlab://jhu/resnet34_gn_ws', r"unknown weights jhu://resnet34_gn_ws: did you mean 'jhu://resnet50_gn_ws'"),
 ])
 def test_wrong_values_of_the_option(value, message, mmdet_scope):
     with pytest.raises(WSError, match=message):
@@ -142,15 +143,15 @@ def test_wrong_values_of_the_option(value, message, mmdet_scope):
             resnet(value)
 
 
-def test_batch_norm_weights_in_a_file_are_warned_of_when_loaded(mmdet_scope, log, tmp_path):
+def test_loading_a_file_with_batch_norm_weights_warns(mmdet_scope, log, tmp_path):
     torch.save(resnet(None, 18, 'ResNet').state_dict(), tmp_path / 'bn.pth')
     model = resnet(str(tmp_path / 'bn.pth'), 18)
     assert warnings(log) == []
     model.init_weights()
-    assert any('holds BatchNorm statistics (bn1.running_mean and 19 more)' in line for line in warnings(log))
+    assert any('has BatchNorm statistics (bn1.running_mean and 19 more)' in line for line in warnings(log))
     log.clear()
     load_checkpoint(resnet(None, 18), str(tmp_path / 'bn.pth'))
-    assert any('holds BatchNorm statistics' in line for line in warnings(log))
+    assert any('has BatchNorm statistics' in line for line in warnings(log))
     log.clear()
     load_checkpoint(resnet(None, 18, ws={'norm': 'keep'}), str(tmp_path / 'bn.pth'))
     torch.save(resnet(None, 18).state_dict(), tmp_path / 'gn.pth')

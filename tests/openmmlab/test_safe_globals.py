@@ -22,7 +22,7 @@ def _allowed():
     allow_log_history()
 
 
-def test_the_history_of_a_log_is_read(tmp_path):
+def test_loads_a_log_history(tmp_path):
     history = HistoryBuffer()
     history.update(1.5)
     history.update(3)
@@ -37,7 +37,7 @@ def test_the_history_of_a_log_is_read(tmp_path):
     Attack(getattr, (HistoryBuffer.mean, '__globals__')),
     Attack(attrgetter('mean'), (HistoryBuffer,)),
 ], ids=str)
-def test_nothing_else_is(attack, tmp_path, monkeypatch):
+def test_refuses_other_objects(attack, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({'message_hub': attack}, 'x.pth')
     with pytest.raises(pickle.UnpicklingError):

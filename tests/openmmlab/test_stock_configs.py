@@ -1,4 +1,4 @@
-"""Inheritance from a project outside, with the built wheel installed beside the toolkits."""
+"""Inheritance in another project, with the built wheel installed next to the toolkits."""
 
 import subprocess
 import sys
@@ -33,7 +33,7 @@ from mmengine.registry import MODELS, init_default_scope
 config = Config.fromfile(sys.argv[1])
 config.dump('dumped.py')
 config = Config.fromfile('dumped.py')
-assert 'import_module' not in config and 'read_config' not in config
+assert 'import_module' not in config and 'read_mmws_config' not in config
 init_default_scope(config.default_scope)
 model = MODELS.build(config.model)
 print(type(model).__name__, sum(isinstance(module, mmws.ConvWS2d) for module in model.modules()))
@@ -50,7 +50,7 @@ def installed(wheel, tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize(('text', 'built'), [
     (NEW_STYLE, 'MaskRCNN 69'), (LEGACY, 'MaskRCNN 53'), (SEGMENTATION, 'EncoderDecoder 62')])
-def test_a_project_outside_inherits(text, built, installed, tmp_path):
+def test_another_project_inherits(text, built, installed, tmp_path):
     (tmp_path / 'config.py').write_text(text)
     result = subprocess.run([sys.executable, '-c', BUILD, 'config.py', str(installed)], cwd=tmp_path, text=True,
                             capture_output=True, env={'PYTHONPATH': str(installed)})
@@ -58,7 +58,7 @@ def test_a_project_outside_inherits(text, built, installed, tmp_path):
     assert result.stdout.splitlines()[-1] == built
 
 
-def test_a_stock_config_that_is_not_there_is_named():
+def test_messages_about_missing_stock_configs():
     with pytest.raises(WSError, match=r"has no deeplabv3/deeplabv3_r50\.py: did you mean"):
         stock_config('mmseg::deeplabv3/deeplabv3_r50.py')
     with pytest.raises(WSError, match='mmnothing is not installed'):

@@ -15,20 +15,20 @@ from tests.helpers.checkpoints import ONLY_NAMES
 
 @pytest.fixture(scope='module')
 def weights():
-    """What a ResNet-50 holds, under the toolkit's names."""
+    """Return the weights of a ResNet-50 with the toolkit's names."""
     return {key: torch.randn(shape) for key, shape in resnet_shapes(ONLY_NAMES)[1].items()}
 
 
-def raw(weights, path):
+def save_in_authors_format(weights, path):
     torch.save({f'module.{key.replace("gn", "bn")}': value for key, value in weights.items()}, path)
 
 
 @pytest.fixture
-def places(tmp_path, monkeypatch):
-    """A folder for MMWS_CHECKPOINTS, and as mirror and host local ones, empty to begin with."""
+def sources(tmp_path, monkeypatch):
+    """Set up empty local folders for MMWS_CHECKPOINTS, the mirror, the host and the download cache."""
     for name in ('folder', 'mirror', 'host', 'hub'):
         (tmp_path / name).mkdir()
-    monkeypatch.setenv(weight_hub.FOLDER, str(tmp_path / 'folder'))
+    monkeypatch.setenv(weight_hub.FOLDER_VARIABLE, str(tmp_path / 'folder'))
     mirror = f'file://{tmp_path}/mirror/resnet50_gn_ws-15beedd8.pth'
     monkeypatch.setattr(weight_hub, 'get_external_models', lambda: {'jhu/resnet50_gn_ws': mirror})
     monkeypatch.setattr(weight_hub, 'HOST', f'file://{tmp_path}/host/')
@@ -47,12 +47,12 @@ def assert_loads(weights):
 
 
 @pytest.mark.parametrize('name', ['R-50-GN-WS.pth.tar', 'resnet50_gn_ws.pth', 'resnet50_gn_ws.safetensors'])
-def test_the_folder_comes_first_and_the_authors_files_are_converted(name, places, weights, mmdet_scope, monkeypatch):
+def test_the_folder_is_first_and_the_authors_files_are_converted(name, sources, weights, mmdet_scope, monkeypatch):
     if name.endswith('tar'):
-        raw(weights, places / 'folder' / name)
+        save_in_authors_format(weights, sources / 'folder' / name)
     else:
-        write_checkpoint(places / 'folder' / name, weights, {})
-    monkeypatch.setattr(torch.hub, 'download_url_to_file', lambda *_: pytest.fail('a download'))
+        write_checkpoint(sources / 'folder' / name, weights, {})
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', lambda *_: pytest.fail('unexpected download'))
     assert_loads(weights)
     backbone = MODELS.build({'type': 'mmws.ResNet', 'depth': 50, 'init_cfg': {
         'type': 'Pretrained', 'checkpoint': 'jhu://resnet50_gn_ws'}})
@@ -60,48 +60,49 @@ def test_the_folder_comes_first_and_the_authors_files_are_converted(name, places
     assert torch.equal(backbone.layer1[0].gn1.weight, weights['layer1.0.gn1.weight'])
 
 
-def test_then_the_mirror_then_the_authors_host(places, weights, monkeypatch):
-    raw(weights, places / 'host' / 'R-50-GN-WS.pth.tar')
-    (places / 'mirror' / 'resnet50_gn_ws-15beedd8.pth').write_text('<html>moved</html>')  # of another hash
+def test_the_mirror_is_second_and_the_authors_host_third(sources, weights, monkeypatch):
+    save_in_authors_format(weights, sources / 'host' / 'R-50-GN-WS.pth.tar')
+    (sources / 'mirror' / 'resnet50_gn_ws-15beedd8.pth').write_text('<html>moved</html>')  # wrong hash
     assert_loads(weights)
-    assert [path.name for path in (places / 'hub' / 'checkpoints').iterdir()] == ['R-50-GN-WS.pth.tar']
+    assert [path.name for path in (sources / 'hub' / 'checkpoints').iterdir()] == ['R-50-GN-WS.pth.tar']
     other = {key: value + 1 for key, value in weights.items()}
-    write_checkpoint(places / 'mirror' / 'x.pth', other, {})
-    digest = hashlib.sha256((places / 'mirror' / 'x.pth').read_bytes()).hexdigest()
-    (places / 'mirror' / 'x.pth').rename(places / 'mirror' / f'resnet50_gn_ws-{digest[:8]}.pth')
+    write_checkpoint(sources / 'mirror' / 'x.pth', other, {})
+    digest = hashlib.sha256((sources / 'mirror' / 'x.pth').read_bytes()).hexdigest()
+    (sources / 'mirror' / 'x.pth').rename(sources / 'mirror' / f'resnet50_gn_ws-{digest[:8]}.pth')
     monkeypatch.setattr(weight_hub, 'get_external_models', lambda: {
-        'jhu/resnet50_gn_ws': f'file://{places}/mirror/resnet50_gn_ws-{digest[:8]}.pth'})
+        'jhu/resnet50_gn_ws': f'file://{sources}/mirror/resnet50_gn_ws-{digest[:8]}.pth'})
     assert_loads(other)
-    (places / 'mirror' / f'resnet50_gn_ws-{digest[:8]}.pth').unlink()
-    assert_loads(other)  # kept
+    (sources / 'mirror' / f'resnet50_gn_ws-{digest[:8]}.pth').unlink()
+    assert_loads(other)  # cached
 
 
-def test_where_no_place_has_it_each_is_named_and_how_to_help_oneself(places):
+def test_the_message_names_all_sources_that_were_tried(sources):
     with pytest.raises(WSError) as error:
         load()
-    for part in (f'the folder {places}/folder', 'mirror/resnet50_gn_ws-15beedd8.pth (', 'host/R-50-GN-WS.pth.tar (',
-                 'Get R-50-GN-WS.pth.tar', 'set MMWS_CHECKPOINTS to that folder'):
+    for part in (f'the folder {sources}/folder', 'mirror/resnet50_gn_ws-15beedd8.pth (', 'host/R-50-GN-WS.pth.tar (',
+                 'Get R-50-GN-WS.pth.tar', 'set MMWS_CHECKPOINTS to it'):
         assert part in str(error.value)
 
 
-@pytest.mark.parametrize('beside', [False, True])
-def test_a_file_of_another_hash_is_refused(beside, places, weights):
-    name = 'R-50-GN-WS.pth.tar' if beside else 'resnet50_gn_ws-15beedd8.pth'
-    raw(weights, places / 'folder' / name)
-    if beside:
-        (places / 'folder' / f'{name}.sha256').write_text(f'{"0" * 64}  {name}\n')
-    with pytest.raises(WSError, match=r'has the sha256 [0-9a-f]{64}, where (15beedd8|0{64}) is expected'):
+@pytest.mark.parametrize('hash_file', [False, True])
+def test_a_file_with_a_wrong_hash_is_refused(hash_file, sources, weights):
+    name = 'R-50-GN-WS.pth.tar' if hash_file else 'resnet50_gn_ws-15beedd8.pth'
+    save_in_authors_format(weights, sources / 'folder' / name)
+    if hash_file:
+        (sources / 'folder' / f'{name}.sha256').write_text(f'{"0" * 64}  {name}\n')
+    with pytest.raises(WSError, match=r'expected sha256 (15beedd8|0{64}), got [0-9a-f]{64}; delete'):
         load()
 
 
-def test_another_network_or_name_is_refused(places, weights):
-    write_checkpoint(places / 'folder' / 'resnet101_gn_ws.pth', weights, {})
-    with pytest.raises(WSError, match=r'resnet101_gn_ws\.pth holds resnet50, where jhu://resnet101_gn_ws is asked for'):
+def test_another_network_and_an_unknown_name_are_refused(sources, weights):
+    write_checkpoint(sources / 'folder' / 'resnet101_gn_ws.pth', weights, {})
+    message = r'resnet101_gn_ws\.pth: expected weights for jhu://resnet101_gn_ws, got weights of resnet50'
+    with pytest.raises(WSError, match=message):
         CheckpointLoader.load_checkpoint('jhu://resnet101_gn_ws')
-    with pytest.raises(WSError, match="no weights jhu://resnet34_gn_ws: did you mean 'resnet50_gn_ws'"):
+    with pytest.raises(WSError, match="unknown weights jhu://resnet34_gn_ws: did you mean 'jhu://resnet50_gn_ws'"):
         CheckpointLoader.load_checkpoint('jhu://resnet34_gn_ws')
 
 
-def test_the_toolkit_knows_a_mirror_with_a_hash_of_each():
+def test_the_toolkit_has_a_mirror_with_a_hash_for_each_file():
     known = weight_hub.get_external_models()
-    assert all(re.search(r'-[0-9a-f]{8}\.pth$', known[f'jhu/{name}']) for name in weight_hub.AUTHORS)
+    assert all(re.search(r'-[0-9a-f]{8}\.pth$', known[f'jhu/{network}_gn_ws']) for network in weight_hub.FILES)

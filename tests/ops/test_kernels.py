@@ -15,18 +15,18 @@ def filters(dtype):
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
-def test_together_they_are_as_apart(dtype):
+def test_standardizing_together_gives_the_same_results(dtype):
     weights = filters(dtype)
     for weight, (standardized, factors) in zip(weights, standardize_together(weights, 1e-3), strict=True):
-        expected, of_gradient = standardize_filters(weight, 1e-3)
+        expected, expected_factors = standardize_filters(weight, 1e-3)
         torch.testing.assert_close(standardized, expected)
-        torch.testing.assert_close(factors, of_gradient)
+        torch.testing.assert_close(factors, expected_factors)
         assert standardized.stride() == weight.stride()
         assert factors.is_contiguous()
 
 
 @pytest.mark.parametrize('unbiased', [True, False])
-def test_the_gradient_is_that_of_the_formula(unbiased):
+def test_gradient_equals_that_of_the_formula(unbiased):
     for weight in filters(torch.float64)[:4]:
         grad = torch.randn_like(weight)
         standardized, factors = standardize_filters(weight, 1e-3, unbiased)
@@ -37,7 +37,7 @@ def test_the_gradient_is_that_of_the_formula(unbiased):
         torch.testing.assert_close(filter_gradient(grad, standardized, factors), expected)
 
 
-def test_memory_that_is_given_is_written_to():
+def test_out_is_written_to():
     weight = torch.randn(8, 4, 3, 3).to(memory_format=torch.channels_last)
     out = torch.empty_like(weight)
     assert standardize_filters(weight, 1e-5, out=out)[0] is out

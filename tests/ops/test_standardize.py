@@ -15,28 +15,28 @@ TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 
 @pytest.mark.parametrize('dtype', TOLERANCE)
 @pytest.mark.parametrize('shape', SHAPES)
-def test_forward_and_gradient_are_the_authors(shape, dtype):
+def test_forward_and_gradient_equal_the_authors(shape, dtype):
     weight = torch.randn(shape, dtype=dtype, requires_grad=True)
     upstream = torch.randn(shape, dtype=dtype)
-    ours, theirs = standardize_weight(weight), authors(weight)
-    assert (ours - theirs).abs().max() <= TOLERANCE[dtype] * theirs.abs().max()
-    ours_gradient, theirs_gradient = (torch.autograd.grad(out, weight, upstream)[0] for out in (ours, theirs))
-    assert (ours_gradient - theirs_gradient).abs().max() <= TOLERANCE[dtype] * theirs_gradient.abs().max()
+    out, expected = standardize_weight(weight), authors(weight)
+    assert (out - expected).abs().max() <= TOLERANCE[dtype] * expected.abs().max()
+    gradient, expected_gradient = (torch.autograd.grad(form, weight, upstream)[0] for form in (out, expected))
+    assert (gradient - expected_gradient).abs().max() <= TOLERANCE[dtype] * expected_gradient.abs().max()
 
 
 @pytest.mark.parametrize('shape', SHAPES)
-def test_biased_form_is_the_formula_in_numpy(shape):
+def test_biased_form_equals_the_formula_in_numpy(shape):
     weight = np.random.default_rng(0).normal(size=shape)
     per_filter = tuple(range(1, weight.ndim))
     mean, std = (f(weight, axis=per_filter, keepdims=True) for f in (np.mean, np.std))
-    ours = standardize_weight(torch.from_numpy(weight), unbiased=False).numpy()
-    np.testing.assert_allclose(ours, (weight - mean) / (std + 1e-5), rtol=1e-12, atol=1e-12)
+    out = standardize_weight(torch.from_numpy(weight), unbiased=False).numpy()
+    np.testing.assert_allclose(out, (weight - mean) / (std + 1e-5), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize('unbiased', [True, False])
 @pytest.mark.parametrize('order', [(0, 1, 2, 3), (0, 3, 1, 2), (1, 0, 2, 3)])
 def test_gradcheck(order, unbiased):
-    """In any order of the memory: contiguous, channels_last, a transposed convolution's."""
+    """Check memory orders: contiguous, channels_last, that of a transposed convolution."""
     weight = torch.randn(3, 2, 3, 2, dtype=torch.float64).permute(order).requires_grad_()
     checked = partial(standardize_weight, unbiased=unbiased)
     assert torch.autograd.gradcheck(checked, weight, check_forward_ad=True, check_batched_grad=True)
@@ -45,26 +45,27 @@ def test_gradcheck(order, unbiased):
 
 @settings(deadline=None)
 @given(st.integers(0, 2 ** 32 - 1), st.integers(2, 40), st.floats(-4, 2), st.floats(-8, 1), st.booleans())
-def test_the_gradient_is_what_the_theorem_says(seed, fan_in, scale, eps, unbiased):
-    r"""With :math:`\hat w = (w - m) / (s + e)` and :math:`g` the gradient towards it, that towards :math:`w` is
-    orthogonal to the constant vector, and to :math:`\hat w` but for :math:`e \langle g, \hat w \rangle / (s + e)^2`;
-    its part along :math:`\hat w` shrinks by :math:`e / (s + e)^2 \le 1 / (s + e)`, the rest by :math:`1 / (s + e)`.
+def test_gradient_has_the_proven_norm_and_direction(seed, fan_in, scale, eps, unbiased):
+    r"""Let :math:`\hat w = (w - m) / (s + e)` and :math:`g` its gradient. The gradient of :math:`w` is orthogonal to
+    the constant vector. Its inner product with :math:`\hat w` is :math:`e \langle g, \hat w \rangle / (s + e)^2`.
+    The part along :math:`\hat w` shrinks by :math:`e / (s + e)^2 \le 1 / (s + e)`, the orthogonal part by
+    :math:`1 / (s + e)`.
     """
     generator, eps = torch.Generator().manual_seed(seed), 10 ** eps
     random = torch.randn(2, 5, fan_in, 1, generator=generator, dtype=torch.float64)
     weight, upstream = (random[0] * 10 ** scale).requires_grad_(), random[1]
     standardized = standardize_weight(weight, eps, unbiased)
-    ours = torch.autograd.grad(standardized, weight, upstream)[0].flatten(1)
+    gradient = torch.autograd.grad(standardized, weight, upstream)[0].flatten(1)
     std, hat = weight.flatten(1).std(1, correction=int(unbiased)).detach(), standardized.detach().flatten(1)
     bound, along = upstream.flatten(1).norm(dim=1) / (std + eps), (upstream.flatten(1) * hat).sum(1)
     tiny = 1e-9 * (bound + bound.mean())
-    assert (ours.sum(1).abs() <= tiny * fan_in ** 0.5).all()
-    assert ((ours * hat).sum(1) - eps * along / (std + eps) ** 2).abs().le(tiny * fan_in ** 0.5).all()
-    assert (ours.norm(dim=1) <= bound + tiny).all()
+    assert (gradient.sum(1).abs() <= tiny * fan_in ** 0.5).all()
+    assert ((gradient * hat).sum(1) - eps * along / (std + eps) ** 2).abs().le(tiny * fan_in ** 0.5).all()
+    assert (gradient.norm(dim=1) <= bound + tiny).all()
     off = upstream.flatten(1) - upstream.flatten(1).mean(1, keepdim=True)
     off = off - hat * (along / hat.square().sum(1)).unsqueeze(1)
     by_parts = (off.norm(dim=1) ** 2 + (eps * along / (std + eps) / hat.norm(dim=1)) ** 2).sqrt() / (std + eps)
-    torch.testing.assert_close(ours.norm(dim=1), by_parts, rtol=1e-7, atol=float(tiny.max()))
+    torch.testing.assert_close(gradient.norm(dim=1), by_parts, rtol=1e-7, atol=float(tiny.max()))
 
 
 def test_filters_have_mean_0_and_std_1():
@@ -83,7 +84,7 @@ def test_constant_filter_gives_zeros_and_a_finite_gradient(value, dtype):
     assert weight.grad.isfinite().all()
 
 
-def test_constant_filter_gives_zeros_where_the_kernel_fuses_multiply_and_add(monkeypatch):
+def test_constant_filter_gives_zeros_if_the_kernel_fuses_multiply_and_add(monkeypatch):
     kernel = torch.native_group_norm
 
     def fused(*args):
@@ -103,8 +104,8 @@ def test_weights_of_any_size(std, mean, dtype):
     upstream = torch.randn_like(exact)
     pairs = [(out, torch.autograd.grad(out, leaf, upstream.to(out))[0]) for out, leaf in (
         (standardize_weight(weight), weight), (authors(exact), exact))]
-    for ours, theirs in zip(*pairs, strict=True):
-        assert (ours - theirs).abs().max() <= TOLERANCE[dtype] * max(1, mean) * theirs.abs().max()
+    for result, expected in zip(*pairs, strict=True):
+        assert (result - expected).abs().max() <= TOLERANCE[dtype] * max(1, mean) * expected.abs().max()
 
 
 @pytest.mark.parametrize('eps', [0, 1e-30, 1e-5, 1e10])
@@ -114,19 +115,19 @@ def test_any_eps_and_small_filters(eps, fan_in, std):
     weight = (torch.randn(64, fan_in) * std).requires_grad_()
     exact = weight.detach().double().requires_grad_()
     upstream = torch.randn(64, fan_in)
-    (ours, gradient), (theirs, expected) = (
+    (result, gradient), (expected, expected_gradient) = (
         (out, torch.autograd.grad(out, leaf, upstream.to(out))[0])
         for out, leaf in ((standardize_weight(weight, eps), weight), (authors(exact, eps), exact)))
     spread = exact.std(1, keepdim=True)
     conditioning = 1 + exact.mean(1, keepdim=True).abs() / spread
-    assert ((ours - theirs).abs() / conditioning).max() <= 1e-6 * max(1, theirs.abs().max())
-    # That of two weights is zero in exact arithmetic: what it is made of is what its error is relative to.
+    assert ((result - expected).abs() / conditioning).max() <= 1e-6 * max(1, expected.abs().max())
+    # The exact gradient of a filter of two weights is zero, so the error is relative to the terms of the gradient.
     size = upstream.norm(dim=1, keepdim=True) / (spread + eps) * conditioning
-    assert ((gradient - expected).abs() / size).max() <= 1e-6
+    assert ((gradient - expected_gradient).abs() / size).max() <= 1e-6
 
 
 @pytest.mark.parametrize('eps', [0, 1e-30])
-def test_constant_filter_without_an_eps_to_speak_of(eps):
+def test_constant_filter_with_a_negligible_eps(eps):
     weight = torch.full((4, 8), 0.1, requires_grad=True)
     out = standardize_weight(weight, eps)
     assert not out.any()

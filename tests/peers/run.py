@@ -1,9 +1,9 @@
-"""The tests of torch, mmengine and mmseg with Weight Standardization in every convolution. Run by ``make test-peers``.
+"""``make test-peers``: run the tests of torch, mmengine and mmseg with Weight Standardization in every convolution.
 
-They are those that torch installs and those that the source distributions of mmengine (OneDL's) and mmseg (upstream's)
-carry. No wheel of the toolkits has any, and no distribution of mmdet, mmcv and mmpretrain has one for its models. Each
-runs twice, with torch's convolutions and with mmws's. What passes with the former alone needs a reason in
-:data:`REASONS`, or is an error.
+The tests come from torch's package and from the source distributions of mmengine (OneDL) and mmseg (upstream). The
+toolkits' wheels have no tests; the source distributions of mmdet, mmcv and mmpretrain have no tests of models.
+Each test runs twice: with torch's convolutions and with mmws's. A test that fails only with mmws's needs a reason in
+:data:`REASONS`.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ REPOSITORY = HERE.parents[1]
 FOLDER = REPOSITORY / 'work_dirs' / 'peers'
 SUITES = {'torch': (), 'mmengine': ('onedl', 'onedl-mmengine', 'tests/test_model'),
           'mmseg': ('openmmlab', 'mmsegmentation', 'tests/test_models')}
-REASONS = {  # of what passes without WS alone: a part of the message, and why
-    'needs a fan-in of at least 2': 'a filter of one element has no standard deviation; the prefix leaves those plain',
-    'as fusing a norm on the fly does': 'refused, since standardization would undo the scale that the fusion brings in',
+REASONS = {  # a part of the failure's message -> the reason of the failure
+    'needs a fan-in of at least 2': 'one element has no standard deviation; the `mmws.` prefix leaves the layer plain',
+    'called with a weight that is not its own': 'refused: standardization would remove the scale of the fused norm',
 }
 
 
@@ -45,11 +45,11 @@ def main() -> None:
     Console().print(table)
     unexplained = [difference for difference in differences if not explain(difference)]
     if unexplained:
-        sys.exit('error: with WS alone these do not pass:\n' + '\n'.join(unexplained))
+        sys.exit('error: these tests fail only with WS, without a known reason:\n' + '\n'.join(unexplained))
 
 
 def unpack(stack: str, name: str, tests: str) -> Path:
-    """Return the tests in a source distribution, without the package there: the installed one is to be tested."""
+    """Return the tests of a source distribution, unpacked without its package: they test the installed package."""
     locked = runpy.run_path(str(REPOSITORY / 'requirements' / 'setup_env.py'))
     (FOLDER / f'{name}.lock').write_text(locked['read_locks']([REPOSITORY / 'requirements' / f'{stack}.lock'])[name])
     subprocess.run([sys.executable, '-m', 'pip', 'download', '-q', *locked['LOCKED'], '--no-binary', ':all:',
@@ -60,13 +60,13 @@ def unpack(stack: str, name: str, tests: str) -> Path:
         file.extractall(FOLDER, members, filter='data')
     root = FOLDER / archive.name.removesuffix('.tar.gz')
     configs = Path(mmseg.__file__).parent / '.mim' / 'configs'
-    if not (root / 'configs').exists():  # where mmseg's tests look for them
+    if not (root / 'configs').exists():  # mmseg's tests read them there
         (root / 'configs').symlink_to(configs)
     return root / tests
 
 
 def run(name: str, tests: Path, *options: str) -> dict[str, str]:
-    """Return each test's failure, or '' where it passed."""
+    """Return the failure of each test, or '' if it passed."""
     report = FOLDER / f'{name}{len(options)}.xml'
     command = [sys.executable, '-m', 'pytest', '-q', '-c', os.devnull, '-p', 'no:cacheprovider', '-W', 'ignore',
                '--tb=no', '--continue-on-collection-errors', f'--rootdir={tests.parent}', f'--junitxml={report}',
@@ -83,7 +83,7 @@ def failure(case: ElementTree.Element) -> str:
 
 
 def explain(difference: str) -> bool:
-    """Print why a test does not pass with WS, and return whether that is known."""
+    """Print the reason of a failure with WS; return whether it is known."""
     reason = next((why for part, why in REASONS.items() if part in difference), None)
     print(f'{difference}\n  {reason or "not explained"}')
     return reason is not None

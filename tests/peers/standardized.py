@@ -1,4 +1,4 @@
-"""pytest plugin: what is tested gets mmws's layer wherever it asks torch for a convolution."""
+"""pytest plugin: replace torch's convolution classes by mmws's."""
 
 import torch
 

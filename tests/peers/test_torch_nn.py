@@ -9,7 +9,7 @@ CASES = [case for case in get_new_module_tests() if 'Conv' in case.get('module_n
 
 
 class Caller(NNTestCase):
-    """What torch's cases call, as in its test/test_nn.py."""
+    """The test case that torch's cases call, as in its test/test_nn.py."""
 
     def _forward(self, module, arguments):
         with freeze_rng_state():

@@ -1,4 +1,4 @@
-"""The demo, shortened, with a witness, as a process of its own."""
+"""Run a short form of the demo in a process of its own, with the ``Witness`` hook."""
 
 import json
 import os
@@ -31,9 +31,9 @@ def write_config(folder: Path, steps: int, interval: int) -> Path:
 
 
 def start(*command: str, folder: Path, **variables: str) -> subprocess.Popen:
-    """Start a command in a session of its own, its output in ``folder``/log."""
+    """Start a command in a new session, with its output in ``folder/log``."""
     environment = os.environ | variables | {
-        'PYTHONPATH': f'{HERE}{os.pathsep}{os.environ.get("PYTHONPATH", "")}',
+        'PYTHONPATH': f'{HERE}{os.pathsep}{os.environ.get("PYTHONPATH", "")}',  # for `import witness`
         'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}', 'OMP_NUM_THREADS': '1'}
     with (folder / 'log').open('a') as log:
         return subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env=environment, start_new_session=True)
@@ -44,14 +44,14 @@ def train(config: Path, work_dir: str, *arguments: str) -> subprocess.Popen:
                  *arguments, folder=config.parent)
 
 
-def statements(work_dir: Path) -> list[dict]:
-    """What the witness wrote; a line that a kill cut off is left out."""
+def records(work_dir: Path) -> list[dict]:
+    """Read the lines of ``Witness``; skip a line that a kill cut off."""
     path = work_dir / 'witness.jsonl'
     lines = path.read_text().split('\n')[:-1] if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith('}')]
 
 
-def loss_at_the_end(lines: list[dict], last: int) -> float:
-    """The mean over the ``last`` steps; of steps that were made twice, the later counts."""
+def final_loss(lines: list[dict], last: int) -> float:
+    """Return the mean loss over the ``last`` steps; for a repeated step, the last repetition counts."""
     by_step = {line['step']: line['loss'] for line in lines if 'step' in line}
     return sum(by_step[step] for step in sorted(by_step)[-last:]) / last

@@ -1,4 +1,4 @@
-"""What the runs of these checks import: a hook that writes down what a training does, and autocast on CPU."""
+"""A hook that records a training, and autocast on CPU. The trainings of these checks import it."""
 
 import hashlib
 import json
@@ -16,16 +16,16 @@ from mmengine.registry import HOOKS, OPTIM_WRAPPERS
 
 
 def digest(state) -> str:
-    """Of all tensors and numbers in nested containers, bit for bit."""
-    made = hashlib.sha256()
+    """Return a hash of all tensors and numbers in nested containers."""
+    digest = hashlib.sha256()
     for leaf in torch.utils._pytree.tree_leaves(state):
-        made.update(leaf.contiguous().numpy().tobytes() if isinstance(leaf, torch.Tensor) else repr(leaf).encode())
-    return made.hexdigest()
+        digest.update(leaf.contiguous().numpy().tobytes() if isinstance(leaf, torch.Tensor) else repr(leaf).encode())
+    return digest.hexdigest()
 
 
 @HOOKS.register_module()
 class Witness(Hook):
-    """Writes a line as the training starts or goes on, and a line a step, to ``witness.jsonl``, rank 0 alone."""
+    """Write a line at the start or resume and a line per step to ``witness.jsonl``, on rank 0 only."""
 
     priority = 'VERY_LOW'
 
@@ -48,7 +48,7 @@ class Witness(Hook):
         self.write(runner, step=runner.iter + 1, images=self.images, rate=self.rate, loss=float(outputs['loss']))
 
 
-# mmcv's kernels on CPU know float32 alone.
+# mmcv's CPU kernels support only float32.
 NMSop.forward = staticmethod(torch.amp.custom_fwd(NMSop.forward, device_type='cpu', cast_inputs=torch.float32))
 roi_align = RoIAlign.forward
 RoIAlign.forward = lambda self, image, rois: roi_align(self, image.float(), rois.float()).to(image.dtype)
@@ -56,7 +56,7 @@ RoIAlign.forward = lambda self, image, rois: roi_align(self, image.float(), rois
 
 @OPTIM_WRAPPERS.register_module()
 class CpuAmpOptimWrapper(AmpOptimWrapper):
-    """mmengine's, which wants a GPU, with torch's autocast and scaler of CPU."""
+    """mmengine's wrapper for GPUs, with torch's autocast and scaler for CPU."""
 
     def __init__(self, dtype: str, **settings) -> None:
         OptimWrapper.__init__(self, **settings)

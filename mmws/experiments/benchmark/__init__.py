@@ -1,1 +1,1 @@
-"""What Weight Standardization costs, beside other ways to compute it; run by ``tools/benchmark.py``."""
+"""Cost of Weight Standardization compared to other implementations. Used by ``tools/benchmark.py``."""

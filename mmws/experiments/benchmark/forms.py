@@ -1,4 +1,4 @@
-"""The networks that are timed, in the forms that are compared."""
+"""Networks of the benchmark, and the forms of each that it compares."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from mmws.layers.conv import ConvWS2d
-from mmws.openmmlab.stock_configs import read_config, stock_config
+from mmws.openmmlab.stock_configs import read_mmws_config, stock_config
 from mmws.ops.standardize import standardize_weight
+from mmws.ops.torch_compat import version
 
-__all__ = ['ALLOCATOR', 'COSTS', 'NETWORKS', 'STEPS', 'Form']
+__all__ = ['ALLOCATOR', 'COSTS', 'NETWORKS', 'STEPS', 'Form', 'scope_of']
 
 NETWORKS = {
     'RetinaNet': 'retinanet_r50_gnws.py',
@@ -27,8 +28,8 @@ NETWORKS = {
 }
 
 
-class TimmTrick(nn.Conv2d):
-    """timm's ``StdConv2d``: BatchNorm's kernel on the filters, biased and with eps inside the root."""
+class TimmConv(nn.Conv2d):
+    """timm's ``StdConv2d``: the kernel of BatchNorm applied to the filters, biased and with eps inside the root."""
 
     eps: float
 
@@ -39,7 +40,7 @@ class TimmTrick(nn.Conv2d):
 
 
 class AuthorsConv(nn.Conv2d):
-    """The authors' operators, in their order (``layers.py`` of joe-siyuan-qiao/pytorch-classification)."""
+    """The authors' operations in their order (``layers.py`` of joe-siyuan-qiao/pytorch-classification)."""
 
     eps: float
 
@@ -49,29 +50,29 @@ class AuthorsConv(nn.Conv2d):
         return self._conv_forward(x, weight / std.expand_as(weight), self.bias)  # type: ignore[no-any-return]
 
 
-class Parametrized(nn.Conv2d):
-    """Its weight goes through ``torch.nn.utils.parametrize``."""
+class ParametrizedConv(nn.Conv2d):
+    """Its weight is parametrized with ``torch.nn.utils.parametrize``."""
 
 
-class FloorConv(nn.Conv2d):
-    """The floor for what keeps a weight of its own: the bytes move once each way, without arithmetic."""
+class CopyConv(nn.Conv2d):
+    """Lower bound for a layer that caches its weight: it copies the bytes once each way, without arithmetic."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if vars(self).get('version') != self.weight._version:
-            kept = vars(self).setdefault('kept', torch.empty_like(self.weight, requires_grad=False))
-            vars(self).update(version=self.weight._version, kept=kept.copy_(self.weight.detach()))
-        weight: Tensor = _Copied.apply(self.weight, vars(self)['kept'])  # type: ignore[no-untyped-call]
+        if vars(self).get('version') != version(self.weight):
+            cached = vars(self).setdefault('cached', torch.empty_like(self.weight, requires_grad=False))
+            vars(self).update(version=version(self.weight), cached=cached.copy_(self.weight.detach()))
+        weight: Tensor = _Copy.apply(self.weight, vars(self)['cached'])  # type: ignore[no-untyped-call]
         return self._conv_forward(x, weight, self.bias)  # type: ignore[no-any-return]
 
 
-class _Copied(torch.autograd.Function):
+class _Copy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, kept: Tensor) -> Tensor:
-        ctx.save_for_backward(kept)
-        return kept.detach()
+    def forward(ctx: Any, weight: Tensor, cached: Tensor) -> Tensor:
+        ctx.save_for_backward(cached)
+        return cached.detach()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # reads what was kept, as the gradient does
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # reads the cached weight as the gradient of WS does
         return torch.add(grad, *ctx.saved_tensors, alpha=1e-9), None
 
 
@@ -82,34 +83,31 @@ class _Standardize(nn.Module):
 
 @dataclass(frozen=True)
 class Form:
-    """One form of a network.
+    """One form of a network."""
 
-    Args:
-        conv: what the standardized convolutions are.
-        compiled: whether the backbone goes through ``torch.compile``.
-        channels_last: memory format of weights and images.
-        converted: False for the network as its stock config has it, with BatchNorm.
-        environment: if given, the network runs in a process of its own with these variables.
-    """
-
-    conv: type[nn.Conv2d] = ConvWS2d
-    compiled: bool = False
-    channels_last: bool = False
-    converted: bool = True
-    environment: Mapping[str, str] | None = None
+    conv: type[nn.Conv2d] = ConvWS2d  # type of the standardized convolutions
+    compiled: bool = False  # compile the backbone with torch.compile
+    channels_last: bool = False  # memory format of weights and images
+    converted: bool = True  # False: the network of the stock config, with BatchNorm
+    environment: Mapping[str, str] | None = None  # if given, run in another process with these environment variables
 
     def build(self, network: str) -> nn.Module:
         """Build ``'ResNet-50'``, mmdet's with all stages trained, or a model of :data:`NETWORKS`."""
         torch.manual_seed(0)
-        with DefaultScope.overwrite_default_scope('mmseg' if 'DeepLab' in network else 'mmdet'):
+        with DefaultScope.overwrite_default_scope(scope_of(network)):
             net: nn.Module = MODELS.build(_config(network, self.converted))
         for module in [module for module in net.modules() if type(module) is ConvWS2d]:
             module.__class__ = self.conv  # type: ignore[assignment]
-            if self.conv is Parametrized:
+            if self.conv is ParametrizedConv:
                 parametrize.register_parametrization(module, 'weight', _Standardize())
         if self.compiled:
             getattr(net, 'backbone', net).compile()
         return net.to(memory_format=torch.channels_last) if self.channels_last else net  # type: ignore[call-overload]
+
+
+def scope_of(network: str) -> str:
+    """Return the toolkit of a network."""
+    return 'mmseg' if 'DeepLab' in network else 'mmdet'
 
 
 def _config(network: str, converted: bool) -> ConfigDict:
@@ -117,7 +115,7 @@ def _config(network: str, converted: bool) -> ConfigDict:
         return ConfigDict(type='mmws.ResNet', depth=50, norm_cfg={'type': 'GN', 'num_groups': 32},
                           frozen_stages=-1, norm_eval=False)
     name = NETWORKS[network]
-    model = ConfigDict(Config.fromfile(stock_config(name)).model if '::' in name else read_config(name)['model'])
+    model = ConfigDict(Config.fromfile(stock_config(name)).model if '::' in name else read_mmws_config(name)['model'])
     _, _, inner = model.type.rpartition('.')
     model.type = f'mmws.{inner}' if converted else inner
     return model
@@ -126,12 +124,12 @@ def _config(network: str, converted: bool) -> ConfigDict:
 COSTS = {
     'plain': Form(nn.Conv2d),
     'plain again': Form(nn.Conv2d),
-    'a copy each way': Form(FloorConv),
+    'a copy each way': Form(CopyConv),
     'mmws': Form(),
     'mmcv': Form(MmcvConvWS2d),
-    "timm's trick": Form(TimmTrick),
+    "timm's trick": Form(TimmConv),
     "authors' code": Form(AuthorsConv),
-    'parametrize': Form(Parametrized),
+    'parametrize': Form(ParametrizedConv),
     'plain, compiled': Form(nn.Conv2d, compiled=True),
     'mmws, compiled': Form(compiled=True),
     'mmcv, compiled': Form(MmcvConvWS2d, compiled=True),

@@ -1,8 +1,7 @@
-"""What a benchmark is written to: a table, JSON, a picture."""
+"""Results of a benchmark as a table, JSON and a figure."""
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from collections.abc import Sequence
@@ -13,33 +12,34 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from rich.table import Table
 
 import mmws
+from mmws.files import write_json
 
-__all__ = ['describe_machine', 'markdown', 'table', 'write']
+__all__ = ['columns', 'describe_machine', 'markdown', 'rows', 'write']
 
 Results = list[dict[str, Any]]
 PACKAGES = ('torch', 'mmcv', 'mmengine', 'mmdet', 'mmseg', 'mmpretrain')
 
 
 def describe_machine(device: str, work: str) -> dict[str, str]:
-    """Return what the figures belong to; ``work`` says how much of the machine was put to it, such as '2 threads'."""
+    """Return machine, versions and date; ``work`` is the part of the machine in use, for example '2 threads'."""
     cpu = next((line.partition(': ')[2] for line in Path('/proc/cpuinfo').read_text().splitlines()
                 if line.startswith('model name')), platform.machine())
-    here = packages_distributions()
-    versions = [f'{here[name][0]} {version(here[name][0])}' for name in PACKAGES if name in here]
+    installed = packages_distributions()
+    versions = [f'{installed[name][0]} {version(installed[name][0])}' for name in PACKAGES if name in installed]
     return {'machine': torch.cuda.get_device_name() if device == 'cuda' else
             f'{cpu}, {work}, load {os.getloadavg()[0]:.1f} at the start',
             'versions': ', '.join([f'mmws {mmws.__version__}', *versions]), 'date': f'{date.today()}'}
 
 
 def columns(results: Results) -> list[tuple[str, str]]:
+    """Return scenario and mode of each column of the table."""
     return list(dict.fromkeys((result['scenario'], result['mode']) for result in results))
 
 
 def rows(results: Results) -> list[list[str]]:
-    """Return a row a form: its ratios, and how much more memory it takes in training where that is known."""
+    """Return a row for each form: its ratios, and its additional memory in training if known."""
     found = {(result['scenario'], result['mode'], result['form']): result for result in results}
     forms = list(dict.fromkeys(result['form'] for result in results))
     return [[form, *(_cell(found.get((*column, form)), found[(*column, forms[0])]) for column in columns(results))]
@@ -55,26 +55,17 @@ def _cell(result: dict[str, Any] | None, base: dict[str, Any]) -> str:
     return f'{result["ratio"]:.2f} ({result["low"]:.2f}-{result["high"]:.2f}){more}'
 
 
-def table(results: Results, title: str) -> Table:
-    """Return the results as a table for the terminal."""
-    made = Table('', *(f'{scenario}\n{mode}' for scenario, mode in columns(results)), title=title)
-    for row in rows(results):
-        made.add_row(*row)
-    return made
-
-
 def markdown(results: Results) -> str:
-    """Return the same table for a README."""
+    """Return the results as a table for a README."""
     heads = ['', *(f'{scenario}, {mode}' for scenario, mode in columns(results))]
-    lines = [heads, ['---'] * len(heads), *rows(results)]
-    return ''.join(f'| {" | ".join(line)} |\n' for line in lines)
+    return ''.join(f'| {" | ".join(row)} |\n' for row in (heads, ['---'] * len(heads), *rows(results)))
 
 
 def write(parts: dict[str, Results], about: dict[str, str], folder: Path) -> Sequence[Path]:
     """Write ``benchmark.json``, ``benchmark.md`` and ``benchmark.png``."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f'benchmark.{kind}' for kind in ('json', 'md', 'png')]
-    paths[0].write_text(json.dumps(about | parts, indent=1) + '\n')
+    write_json(paths[0], about | parts, indent=1)
     text = ''.join(f'{name}: {value}  \n' for name, value in about.items())
     paths[1].write_text(text + ''.join(f'\n## {name}\n\n{markdown(results)}' for name, results in parts.items()))
     _plot(next(iter(parts.values())), about, paths[2])
@@ -82,19 +73,17 @@ def write(parts: dict[str, Results], about: dict[str, str], folder: Path) -> Seq
 
 
 def _plot(results: Results, about: dict[str, str], path: Path) -> None:
-    shown = columns(results)
+    groups = columns(results)
     forms = list(dict.fromkeys(result['form'] for result in results))[1:]
-    figure = Figure(figsize=(2 + 1.6 * len(shown), 4), layout='constrained')
+    figure = Figure(figsize=(2 + 1.6 * len(groups), 4), layout='constrained')
     axes = figure.subplots()
     for index, form in enumerate(forms):
-        points = [(shown.index((result['scenario'], result['mode'])), result) for result in results
-                  if result['form'] == form]
-        axes.bar([place + (index - len(forms) / 2) * 0.8 / len(forms) for place, _ in points],
-                 [result['ratio'] for _, result in points], 0.8 / len(forms), label=form,
-                 yerr=[[result['ratio'] - result['low'] for _, result in points],
-                       [result['high'] - result['ratio'] for _, result in points]])
+        bars = [result for result in results if result['form'] == form]
+        axes.bar([groups.index((bar['scenario'], bar['mode'])) + (index - len(forms) / 2) * 0.8 / len(forms)
+                  for bar in bars], [bar['ratio'] for bar in bars], 0.8 / len(forms), label=form,
+                 yerr=[[bar['ratio'] - bar['low'] for bar in bars], [bar['high'] - bar['ratio'] for bar in bars]])
     axes.axhline(1, color='black', linewidth=0.8)
-    axes.set_xticks(range(len(shown)), [f'{scenario}\n{mode}' for scenario, mode in shown])
+    axes.set_xticks(range(len(groups)), [f'{scenario}\n{mode}' for scenario, mode in groups])
     axes.set_ylabel('time, plain convolutions = 1')
     axes.set_title(f'{about["machine"]}; bars: quartiles', fontsize=8)
     axes.legend(fontsize=7)

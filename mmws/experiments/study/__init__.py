@@ -1,1 +1,1 @@
-"""Normalization layers compared at few images a step, with seeds; run by ``tools/study.py``."""
+"""Study of normalization layers at small batch sizes, with seeds. Used by ``tools/study.py``."""

@@ -1,4 +1,4 @@
-"""The figures of a study, readable in black and white: a panel a method, lines of other style and marker in it."""
+"""Figures of a study, readable in black and white: lines differ in style and marker."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mmws.experiments.study.cells import Cell
+from mmws.experiments.study.results import Cell
 from mmws.experiments.study.study import Task
 
 __all__ = ['plot_batches', 'plot_curves']
@@ -24,90 +24,85 @@ COLUMNS = 5
 
 
 def plot_curves(task: Task, cells: Sequence[Cell], folder: Path) -> Path:
-    """Write training loss above metric over the images seen, a panel a method, means over the seeds that finished.
+    """Write training loss and metric over the images seen, as means over the finished runs: two panels per method.
 
-    A line in a panel is a batch size and schedule; the first of the study is in all of them, thin, to compare with.
+    A line is a batch size with a schedule. The panels of all methods repeat the first cell as a thin line.
     """
-    methods = list(dict.fromkeys(cell.method for cell in cells))
-    figure, pairs = _pairs(len(methods), f'{task.label}, percent')
-    settings = dict.fromkeys(cell.setting for cell in sorted(cells, key=lambda cell: cell.batch_size))
+    methods = list(dict.fromkeys(cell.run.method for cell in cells))
+    figure, pairs = _panels(len(methods), f'{task.label}, percent')
+    settings = dict.fromkeys(cell.setting for cell in sorted(cells, key=lambda cell: cell.run.batch_size))
     styles = dict(zip(settings, cycle(STYLES), strict=False))
     for method, pair in zip(methods, pairs, strict=False):
-        _draw_method(pair, task, cells, method, styles)
+        if method != methods[0]:
+            _draw(pair, task, cells[0], f'{methods[0]}, {cells[0].setting}', linewidth=0.8, color='0.6')
+        own = [cell for cell in cells if cell.run.method == method]
+        for cell in own:
+            _draw(pair, task, cell, cell.setting, **styles[cell.setting])
+        pair[0].set_title(method, fontsize=10)
+        if not any(cell.values for cell in own):
+            pair[1].text(0.5, 0.5, '\n'.join(filter(None, (cell.failures() for cell in own))), ha='center',
+                         transform=pair[1].transAxes)
     lines = {str(line.get_label()): line for pair in pairs for line in pair[0].get_lines()}
     labels = sorted(lines, key=lambda label: list(styles).index(label) if label in styles else len(styles))
     figure.legend([lines[label] for label in labels], labels, loc='outside lower center', ncols=4, fontsize=8)
     return _save(figure, folder / f'{task.name}_curves.png', f'{task.name}: means over the seeds')
 
 
-def _pairs(count: int, label: str) -> tuple[Figure, list[tuple[Axes, Axes]]]:
-    """A figure with so many pairs of axes, the loss above the metric."""
+def _panels(count: int, label: str) -> tuple[Figure, list[tuple[Axes, Axes]]]:
+    """Return a figure with ``count`` pairs of axes, for the loss and, below it, for the metric."""
     bands = ceil(count / COLUMNS)
     columns = ceil(count / bands)
     figure = Figure(figsize=(2.4 * columns + 1, 4.4 * bands + 0.8), layout='constrained')
     panels = figure.subplots(2 * bands, columns, sharex=True, squeeze=False)
-    pairs = [(panels[2 * band][column], panels[2 * band + 1][column])
-             for band in range(bands) for column in range(columns)]
-    for place, (loss, metric) in enumerate(pairs):
-        if place:
+    pairs = list(zip(panels[::2].flat, panels[1::2].flat, strict=True))
+    for index, (loss, metric) in enumerate(pairs):
+        if index:
             loss.sharey(pairs[0][0])
             metric.sharey(pairs[0][1])
-        if place % columns == 0:
+        if index % columns == 0:
             loss.set_ylabel('training loss')
             metric.set_ylabel(label)
+        if index >= count:
+            loss.set_visible(False)
+            metric.set_visible(False)
         metric.tick_params(labelbottom=True)
         metric.locator_params(axis='x', nbins=4)
         metric.set_xlabel('images seen')
-    for axes in (axes for pair in pairs[count:] for axes in pair):
-        axes.set_visible(False)
     return figure, pairs
-
-
-def _draw_method(pair: Sequence[Axes], task: Task, cells: Sequence[Cell], method: str,
-                 styles: dict[str, dict[str, Any]]) -> None:
-    own = [cell for cell in cells if cell.method == method]
-    if method != cells[0].method:
-        _draw(pair, task, cells[0], f'{cells[0].method}, {cells[0].setting}', linewidth=0.8, color='0.6')
-    for cell in own:
-        _draw(pair, task, cell, cell.setting, **styles[cell.setting])
-    pair[0].set_title(method, fontsize=10)
-    if not any(cell.values for cell in own):
-        pair[1].text(0.5, 0.5, '\n'.join(filter(None, (cell.failures() for cell in own))), ha='center',
-                     transform=pair[1].transAxes)
 
 
 def _draw(pair: Sequence[Axes], task: Task, cell: Cell, label: str, **style: Any) -> None:
     for axes, curve, scale in zip(pair, ('loss', 'validation'), (1.0, 100 / task.out_of), strict=True):
         points = list(zip(*(record[curve] for record in cell.finished), strict=True))
-        axes.plot([at[0][0] * cell.batch_size for at in points],
+        axes.plot([at[0][0] * cell.run.batch_size for at in points],
                   [mean(value for _, value in at) * scale for at in points],
                   label=label, markevery=0.25 if curve == 'loss' else 1, **style)
 
 
 def plot_batches(task: Task, cells: Sequence[Cell], folder: Path) -> Path | None:
-    """Write the metric over the batch size, a panel a schedule, with the spread over the seeds; None for one size."""
-    sizes = sorted({cell.batch_size for cell in cells})
+    """Write the metric over the batch size, with the spread over the seeds: a panel per schedule. None for one size."""
+    sizes = sorted({cell.run.batch_size for cell in cells})
     if len(sizes) < 2:
         return None
-    schedules = list(dict.fromkeys(cell.schedule for cell in cells))
+    schedules = list(dict.fromkeys(cell.run.schedule for cell in cells))
     figure = Figure(figsize=(1 + 4 * len(schedules), 4), layout='constrained')
-    panels = figure.subplots(1, len(schedules), sharey=True, squeeze=False)
-    of = {method: [cell for cell in cells if cell.method == method and cell.values] for method in
-          dict.fromkeys(cell.method for cell in cells)}
-    compared = {method: own for method, own in of.items() if len({cell.batch_size for cell in own}) > 1}
-    for axes, schedule in zip(panels.flat, schedules, strict=True):
-        for place, (style, (method, own)) in enumerate(zip(cycle(STYLES), compared.items(), strict=False)):
-            line = [cell for cell in own if cell.schedule == schedule]
-            aside = 1.04 ** place  # that no bar hides another
-            axes.errorbar([cell.batch_size * aside for cell in line], [mean(cell.values) for cell in line],
+    panels = figure.subplots(1, len(schedules), sharey=True, squeeze=False)[0]
+    by_method = {cell.run.method: [other for other in cells if other.run.method == cell.run.method and other.values]
+                 for cell in cells}
+    compared = {method: own for method, own in by_method.items() if len({cell.run.batch_size for cell in own}) > 1}
+    for axes, schedule in zip(panels, schedules, strict=True):
+        for index, (style, (method, own)) in enumerate(zip(cycle(STYLES), compared.items(), strict=False)):
+            line = [cell for cell in own if cell.run.schedule == schedule]
+            shift = 1.04 ** index  # so that no bar hides another
+            axes.errorbar([cell.run.batch_size * shift for cell in line], [mean(cell.values) for cell in line],
                           [cell.spread for cell in line], **style, capsize=3, label=method)
         axes.set_xscale('log', base=2)
         axes.set_xticks(sizes, map(str, sizes))
-        axes.set(xlabel='images a step', title=f'schedule: {schedule}')
-    panels[0][0].set_ylabel(f'{task.label}, percent')
-    panels[0][0].legend(fontsize=8)
+        axes.set(xlabel='batch size', title=f'schedule: {schedule}')
+    panels[0].set_ylabel(f'{task.label}, percent')
+    panels[0].legend(fontsize=8)
     return _save(figure, folder / f'{task.name}_batch.png',
-                 f'{task.name}, {task.images:,} images in all; bars: standard deviation over seeds')
+                 f'{task.name}, {task.images:,} training images; bars: standard deviation over seeds')
 
 
 def _save(figure: Figure, path: Path, title: str) -> Path:

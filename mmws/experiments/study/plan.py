@@ -1,47 +1,32 @@
-"""The runs that a study comes to, and how each gets its learning rate."""
+"""Runs of a study, and the choice of their learning rates."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any
 
 from mmws.experiments.study.study import Part, Study, Task, config_digest
 
-__all__ = ['Record', 'Run', 'Searched', 'choose_rate', 'plan', 'searched']
+__all__ = ['Record', 'Run', 'Search', 'choose_rate', 'plan', 'searches']
 
 Record = dict[str, Any]
-"""What a run came to: its settings, status, curves. Status is ``finished``, ``diverged`` or ``crashed``."""
+"""Result of a run: settings, status, curves. The status is ``finished``, ``diverged`` or ``crashed``."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training.
-
-    Args:
-        task: its name.
-        method: its name.
-        ws: the method's options.
-        schedule: ``step`` or ``one-cycle``.
-        batch_size: images a step.
-        seed: of weights and order of the images.
-        rate: the learning rate; None where the runs it is chosen from are not done yet.
-        search: whether the learning rate is chosen from this run. It is not reported otherwise.
-        config: path of the config.
-        images: seen in training, in all.
-        warm_up: of those, how many go by while the rate rises to its value.
-        validations: how often the validation images are gone through.
-    """
+    """One training."""
 
     task: str
     method: str
-    ws: Mapping[str, Any]
+    ws: Mapping[str, Any]  # options of the method
     schedule: str
     batch_size: int
-    seed: int
-    rate: float | None
-    search: bool
+    seed: int  # of the weights and of the order of the images
+    rate: float | None  # None until the runs that choose it are done
+    search: bool  # only for the choice of the learning rate, not reported
     config: str
     images: int
     warm_up: int
@@ -49,85 +34,72 @@ class Run:
 
     @property
     def name(self) -> str:
-        """What tells it from the others of the study."""
-        what = f'rate {self.rate:g}' if self.search else f'seed {self.seed}'
-        return f'{self.task}, {self.method}, {self.schedule}, batch {self.batch_size}, {what}'
+        """Unique name in the study."""
+        end = f'rate {self.rate:g}' if self.search else f'seed {self.seed}'
+        return f'{self.task}, {self.method}, {self.schedule}, batch {self.batch_size}, {end}'
 
     @property
     def steps(self) -> int:
-        """As many as show all the images."""
         return max(1, round(self.images / self.batch_size))
 
     def settings(self) -> dict[str, Any]:
-        """Return all that decides its outcome."""
+        """Return everything that determines the result."""
         return asdict(self) | {'steps': self.steps, 'digest': config_digest(self.config)}
 
 
-def plan(study: Study, done: Mapping[str, Record]) -> list[Run]:
-    """Return the runs of the study in the order of their worth: the search for rates, then seed by seed.
+@dataclass(frozen=True)
+class Search:
+    """Search for a learning rate."""
 
-    Args:
-        study: what is compared.
-        done: the runs that are, by name; they decide the learning rates of others.
-    """
+    batch_size: int
+    rates: tuple[float, ...]  # candidates
+    runs: list[Run]  # one for each candidate; empty if there is a single candidate
+
+
+def plan(study: Study, done: Mapping[str, Record]) -> list[Run]:
+    """Return the runs of a study in order, searches first; the records in ``done`` determine the learning rates."""
     return [run for task in study.tasks for part in task.parts for run in _runs(study, task, part, done)]
 
 
 def _runs(study: Study, task: Task, part: Part, done: Mapping[str, Record]) -> Iterator[Run]:
-    cells = list(product(part.batch_sizes, part.schedules, part.methods))
-    for batch_size, schedule, method in cells:
-        yield from _search(study, task, part, method, schedule, batch_size)
-    for seed, (batch_size, schedule, method) in product(study.seeds, cells):
-        rate = choose_rate(study, task, method, schedule, batch_size, done)
-        yield _run(study, task, method, schedule, batch_size, rate=rate, seed=seed, search=False)
+    runs = [Run(task.name, method, study.methods[method], schedule, batch_size, study.rate_seed, None, search=False,
+                config=task.config, images=task.images, warm_up=task.warm_up, validations=task.validations)
+            for batch_size, schedule, method in product(part.batch_sizes, part.schedules, part.methods)]
+    for run in runs:
+        yield from _search_runs(study, part, run)
+    for seed, run in product(study.seeds, runs):
+        yield replace(run, seed=seed, rate=choose_rate(study, task, run, done))
 
 
-def _run(study: Study, task: Task, method: str, schedule: str, batch_size: int, **rest: Any) -> Run:
-    return Run(task.name, method, study.methods[method], schedule, batch_size, config=task.config, images=task.images,
-               warm_up=task.warm_up, validations=task.validations, **rest)
+def _search_runs(study: Study, part: Part, run: Run) -> list[Run]:
+    return [replace(run, seed=study.rate_seed, rate=rate, search=True) for rate in part.rates if len(part.rates) > 1]
 
 
-def _search(study: Study, task: Task, part: Part, method: str, schedule: str, batch_size: int) -> list[Run]:
-    """The runs that the rate is chosen from: none where there is nothing to choose."""
-    return [_run(study, task, method, schedule, batch_size, rate=rate, seed=study.rate_seed, search=True)
-            for rate in part.rates if len(part.rates) > 1]
-
-
-@dataclass(frozen=True)
-class Searched:
-    """Where a learning rate was looked for: at how many images a step, among which, and by which runs."""
-
-    batch_size: int
-    rates: tuple[float, ...]
-    runs: list[Run]
-
-
-def searched(study: Study, task: Task, method: str, schedule: str, batch_size: int) -> list[Searched]:
-    """Return the searches that a learning rate can come from, the one of the most similar batch first."""
-    found = [Searched(size, part.rates, _search(study, task, part, method, schedule, size))
-             for part in task.parts if part.rates and method in part.methods and schedule in part.schedules
-             for size in part.batch_sizes if size <= batch_size]
+def searches(study: Study, task: Task, run: Run) -> list[Search]:
+    """Return the searches that can give the learning rate of a run, the one at the most similar batch size first."""
+    found = [Search(size, part.rates, _search_runs(study, part, replace(run, batch_size=size)))
+             for part in task.parts if part.rates and run.method in part.methods and run.schedule in part.schedules
+             for size in part.batch_sizes if size <= run.batch_size]
     return sorted(found, key=lambda search: -search.batch_size)
 
 
-def choose_rate(study: Study, task: Task, method: str, schedule: str, batch_size: int,
-                done: Mapping[str, Record]) -> float | None:
-    """Return the rate of the best last validation, in proportion to the batch size; None if it is not known yet.
+def choose_rate(study: Study, task: Task, run: Run, done: Mapping[str, Record]) -> float | None:
+    """Return the learning rate with the best last validation; None if its search is not done yet.
 
-    It comes from the method's own search at this batch size or, where there is none or none of its runs finished, at
-    the next smaller one, times the ratio of the sizes. Of equal ones the smaller rate is taken. Where no run of any
-    search finished, the smallest rate shows that.
+    The search is that of the method at the batch size of the run. If it is missing or all its runs failed, the search
+    at the next smaller batch size counts, and the rate is scaled in proportion to the batch size. Of rates with equal
+    metrics the smallest wins. If all runs of all searches failed, the result is the smallest rate.
     """
-    searches = searched(study, task, method, schedule, batch_size)
-    for search in searches:
-        scale = batch_size / search.batch_size
+    found = searches(study, task, run)
+    for search in found:
+        scale = run.batch_size / search.batch_size
         if not search.runs:
             return search.rates[0] * scale
-        records = [done.get(run.name) for run in search.runs]
+        records = [done.get(other.name) for other in search.runs]
         if None in records:
             return None
         finished = [record for record in records if record and record['status'] == 'finished']
         if finished:
             best = max(finished, key=lambda record: (record['metric'], -record['settings']['rate']))
             return float(best['settings']['rate'] * scale)
-    return min(searches[0].rates) * batch_size / searches[0].batch_size
+    return min(found[0].rates) * run.batch_size / found[0].batch_size

@@ -1,4 +1,4 @@
-"""The file that says what a study compares."""
+"""Read the YAML file that defines a study."""
 
 from __future__ import annotations
 
@@ -9,29 +9,27 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
-from mmws.errors import WSError, near_matches
+from mmws.errors import WSError, format_exception, near_matches
 from mmws.experiments.study.study import SCHEDULES, Part, Quick, Study, Task
+from mmws.files import check_input
 
 __all__ = ['read_study']
 
 Made = TypeVar('Made')
-WORDS = {str: 'text', int: 'a whole number', float: 'a number'}
+TYPES = {str: 'text', int: 'an integer', float: 'a number'}
 
 
 def read_study(path: str | Path) -> Study:
-    """Read a study's YAML file; its keys are the arguments of :class:`Study`, :class:`Task` and :class:`Part`.
+    """Read a study; the keys of the file are the arguments of :class:`Study`, :class:`Task` and :class:`Part`.
 
     Raises:
         WSError: if the file cannot be read, or a key, a method or a schedule in it is unknown or missing.
     """
-    path = Path(path)
-    if not path.is_file():
-        there = [other.name for other in path.parent.glob('*.yaml')]
-        raise WSError(f'there is no study {path}; in {path.parent}: {near_matches(path.name, there)}')
+    path = check_input('study', path)
     try:
         content = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
-        raise WSError(f'{path} is no YAML: {" ".join(str(error).split())}') from None
+        raise WSError(f'{path} is not valid YAML: {format_exception(error)}') from None
     study = _make(Study, content, f'{path}')
     if not isinstance(content['tasks'], dict):
         raise WSError(f'{path}: tasks: expected a mapping of names to tasks, got {content["tasks"]!r}')
@@ -46,29 +44,26 @@ def _task(study: Study, name: str, content: Any, where: str) -> Task:
     task = _make(Task, {'name': name, **content} if isinstance(content, dict) else content, where)
     parts = tuple(_make(Part, part, f'{where}.parts[{i}]') for i, part in enumerate(task.parts))
     for part in parts:
+        for kind, names, known in (('method', part.methods, study.methods), ('schedule', part.schedules, SCHEDULES)):
+            for unknown in (name for name in names if name not in known):
+                raise WSError(f'{where}: unknown {kind} {unknown!r}: {near_matches(unknown, known)}')
         for method in part.methods:
-            if method not in study.methods:
-                raise WSError(f'{where}: unknown method {method!r}: {near_matches(method, study.methods)}')
             if not any(method in other.methods and set(part.schedules) <= set(other.schedules) and other.rates
                        and min(other.batch_sizes) <= min(part.batch_sizes) for other in parts):
-                raise WSError(f'{where}: no part has rates for {method} at {min(part.batch_sizes)} images a step or '
-                              f'less, {" and ".join(part.schedules)}; its learning rate has to come from somewhere')
-        for schedule in part.schedules:
-            if schedule not in SCHEDULES:
-                raise WSError(f'{where}: unknown schedule {schedule!r}: {near_matches(schedule, SCHEDULES)}')
+                raise WSError(f'{where}: no part has rates for {method}, {" and ".join(part.schedules)} schedule, '
+                              f'batch size {min(part.batch_sizes)} or less; add candidates for the learning rate')
     return replace(task, parts=parts)
 
 
 def _make(kind: type[Made], content: Any, where: str) -> Made:
-    """Make ``kind`` of a mapping, lists as tuples, after a look at its keys."""
+    """Make ``kind`` of a mapping, after a check of its keys and values; lists become tuples."""
     known = {each.name: each for each in fields(kind)}  # type: ignore[arg-type]
     if not isinstance(content, dict):
         raise WSError(f'{where}: expected a mapping with the keys {", ".join(known)}, got {content!r}')
-    for key in content:
-        if key not in known:
-            raise WSError(f'{where}: unknown key {key!r}: {near_matches(str(key), known)}')
     hints = get_type_hints(kind)
     for key, value in content.items():
+        if key not in known:
+            raise WSError(f'{where}: unknown key {key!r}: {near_matches(str(key), known)}')
         _check_type(value, hints[key], f'{where}: {key}')
     try:
         return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in content.items()})
@@ -77,15 +72,17 @@ def _make(kind: type[Made], content: Any, where: str) -> Made:
 
 
 def _check_type(value: Any, hint: Any, where: str) -> None:
-    """Raise if a value is not of its type; what is made of mappings is looked at when it is made."""
-    if get_origin(hint) is tuple and get_args(hint)[0] in WORDS:
-        inner = get_args(hint)[0]
-        if not isinstance(value, list) or not all(_is(one, inner) for one in value):
-            raise WSError(f'{where}: expected a list, each {WORDS[inner]}, got {value!r}')
-    elif hint in WORDS and not _is(value, hint):
-        raise WSError(f'{where}: expected {WORDS[hint]}, got {value!r}')
-    elif get_origin(hint) is Mapping and not isinstance(value, dict):
-        raise WSError(f'{where}: expected a mapping, got {value!r}')
+    """Raise if a value has the wrong type; :func:`_make` checks the mappings inside of it later."""
+    inner = get_args(hint)[0] if get_origin(hint) is tuple else None
+    if inner in TYPES:
+        right = isinstance(value, list) and all(_is(each, inner) for each in value)
+        expected = f'a list, each {TYPES[inner]}'
+    elif hint in TYPES:
+        right, expected = _is(value, hint), TYPES[hint]
+    else:
+        right, expected = isinstance(value, dict) or get_origin(hint) is not Mapping, 'a mapping'
+    if not right:
+        raise WSError(f'{where}: expected {expected}, got {value!r}')
 
 
 def _is(value: Any, kind: type) -> bool:

@@ -1,87 +1,59 @@
-"""One run of a study, in the process that calls it."""
+"""One run of a study, in the current process."""
 
 from __future__ import annotations
 
 import gc
-import io
-import logging
 import math
-import sys
 import tempfile
 import time
-import warnings
 from typing import Any
 
-import torch
 from mmengine.config import Config
-from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmws.errors import WSError, near_matches
+from mmws.experiments.short_run import LossRecorder
 from mmws.experiments.study.plan import Record, Run
 from mmws.experiments.study.study import Task
 
-__all__ = ['prepare_process', 'train']
+__all__ = ['config_of', 'train']
 
-LOSSES = 40  # points of the training curve
+CURVE_POINTS = 40
 
 
 class DivergedError(Exception):
-    """The loss is no number any more."""
+    """The loss is NaN or infinite."""
 
 
-class Recorder(Hook):  # type: ignore[misc]
-    """Keeps the losses and the validations of a training, and ends it where the loss is no number.
-
-    Args:
-        metric: what the evaluator calls the result.
-    """
-
-    priority = 'VERY_LOW'
+class _StudyRecorder(LossRecorder):
+    """Record the losses and the validations, by the name of the metric in the evaluator."""
 
     def __init__(self, metric: str) -> None:
+        super().__init__()
         self.metric = metric
-        self.losses: list[float] = []
         self.validations: list[tuple[int, float]] = []
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
-                         outputs: dict[str, Any] | None = None) -> None:
-        """Keep the loss of the step."""
-        loss = float((outputs or {})['loss'])
-        if not math.isfinite(loss):
-            raise DivergedError(f'the loss is {loss} at step {len(self.losses) + 1}')
-        self.losses.append(loss)
+    def on_divergence(self, runner: Runner, loss: float) -> None:
+        """End the training without another validation."""
+        raise DivergedError(f'the loss is {loss} at step {len(self.losses) + 1}')
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Keep the metric; mmdet leaves all of them out where nothing at all was detected."""
+        """Record the metric; mmdet returns no metrics if it detected nothing."""
         if metrics and self.metric not in metrics:
-            raise WSError(f'the evaluator knows no metric {self.metric!r}: {near_matches(self.metric, metrics)}')
+            raise WSError(f'the evaluator has no metric {self.metric!r}: {near_matches(self.metric, metrics)}')
         self.validations.append((runner.iter, round(float(metrics[self.metric]), 5) if metrics else 0.0))
 
     def curve(self) -> list[tuple[int, float]]:
-        """Return the last step of, and the mean loss over, each of at most :data:`LOSSES` stretches."""
-        length = max(1, math.ceil(len(self.losses) / LOSSES))
-        stretches = [self.losses[start:start + length] for start in range(0, len(self.losses), length)]
-        return [(min((i + 1) * length, len(self.losses)), round(sum(stretch) / len(stretch), 4))
-                for i, stretch in enumerate(stretches)]
-
-
-def prepare_process() -> None:
-    """Make this process one of several: one thread, and nothing but errors on the terminal."""
-    torch.set_num_threads(1)
-    logging.disable(logging.WARNING)
-    warnings.simplefilter('ignore')
-    sys.stdout = io.StringIO()  # pycocotools prints
+        """Return at most :data:`CURVE_POINTS` points: the last step and the mean loss of equal intervals."""
+        length = max(1, math.ceil(len(self.losses) / CURVE_POINTS))
+        intervals = [self.losses[start:start + length] for start in range(0, len(self.losses), length)]
+        return [(min((i + 1) * length, len(self.losses)), round(sum(interval) / len(interval), 4))
+                for i, interval in enumerate(intervals)]
 
 
 def train(run: Run, task: Task) -> Record:
-    """Train, and return what came of it; whatever the toolkit raises, other than for a loss that is no number, passes.
-
-    Args:
-        run: what to train; its rate is known.
-        task: of the run.
-    """
-    recorder, status, message = Recorder(task.metric), 'finished', ''
+    """Train, and return the record of the run; its status is ``diverged`` if the loss is NaN or infinite."""
+    recorder, status, message = _StudyRecorder(task.metric), 'finished', ''
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         runner = Runner.from_cfg(config_of(run, folder))
@@ -99,18 +71,18 @@ def train(run: Run, task: Task) -> Record:
 
 
 def config_of(run: Run, folder: str) -> Config:
-    """Return the task's config with what the run sets; what it leaves alone is the same for all runs of the task."""
+    """Return the config of the task with the settings of the run; the other values are the same for all runs."""
     config = Config.fromfile(run.config)
     config.model.ws = {**config.model.get('ws', {}), **run.ws}
     config.optim_wrapper.optimizer.lr = run.rate
     config.param_scheduler = _schedule(run)
     config.train_dataloader.batch_size = run.batch_size
-    config.train_dataloader.sampler.seed = run.seed  # the same images in the same order for all methods
+    config.train_dataloader.sampler.seed = run.seed  # all methods see the images in the same order
     config.train_cfg = {'type': 'IterBasedTrainLoop', 'max_iters': run.steps,
                         'val_interval': math.ceil(run.steps / run.validations)}
     config.randomness = {'seed': run.seed}
     config.default_hooks = {'checkpoint': None, 'logger': None, 'timer': None}
-    config.visualizer = None  # one of its own for each run in the process
+    config.visualizer = None  # a process would otherwise keep one visualizer for each run
     config.work_dir, config.experiment_name = folder, run.name
     return config
 

@@ -4,14 +4,14 @@ import pytest
 
 from mmws.experiments.study.plan import choose_rate, plan
 from mmws.experiments.study.read import read_study
-from tests.helpers.studies import STUDY, write
+from tests.helpers.studies import STUDY, write_study
 
 
 def record(rate, metric, status='finished'):
     return {'status': status, 'metric': metric, 'settings': {'rate': rate}}
 
 
-def test_every_method_has_its_search_and_the_same_seeds_steps_and_images():
+def test_all_methods_have_a_search_and_the_same_seeds_steps_and_images():
     study = read_study(STUDY)
     runs = plan(study, {})
     assert len({run.name for run in runs}) == len(runs)
@@ -31,22 +31,22 @@ def test_every_method_has_its_search_and_the_same_seeds_steps_and_images():
 
 @pytest.mark.parametrize(('metrics', 'chosen'), [
     ((0.2, 0.3), 0.2), ((0.3, 0.3), 0.1), ((0.3, None), 0.1), ((None, 0.1), 0.2), ((None, None), 0.1)])
-def test_the_rate_of_the_best_run_that_finished(tmp_path, metrics, chosen):
-    study = read_study(write(tmp_path))
+def test_choose_the_rate_of_the_best_finished_run(tmp_path, metrics, chosen):
+    study = read_study(write_study(tmp_path))
     searches = [run for run in plan(study, {}) if run.search]
     assert [run.rate for run in plan(study, {}) if not run.search] == [None]
     done = {run.name: record(run.rate, metric, 'diverged' if metric is None else 'finished')
             for run, metric in zip(searches, metrics, strict=True)}
     assert [run.rate for run in plan(study, done) if not run.search] == [chosen]
-    assert choose_rate(study, study.tasks[0], 'GN', 'step', 1, dict(list(done.items())[:1])) is None
+    assert choose_rate(study, study.tasks[0], searches[0], dict(list(done.items())[:1])) is None
 
 
 @pytest.mark.parametrize(('status', 'rates'), [
     ('finished', {1: 0.2, 2: 0.3, 4: 0.6, 8: 1.2}), ('crashed', {1: 0.2, 2: 0.4, 4: 0.8, 8: 1.6})])
-def test_without_a_search_of_its_own_the_rate_is_in_proportion_to_the_next_smaller_batch(tmp_path, status, rates):
+def test_without_a_search_the_rate_is_in_proportion_to_the_next_smaller_batch_size(tmp_path, status, rates):
     parts = [{'methods': ['GN'], 'rates': [0.1, 0.2]}, {'methods': ['GN'], 'rates': [0.2, 0.3], 'batch_sizes': [2]},
              {'methods': ['GN'], 'batch_sizes': [4, 8]}]
-    study = read_study(write(tmp_path, task={'parts': parts}))
+    study = read_study(write_study(tmp_path, task={'parts': parts}))
     done = {run.name: record(run.rate, run.rate, 'finished' if run.batch_size == 1 else status)
             for run in plan(study, {}) if run.search}
     assert {run.batch_size: run.rate for run in plan(study, done) if not run.search} == pytest.approx(rates)

@@ -1,4 +1,4 @@
-"""The runs of a study, several at a time; each test starts processes of its own."""
+"""Runs of a study, several at a time; each test starts processes."""
 
 import json
 import os
@@ -15,13 +15,13 @@ from mmws.experiments.study.read import read_study
 from mmws.experiments.study.results import Results
 from mmws.experiments.study.study import check_task
 from tests.helpers.commands import REPOSITORY
-from tests.helpers.studies import write
+from tests.helpers.studies import write_study
 
 CONFIGS = REPOSITORY / 'configs' / 'study'
 
 
-def fake(run, task):
-    """A job whose outcome the learning rate says."""
+def fake_train(run, task):
+    """Crash, raise or finish, depending on the learning rate."""
     if run.rate == 0.1:
         os._exit(1)
     if run.rate == 0.2:
@@ -32,24 +32,24 @@ def fake(run, task):
 
 @pytest.fixture
 def study(tmp_path):
-    """Two rates that fail, one that works, two seeds."""
+    """Return a study with two rates that fail, one that works, and two seeds."""
     (tmp_path / 'detection.py').write_text('a = 1\n')
-    return read_study(write(tmp_path, part={'rates': [0.1, 0.2, 0.3]}, seeds=[1, 2],
+    return read_study(write_study(tmp_path, part={'rates': [0.1, 0.2, 0.3]}, seeds=[1, 2],
                             task={'config': str(tmp_path / 'detection.py')}))
 
 
-def test_failures_are_kept_and_an_interrupted_study_goes_on(study, tmp_path):
+def test_failures_are_saved_and_an_interrupted_study_resumes(study, tmp_path):
     def interrupt(run, record):
         if len(Results(folder).done) == 3:
             raise KeyboardInterrupt
 
     folder = tmp_path / 'results'
     with pytest.raises(KeyboardInterrupt):
-        run_all(study, Results(folder), 2, interrupt, fake)
+        run_all(study, Results(folder), 2, interrupt, fake_train)
     before = (folder / 'detection.json').read_text()
-    assert before.count('\n') == 5  # a line a run
+    assert before.count('\n') == 5  # a line per run
     shown = []
-    run_all(study, Results(folder), 2, lambda run, record: shown.append(run.name), fake)
+    run_all(study, Results(folder), 2, lambda run, record: shown.append(run.name), fake_train)
     done = Results(folder).done
     assert sorted(shown) == sorted(run.name for run in plan(study, done) if run.name not in before)
     assert len(done) == 5
@@ -57,13 +57,13 @@ def test_failures_are_kept_and_an_interrupted_study_goes_on(study, tmp_path):
         0.1: ('crashed', 'its process died'), 0.2: ('crashed', 'RuntimeError: out of memory'), 0.3: ('finished', '')}
 
 
-def test_other_settings_than_those_of_the_kept_runs_are_refused(study, tmp_path):
+def test_saved_runs_with_other_settings_are_refused(study, tmp_path):
     folder = tmp_path / 'results'
     run = next(run for run in plan(study, {}) if run.rate == 0.3)
     results = Results(folder)
-    results.add(fake(run, study.tasks[0]))
+    results.add(fake_train(run, study.tasks[0]))
     Results(folder).check(study)
-    with pytest.raises(WSError, match=r'detection.json: the run "detection, GN, .*" was done with other settings: '
+    with pytest.raises(WSError, match=r'detection.json: the run "detection, GN, .*" has other settings than the study: '
                                       r'images is 40, expected 80; steps is 40, expected 80; delete its line'):
         Results(folder).check(replace(study, tasks=(replace(study.tasks[0], images=80),)))
     (tmp_path / 'other.py').write_text('a = 2\n')
@@ -72,23 +72,23 @@ def test_other_settings_than_those_of_the_kept_runs_are_refused(study, tmp_path)
 
 
 @pytest.mark.parametrize(('content', 'message'), [
-    ('[{', r'detection.json is no JSON: .*; correct it, or delete it'),
-    ('{"name": 1}', r'detection.json is no file of results: expected a list of mappings with the keys name, status'),
-    ('[{"name": "a"}]', r'detection.json is no file of results')])
-def test_a_file_of_results_that_cannot_be_read_is_named(tmp_path, content, message):
+    ('[{', r'detection.json is not valid JSON: .*; correct it, or delete it'),
+    ('{"name": 1}', r'detection.json is not a file of results: expected a list of mappings with the keys name, status'),
+    ('[{"name": "a"}]', r'detection.json is not a file of results')])
+def test_an_invalid_file_of_results_is_named(tmp_path, content, message):
     (tmp_path / 'detection.json').write_text(content)
     with pytest.raises(WSError, match=message):
         Results(tmp_path)
-    with pytest.raises(WSError, match=r'detection.json is no folder; give another --out'):
+    with pytest.raises(WSError, match=r'detection.json is not a folder; choose another --out'):
         Results(tmp_path / 'detection.json')
 
 
-def test_a_study_wants_a_process(study, tmp_path):
+def test_a_study_needs_a_process(study, tmp_path):
     with pytest.raises(WSError, match='expected at least one run at a time, got 0'):
         run_all(study, Results(tmp_path / 'results'), 0, lambda run, record: None)
 
 
-def test_a_real_run_of_each_task_and_what_fails_in_them(tmp_path, monkeypatch):
+def test_a_real_run_of_each_task_with_a_crash_and_a_divergence(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make_digits(Path('data/study/digits'), train=4, val=2, size=96)
     make_single_digits(Path('data/study/single'))
@@ -99,7 +99,7 @@ def test_a_real_run_of_each_task_and_what_fails_in_them(tmp_path, monkeypatch):
         part = {'methods': ['BN' if task.name == 'segmentation' else 'GN+WS'], 'rates': [rate], 'batch_sizes': [1]}
         tasks[task.name] = {key: getattr(task, key) for key in ('metric', 'label', 'out_of', 'warm_up', 'seconds')} | {
             'config': str(REPOSITORY / task.config), 'images': 8, 'validations': 2, 'parts': [part]}
-    study = read_study(write(tmp_path, methods=dict(whole.methods), tasks=tasks))
+    study = read_study(write_study(tmp_path, methods=dict(whole.methods), tasks=tasks))
     for task in study.tasks:
         check_task(study, task)
     run_all(study, Results(tmp_path / 'results'), 2, lambda run, record: None)

@@ -1,4 +1,4 @@
-"""The document: its numbers are those of the raw files, and nothing is left out of it."""
+"""The document contains all numbers of the raw results."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from mmws.experiments.study.read import read_study
 from mmws.experiments.study.report import render, write_report
 from mmws.experiments.study.results import Results
 from tests.helpers.commands import REPOSITORY
-from tests.helpers.studies import STUDY, write
+from tests.helpers.studies import STUDY, write_study
 
 DOCS = REPOSITORY / 'docs'
 METRICS = {'seed 1': 0.3, 'seed 2': 0.4, 'rate 0.1': 0.1, 'rate 0.2': 0.2}
@@ -27,17 +27,17 @@ def record(run, metric):
 
 @pytest.fixture
 def study(tmp_path):
-    """GN at one and four images a step, BN+WS, which has one seed of two left, at one."""
+    """Return a study with GN at batch sizes 1 and 4, and BN+WS at 1, where one of two seeds diverges."""
     (tmp_path / 'detection.py').write_text('a = 1\n')
     parts = [{'methods': ['GN', 'BN+WS'], 'rates': [0.1, 0.2]}, {'methods': ['GN'], 'batch_sizes': [4]}]
-    return read_study(write(tmp_path, task={'config': str(tmp_path / 'detection.py'), 'parts': parts}, seeds=[1, 2],
-                            methods={'GN': {'weight': 'plain'}, 'BN+WS': {'norm': 'keep'}}))
+    return read_study(write_study(tmp_path, task={'config': str(tmp_path / 'detection.py'), 'parts': parts},
+                                  seeds=[1, 2], methods={'GN': {'weight': 'plain'}, 'BN+WS': {'norm': 'keep'}}))
 
 
 @pytest.fixture
 def results(study, tmp_path):
     results = Results(tmp_path / 'results')
-    for _ in range(2):  # the rates are known after the first
+    for _ in range(2):  # the first pass determines the rates
         for run in plan(study, results.done):
             if run.rate is not None and run.name not in results.done:
                 diverged = run.method == 'BN+WS' and run.seed in (0, 2)
@@ -49,19 +49,18 @@ def results(study, tmp_path):
 def test_means_spreads_rates_and_failures(study, results):
     text = render(study, results)
     for line in (
-            '10 runs, of which',
-            '3 diverged, 7 finished; 0.2 hours',
+            '10 runs (3 diverged, 7 finished), 0.2 hours',
             '- `python tools/study.py`  \n  2026-01-02, M; torch 1',
             '| GN | step | 35.0 ± 7.1 | 35.0 ± 7.1 |',
             '| BN+WS | step | 30.0, 1 diverged |  |',
             '| GN | step | 1 | 0.2, the highest | 0.1: 10.0, 0.2: 20.0 | 30.0, 40.0 | 60 |',
-            '| GN | step | 4 | 0.8 | 4 times that of 1 a step | 30.0, 40.0 | 60 |',
+            '| GN | step | 4 | 0.8 | 4 times the rate at batch size 1 | 30.0, 40.0 | 60 |',
             '| BN+WS | step | 1 | 0.1 | 0.1: diverged, 0.2: diverged | 30.0 | 60 |',
-            '- BN+WS, 1 image a step, step schedule: 1 diverged, of 2: `the loss is nan at step 7`'):
+            '- BN+WS, batch size 1, step schedule: 1 diverged of 2: `the loss is nan at step 7`'):
         assert line in text
 
 
-def test_the_document_its_figures_and_what_is_written_by_hand(study, results, tmp_path):
+def test_the_document_includes_the_figures_and_the_notes(study, results, tmp_path):
     (tmp_path / 'results_notes.md').write_text('## Conclusions\n\n<!-- tables -->\n\n## Published\n')
     document, *figures = write_report(study, results)
     text = document.read_text()
@@ -72,21 +71,21 @@ def test_the_document_its_figures_and_what_is_written_by_hand(study, results, tm
         assert cv2.imread(str(figure)).std() > 5  # not empty
 
 
-def test_a_study_that_has_hardly_begun_has_a_document(study, tmp_path):
+def test_a_study_without_results_has_a_document(study, tmp_path):
     assert [path.name for path in write_report(study, Results(tmp_path / 'none'))] == ['none.md']
 
 
-def test_the_committed_document_is_made_from_the_committed_raw_results(monkeypatch):
+def test_the_committed_document_matches_the_committed_raw_results(monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     study, results = read_study(STUDY), Results(DOCS / 'results')
     results.check(study)
     assert render(study, results) == (DOCS / 'results.md').read_text(), 'run `python tools/study.py ... --report`'
-    assert results.done.keys() <= {run.name for run in plan(study, results.done)}  # all of it is in the document
+    assert results.done.keys() <= {run.name for run in plan(study, results.done)}  # the document contains all of them
     assert sum(path.stat().st_size for path in (DOCS / 'results').iterdir()) < 1.5e6
     assert json.loads((DOCS / 'results' / 'about.json').read_text())
 
 
-def test_what_the_notes_and_the_readme_say_is_in_the_tables():
+def test_numbers_in_the_notes_and_the_readme_are_in_the_tables():
     notes = (DOCS / 'results_notes.md').read_text()
     tables = (DOCS / 'results.md').read_text()
     for part in notes.split('<!-- tables -->'):
@@ -97,16 +96,16 @@ def test_what_the_notes_and_the_readme_say_is_in_the_tables():
 
 
 def label(name: str) -> str:
-    """What the notes call a network of lr_range.json or landscape.json."""
+    """Return the name in the notes for a training in lr_range.json or landscape.json."""
     norm = 'BN' if 'model.ws.norm=keep' in name else 'GN'
     return norm if 'model.ws.weight=plain' in name else f'{norm}+WS'
 
 
-def test_the_notes_quote_the_range_test_and_the_landscape_as_measured():
+def test_numbers_of_the_range_test_and_the_landscape_in_the_notes_are_as_measured():
     notes = (DOCS / 'results_notes.md').read_text()
     for name, result in json.loads((DOCS / 'results' / 'lr_range' / 'lr_range.json').read_text()).items():
         low, high = result['usable']
         assert f'| {label(name)} | {low:.3g} to {high:.3g} | {result["diverged"]:.3g} |' in notes
-    for name, lines in json.loads((DOCS / 'results' / 'landscape' / 'landscape.json').read_text())['measured'].items():
-        medians = ' | '.join(f'{median(line[key] for line in lines):.3g}' for key in ('loss', 'beta', 'lipschitz'))
+    for name, points in json.loads((DOCS / 'results' / 'landscape' / 'landscape.json').read_text())['measured'].items():
+        medians = ' | '.join(f'{median(point[key] for point in points):.3g}' for key in ('loss', 'beta', 'lipschitz'))
         assert f'| {label(name)} | {medians} |' in notes

@@ -9,7 +9,7 @@ from mmws.experiments.study.run import config_of
 from mmws.experiments.study.study import check_task, shorten
 from mmws.layers.conv import WeightStandardized
 from tests.helpers.commands import REPOSITORY
-from tests.helpers.studies import STUDY, write
+from tests.helpers.studies import STUDY, write_study
 
 
 @pytest.mark.parametrize(('change', 'message'), [
@@ -20,44 +20,44 @@ from tests.helpers.studies import STUDY, write
     ({'part': {'methods': ['BN']}}, "tasks.detection: unknown method 'BN': expected one of 'GN'"),
     ({'part': {'schedules': ['cosine']}}, "unknown schedule 'cosine': expected one of 'one-cycle', 'step'"),
     ({'tasks': []}, r'study.yaml: tasks: expected a mapping of names to tasks, got \[\]'),
-    ({'seeds': 3}, r'study.yaml: seeds: expected a list, each a whole number, got 3'),
-    ({'seeds': [0.5]}, r'study.yaml: seeds: expected a list, each a whole number, got \[0.5\]'),
+    ({'seeds': 3}, r'study.yaml: seeds: expected a list, each an integer, got 3'),
+    ({'seeds': [0.5]}, r'study.yaml: seeds: expected a list, each an integer, got \[0.5\]'),
     ({'methods': ['GN']}, r'study.yaml: methods: expected a mapping, got'),
-    ({'task': {'images': 'many'}}, "tasks.detection: images: expected a whole number, got 'many'"),
+    ({'task': {'images': 'many'}}, "tasks.detection: images: expected an integer, got 'many'"),
     ({'task': {'config': 3}}, 'tasks.detection: config: expected text, got 3'),
     ({'part': {'rates': ['1e-3']}}, r"parts\[0\]: rates: expected a list, each a number, got \['1e-3'\]"),
     ({'quick': {'methods': ['GN'], 'seeds': [1]}}, r"study.yaml: quick: missing 1 required .* 'images'"),
-    ({'part': {'rates': []}}, 'no part has rates for GN at 1 images a step or less, step; its learning rate'),
+    ({'part': {'rates': []}}, 'no part has rates for GN, step schedule, batch size 1 or less; add candidates'),
 ])
 def test_a_mistake_in_the_file_is_named(tmp_path, change, message):
     with pytest.raises(WSError, match=message):
-        read_study(write(tmp_path, **change))
+        read_study(write_study(tmp_path, **change))
 
 
-def test_a_file_that_cannot_be_read_is_named(tmp_path):
-    write(tmp_path)
-    with pytest.raises(WSError, match=r"there is no study .*stdy.yaml; in .*: did you mean 'study.yaml'"):
+def test_a_file_that_is_missing_or_not_yaml_is_named(tmp_path):
+    write_study(tmp_path)
+    with pytest.raises(WSError, match=r"study .*stdy.yaml not found; in .*: did you mean 'study.yaml'"):
         read_study(tmp_path / 'stdy.yaml')
     (tmp_path / 'bad.yaml').write_text('a: [')
-    with pytest.raises(WSError, match=r'bad.yaml is no YAML: while parsing'):
+    with pytest.raises(WSError, match=r'bad.yaml is not valid YAML: ParserError: while parsing'):
         read_study(tmp_path / 'bad.yaml')
 
 
 @pytest.mark.parametrize(('config', 'method', 'message'), [
-    ('nope.py', {}, 'task detection: there is no config nope.py'),
+    ('nope.py', {}, 'task detection: config nope.py not found'),
     ('plain.py', {}, "model.type is 'FasterRCNN'; .* write mmws.FasterRCNN"),
     ('plain.py', {'nrom': 'GN'}, "unknown ws option 'nrom'"),
-    (str(STUDY.with_name('detection.py')), {}, 'needs data/study/digits/annotations/train.json, which is not there'),
+    (str(STUDY.with_name('detection.py')), {}, 'needs data/study/digits/annotations/train.json, which does not exist'),
 ])
-def test_what_would_fail_every_run_is_found_before_the_first(tmp_path, monkeypatch, config, method, message):
+def test_mistakes_that_fail_every_run_are_found_before_the_first(tmp_path, monkeypatch, config, method, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'plain.py').write_text("model = dict(type='FasterRCNN')\n")
-    study = read_study(write(tmp_path, methods={'GN': method}, task={'config': config}))
+    study = read_study(write_study(tmp_path, methods={'GN': method}, task={'config': config}))
     with pytest.raises(WSError, match=message):
         check_task(study, study.tasks[0])
 
 
-def test_coco_and_voc_are_planned_and_asked_for(tmp_path, monkeypatch):
+def test_coco_and_voc_are_planned_and_requested(tmp_path, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     study = read_study('configs/study/coco.yaml')
     runs = plan(study, {})
@@ -65,7 +65,7 @@ def test_coco_and_voc_are_planned_and_asked_for(tmp_path, monkeypatch):
     for task, asked in zip(study.tasks, ('get COCO 2017 from', 'get VOC 2012 from'), strict=True):
         with pytest.raises(WSError, match=asked):
             check_task(study, task)
-    for method, norm in (('BN', nn.BatchNorm2d), ('GN', nn.GroupNorm)):  # from what it starts
+    for method, norm in (('BN', nn.BatchNorm2d), ('GN', nn.GroupNorm)):  # the weights it starts from
         run = next(run for run in runs if run.method == method and run.search)
         config = config_of(run, str(tmp_path))
         with DefaultScope.overwrite_default_scope('mmdet'):
@@ -75,12 +75,12 @@ def test_coco_and_voc_are_planned_and_asked_for(tmp_path, monkeypatch):
         assert not any(isinstance(module, WeightStandardized) for module in model.modules())
 
 
-def test_quick_is_a_part_of_the_study(tmp_path):
+def test_the_short_form_is_a_part_of_the_study(tmp_path):
     with pytest.raises(WSError, match='the study has no key `quick`'):
-        shorten(read_study(write(tmp_path)))
+        shorten(read_study(write_study(tmp_path)))
     whole = read_study(STUDY)
     quick = shorten(whole)
     assert quick.seeds == (1,)
-    for task, of in zip(quick.tasks, whole.tasks, strict=True):
-        assert task.images == of.images * whole.quick.images
+    for task, full in zip(quick.tasks, whole.tasks, strict=True):
+        assert task.images == full.images * whole.quick.images
         assert all(len(part.rates) < 2 and set(part.methods) <= set(whole.quick.methods) for part in task.parts)

@@ -10,7 +10,7 @@ from mmengine.model.utils import _BatchNormXd
 from mmengine.utils.dl_utils.parrots_wrapper import SyncBatchNorm
 from torch import distributed, nn
 
-from mmws.conversion.norm_types import is_batch_norm, is_norm
+from mmws.conversion.layer_types import is_batch_norm, is_norm
 from mmws.conversion.replace_norms import replace_norm_
 from mmws.layers.batch_channel_norm import group_count
 
@@ -33,7 +33,7 @@ def process_group():
 @pytest.mark.usefixtures('process_group')
 @pytest.mark.parametrize('kind', [nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, SyncBatchNorm,
                                   MmcvSyncBatchNorm, _BatchNormXd])
-def test_every_kind_becomes_the_group_norm_that_torch_builds(kind):
+def test_every_batch_norm_becomes_the_group_norm_of_torch(kind):
     norm = kind(48, eps=1e-3).eval()
     nn.init.uniform_(norm.weight)
     weight = norm.weight
@@ -45,24 +45,24 @@ def test_every_kind_becomes_the_group_norm_that_torch_builds(kind):
     assert norm.weight is weight
     assert not norm.training
     x = torch.randn(2, 48, 5)
-    for twin in (norm, copy.deepcopy(norm), pickle.loads(pickle.dumps(norm))):
-        assert torch.equal(twin(x), reference(x))
+    for replica in (norm, copy.deepcopy(norm), pickle.loads(pickle.dumps(norm))):
+        assert torch.equal(replica(x), reference(x))
 
 
-def test_hooks_stay():
+def test_hooks_are_kept():
     norm, calls = nn.BatchNorm2d(4), []
     norm.register_forward_hook(lambda *_: calls.append(1))
     replace_norm_(norm)(torch.randn(1, 4, 2, 2))
     assert calls == [1]
 
 
-def test_no_affine_parameters_stay_none():
+def test_missing_affine_parameters_stay_none():
     norm = replace_norm_(nn.BatchNorm2d(8, affine=False))
     assert norm.weight is norm.bias is None
     assert norm(torch.randn(1, 8, 2, 2)).shape == (1, 8, 2, 2)
 
 
-def test_what_counts_as_a_norm():
+def test_types_of_norms():
     class Renorm(nn.BatchNorm2d):
         pass
 
@@ -73,7 +73,7 @@ def test_what_counts_as_a_norm():
     assert not is_norm(nn.LayerNorm(4))
 
 
-def test_timms_norm_with_an_activation_inside_keeps_it():
+def test_the_activation_of_timms_norm_is_kept():
     norm_act = pytest.importorskip('timm.layers.norm_act')
     norm = norm_act.BatchNormAct2d(8, act_layer=nn.SiLU)
     nn.init.normal_(norm.weight)

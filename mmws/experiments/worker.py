@@ -1,0 +1,30 @@
+"""Worker processes for checks and trainings: one thread each, no output."""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Any
+
+import torch
+
+__all__ = ['prepare_worker', 'worker_pool']
+
+
+def prepare_worker(log_level: int = logging.WARNING) -> None:
+    """Use one thread and print nothing: no warnings, no log messages up to ``log_level``, no standard output."""
+    torch.set_num_threads(1)
+    logging.disable(log_level)
+    warnings.simplefilter('ignore')
+    sys.stdout = io.StringIO()  # pycocotools prints
+
+
+def worker_pool(processes: int = 1, prepare: Callable[..., None] = prepare_worker,
+                arguments: tuple[Any, ...] = ()) -> ProcessPoolExecutor:
+    """Return a pool of new processes; each calls ``prepare(*arguments)`` first. A fork of torch's threads can hang."""
+    return ProcessPoolExecutor(processes, get_context('spawn'), prepare, arguments)
