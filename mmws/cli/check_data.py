@@ -20,6 +20,7 @@ __all__ = ['check_content', 'check_files', 'datasets_of', 'files_of', 'missing_f
 HOW_TO_GET = {
     'coco': 'get COCO 2017 from https://cocodataset.org/#download',
     'VOCdevkit': 'get VOC 2012 from http://host.robots.ox.ac.uk/pascal/VOC/voc2012/',
+    'data/study': 'run `make study`, which makes it',
     'digits': 'run `python tools/make_digits.py`',
 }
 LARGE = 2**26  # bytes: above that, annotations are not read a second time before the toolkit does

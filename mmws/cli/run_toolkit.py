@@ -21,6 +21,7 @@ from mmws.cli.load_model import check_model
 from mmws.errors import WSError, one_line_errors
 from mmws.files import check_input
 from mmws.openmmlab.safe_globals import allow_log_history
+from mmws.openmmlab.toolkits import install_advice
 
 __all__ = ['run_script', 'toolkit_tool']
 
@@ -56,7 +57,8 @@ def toolkit_tool(config: Config, script: str) -> Path:
     folder = Path(spec.origin or '').parent if spec else Path()
     tools = [path for path in (folder / '.mim' / 'tools' / script, folder.parent / 'tools' / script) if path.is_file()]
     if not spec or not tools:
-        raise WSError(f'{scope}: its tools/{script} is not installed; see Install in README.md')
+        raise WSError(f'{scope}: its tools/{script} is not installed; {install_advice(scope)}, '
+                      'see Install in README.md')
     return tools[0]
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mmws.errors import WSError, near_matches
+from mmws.openmmlab.toolkits import install_advice
 
 __all__ = ['read_mmws_config', 'stock_config', 'stock_configs']
 
@@ -58,8 +59,8 @@ def stock_configs(package: str) -> list[str]:
 def _config_folder(package: str) -> Path:
     spec = find_spec(package) if package.isidentifier() else None
     if spec is None or spec.origin is None:
-        raise WSError(f'{package} is not installed; expected <package>::<path below its configs>, as in '
-                      'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py')
+        raise WSError(f'{package} is not installed; {install_advice(package)}. Expected '
+                      '<package>::<path below its configs>, as in mmdet::retinanet/retinanet_r50_fpn_1x_coco.py')
     return Path(spec.origin).parent / '.mim' / 'configs'
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ['HEADS', 'METRICS', 'TOOLKITS', 'Metric', 'Toolkit', 'keeps_bgr']
+__all__ = ['HEADS', 'METRICS', 'TOOLKITS', 'Metric', 'Toolkit', 'install_advice', 'keeps_bgr']
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,18 @@ TOOLKITS = {toolkit.scope: toolkit for toolkit in (
 
 HEADS = tuple(head for toolkit in TOOLKITS.values() for head in toolkit.heads)
 METRICS = {key: metric for toolkit in TOOLKITS.values() for key, metric in toolkit.metrics.items()}
+
+
+def install_advice(scope: str) -> str:
+    """Return the end of an error message about a toolkit that is not installed.
+
+    Example:
+        >>> install_advice('mmseg')
+        'install onedl-mmsegmentation or mmsegmentation'
+    """
+    if scope not in TOOLKITS:
+        return f'the toolkits are {", ".join(TOOLKITS)}'
+    return f'install {" or ".join(TOOLKITS[scope].distributions)}'
 
 
 def keeps_bgr(preprocessor: Any) -> bool:

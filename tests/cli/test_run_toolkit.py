@@ -85,5 +85,5 @@ def test_default_scope_selects_the_toolkit():
     assert toolkit_tool(Config({'default_scope': 'mmseg'}), 'dist_test.sh').is_relative_to(Path(mmseg.__file__).parent)
     with pytest.raises(WSError, match='no default_scope'):
         toolkit_tool(Config({}), 'train.py')
-    with pytest.raises(WSError, match=r'mmnothing: its tools/train\.py is not installed; see Install'):
+    with pytest.raises(WSError, match=r'its tools/train\.py is not installed; the toolkits are mmdet, .* see Install'):
         toolkit_tool(Config({'default_scope': 'mmnothing'}), 'train.py')

@@ -61,5 +61,5 @@ def test_another_project_inherits(text, built, installed, tmp_path):
 def test_messages_about_missing_stock_configs():
     with pytest.raises(WSError, match=r"has no deeplabv3/deeplabv3_r50\.py: did you mean"):
         stock_config('mmseg::deeplabv3/deeplabv3_r50.py')
-    with pytest.raises(WSError, match='mmnothing is not installed'):
+    with pytest.raises(WSError, match='mmnothing is not installed; the toolkits are mmdet, mmseg, mmpretrain'):
         stock_config('mmnothing::x.py')

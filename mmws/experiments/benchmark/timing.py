@@ -137,7 +137,7 @@ def _batch(scenario: Scenario) -> dict[str, Any]:
     if scenario.network == 'ResNet-50':
         return {'inputs': torch.randn(1, 3, *scenario.size)}
     return {'inputs': [torch.randint(256, (3, *scenario.size))],
-            'data_samples': demo_samples(scope_of(scenario.network), scenario.size, num_classes=10)}
+            'data_samples': demo_samples(scope_of(scenario.network), scenario.size, num_classes=10, boxes=5)}
 
 
 def measure(scenario: Scenario, device: str, on_run: Callable[[], None] = lambda: None) -> list[dict[str, Any]]:
