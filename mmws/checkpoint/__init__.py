@@ -1,6 +1,6 @@
 """Checkpoints: a safe reader, a writer, and one file a foreign format; to read another format, see format.py.
 
-Imports torch, numpy, safetensors, :mod:`mmws.files` and :mod:`mmws.errors` only.
+May import torch, numpy, safetensors, :mod:`mmws.files` and :mod:`mmws.errors` only.
 """
 
 from mmws.checkpoint.convert import Converted, convert_checkpoint

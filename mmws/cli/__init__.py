@@ -1,1 +1,4 @@
-"""Code of the tools: load and check configs, run the toolkit's scripts, report, fold, publish, export."""
+"""Code of the tools: load and check configs, run the toolkit's scripts, report, fold, publish, export.
+
+May import every package of mmws but :mod:`mmws.experiments`, and mmengine, rich, matplotlib, onnx.
+"""

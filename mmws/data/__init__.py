@@ -1,1 +1,4 @@
-"""Datasets that need no download. Of mmws, imports :mod:`mmws.files` and :mod:`mmws.errors` only."""
+"""Datasets that need no download.
+
+May import libraries, :mod:`mmws.files` and :mod:`mmws.errors` only.
+"""

@@ -1,4 +1,4 @@
 """Experiments with mmws: study, benchmark, loss landscape, learning-rate range, sweep over the stock configs.
 
-May import every other package of mmws. Not in the wheel: run the tools of this package from a checkout.
+May import every package of mmws. Not in the wheel: run the tools of this package from a checkout.
 """

@@ -1,1 +1,4 @@
-"""Layers: standardized convolutions, the cache of their weights, and norms that torch lacks. Imports no toolkit."""
+"""Layers: standardized convolutions, the cache of their weights, and norms that torch lacks.
+
+May import torch, :mod:`mmws.ops` and :mod:`mmws.errors` only.
+"""

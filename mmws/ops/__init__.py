@@ -1,1 +1,4 @@
-"""Weight Standardization of tensors: the formula, its kernels, its gradient. Imports torch alone."""
+"""Weight Standardization of tensors: the formula, its kernels, its gradient.
+
+May import torch only.
+"""
