@@ -22,7 +22,7 @@ try:
     from mmws.experiments.study.read import read_study
     from mmws.experiments.study.report import write_report
     from mmws.experiments.study.results import Results
-    from mmws.experiments.study.study import Study, check_task, shorten
+    from mmws.experiments.study.schema import Study, check_task, shorten
 except ModuleNotFoundError as error:
     raise SystemExit(f'error: tools/{Path(__file__).name} needs mmws.experiments, which is not in the installed '
                      'package; run it from a checkout of the repository (pip install -e .)'

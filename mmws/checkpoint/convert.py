@@ -14,8 +14,8 @@ from mmws.checkpoint.authors_imagenet import AUTHORS_IMAGENET
 from mmws.checkpoint.format import Format, rename_tensors
 from mmws.checkpoint.incompatible import find_incompatibility
 from mmws.checkpoint.maskrcnn_benchmark import CAFFE2
-from mmws.checkpoint.openmmlab import TOOLKIT, TOOLKIT_BACKBONE
 from mmws.checkpoint.reader import read_checkpoint
+from mmws.checkpoint.toolkit_models import TOOLKIT, TOOLKIT_BACKBONE
 from mmws.errors import WSError
 from mmws.version import __version__
 

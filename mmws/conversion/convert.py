@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import nn
 
+from mmws.conversion.decision import Decision
 from mmws.conversion.layer_types import is_norm
-from mmws.conversion.module_tree import Decision, module_names
+from mmws.conversion.module_tree import module_names
 from mmws.conversion.options import Options
 from mmws.conversion.parametrize_convs import WEIGHTS, reparametrize_conv_, weight_form
 from mmws.conversion.placement import apply_globs_, find_placement

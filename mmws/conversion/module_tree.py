@@ -3,36 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
+from mmws.conversion.decision import LAYER_NORM_REASON, Decision
 from mmws.conversion.layer_types import is_conv, is_norm, norm_channels
 
-__all__ = ['LAYER_NORM', 'Decision', 'decide_from_tree', 'module_names']
-
-LAYER_NORM = 'a LayerNorm follows: standardized only if `include` matches it'
+__all__ = ['decide_from_tree', 'module_names']
 
 
 def module_names(model: nn.Module) -> dict[nn.Module, str]:
     """Return the name of each module of ``model``; the first name if a module is registered several times."""
     return {module: name for name, module in model.named_modules()}
-
-
-@dataclass
-class Decision:
-    """Placement decision for one convolution.
-
-    Attributes:
-        norms: the norms that consume its output.
-        reason: the reason to keep it plain; empty if only norms consume its output.
-        ran: True if the dry run showed the consumers, False if the module tree decided.
-    """
-
-    norms: list[nn.Module] = field(default_factory=list)
-    reason: str = ''
-    ran: bool = False
 
 
 def decide_from_tree(model: nn.Module) -> dict[nn.Module, Decision]:
@@ -54,7 +37,8 @@ def decide_from_tree(model: nn.Module) -> dict[nn.Module, Decision]:
             if conv in decisions:
                 reason = _reason_to_skip(conv, following)
                 decisions[conv].reason = decisions[conv].reason or reason
-                decisions[conv].norms += [following] if following is not None and reason in ('', LAYER_NORM) else []
+                if following is not None and reason in ('', LAYER_NORM_REASON):
+                    decisions[conv].norms.append(following)
     return decisions
 
 
@@ -62,7 +46,7 @@ def _reason_to_skip(conv: nn.Module, following: nn.Module | None) -> str:
     if following is None:
         return 'no norm follows: last layer of its block'
     if isinstance(following, nn.LayerNorm):
-        return LAYER_NORM
+        return LAYER_NORM_REASON
     if not is_norm(following):
         return f'no norm follows: {type(following).__name__}'
     if norm_channels(following) != conv.out_channels:

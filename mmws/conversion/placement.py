@@ -1,7 +1,7 @@
 """Rules of placement: a convolution is standardized if only norms consume its output.
 
 To change the treatment of a function (say ``cat``), edit :func:`decide`, or the lists in ``output_recorder.py`` of
-functions that do not count. ``meta_run.py`` is the dry run, ``module_tree.py`` the fallback without one.
+functions that do not count. ``dry_run.py`` is the dry run, ``module_tree.py`` the fallback without one.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from mmws.conversion.meta_run import dry_run
-from mmws.conversion.module_tree import LAYER_NORM, Decision, decide_from_tree
+from mmws.conversion.decision import LAYER_NORM_REASON, Decision
+from mmws.conversion.dry_run import dry_run
+from mmws.conversion.module_tree import decide_from_tree
 from mmws.conversion.options import Options
 from mmws.conversion.output_recorder import NORM_FUNCTIONS
 from mmws.errors import WSError, near_matches
@@ -61,7 +62,7 @@ def decide(consumers: list[nn.Module | str]) -> Decision:
     others = [consumer for consumer in consumers if isinstance(consumer, str) and consumer not in NORM_FUNCTIONS]
     if others:
         return Decision([], f'{"not only norms follow" if norms else "no norm follows"}: {", ".join(others)}', ran=True)
-    return Decision(norms, LAYER_NORM if any(isinstance(norm, nn.LayerNorm) for norm in norms) else '', ran=True)
+    return Decision(norms, LAYER_NORM_REASON if any(isinstance(norm, nn.LayerNorm) for norm in norms) else '', ran=True)
 
 
 def apply_globs_(decisions: dict[nn.Module, Decision], model: nn.Module, options: Options) -> None:
@@ -70,7 +71,7 @@ def apply_globs_(decisions: dict[nn.Module, Decision], model: nn.Module, options
     for conv, decision in decisions.items() if included else ():
         if conv not in included:
             decision.reason = f'not in include={list(options.include)}'
-        elif decision.reason == LAYER_NORM:
+        elif decision.reason == LAYER_NORM_REASON:
             decision.reason = ''
     for conv, glob in _matching(decisions, model, 'exclude', options.exclude).items():
         decisions[conv].reason = f'excluded by {glob!r}'

@@ -17,8 +17,8 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import distributed, nn
 
 from mmws.conversion.convert import unsupported_reason
+from mmws.conversion.dry_run import run_in_parts
 from mmws.conversion.layer_types import is_batch_norm, is_conv
-from mmws.conversion.meta_run import run_in_parts
 from mmws.conversion.output_recorder import OutputRecorder
 from mmws.conversion.placement import decide
 from mmws.conversion.swap_convs import standardized_class, standardizes_itself

@@ -5,7 +5,8 @@ import torch
 from mmcv.cnn import ConvModule
 from torch import nn
 
-from mmws.conversion.module_tree import LAYER_NORM, decide_from_tree
+from mmws.conversion.decision import LAYER_NORM_REASON
+from mmws.conversion.module_tree import decide_from_tree
 
 
 def followed_by_norms(model: nn.Module) -> list[str]:
@@ -52,7 +53,7 @@ def test_norms_over_space_count(norm):
 def test_layer_norm_does_not_count():
     net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.LayerNorm([4, 8, 8]))
     assert followed_by_norms(net) == []
-    assert decide_from_tree(net)[net[0]].reason == LAYER_NORM
+    assert decide_from_tree(net)[net[0]].reason == LAYER_NORM_REASON
 
 
 def test_blocks_that_register_each_norm_after_its_conv():

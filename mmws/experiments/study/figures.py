@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mmws.experiments.study.results import Cell
-from mmws.experiments.study.study import Task
+from mmws.experiments.study.schema import Task
 
 __all__ = ['plot_batches', 'plot_curves']
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any
 
-from mmws.experiments.study.study import Part, Study, Task, config_digest
+from mmws.experiments.study.schema import Part, Study, Task, config_digest
 
 __all__ = ['Record', 'Run', 'Search', 'choose_rate', 'plan', 'searches']
 

@@ -11,7 +11,7 @@ from mmws.errors import WSError
 from mmws.experiments.study.plan import Record, Run, plan
 from mmws.experiments.study.results import Results
 from mmws.experiments.study.run import train
-from mmws.experiments.study.study import Study, Task
+from mmws.experiments.study.schema import Study, Task
 from mmws.experiments.worker import worker_pool
 
 __all__ = ['run_all']

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 import yaml
 
 from mmws.errors import WSError, format_exception, near_matches
-from mmws.experiments.study.study import SCHEDULES, Part, Quick, Study, Task
+from mmws.experiments.study.schema import SCHEDULES, Part, Quick, Study, Task
 from mmws.files import check_input
 
 __all__ = ['read_study']

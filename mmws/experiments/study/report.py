@@ -10,7 +10,7 @@ from statistics import median
 from mmws.experiments.study.figures import plot_batches, plot_curves
 from mmws.experiments.study.plan import Record, plan, searches
 from mmws.experiments.study.results import Cell, Results
-from mmws.experiments.study.study import Study, Task
+from mmws.experiments.study.schema import Study, Task
 
 __all__ = ['TABLES', 'render', 'write_report']
 

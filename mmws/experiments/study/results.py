@@ -12,7 +12,7 @@ from typing import Any
 
 from mmws.errors import WSError
 from mmws.experiments.study.plan import Record, Run, plan
-from mmws.experiments.study.study import SCHEDULES, Study, Task
+from mmws.experiments.study.schema import SCHEDULES, Study, Task
 from mmws.files import atomic_write, check_output_folder, read_json
 
 __all__ = ['Cell', 'Results']

@@ -14,7 +14,7 @@ from mmengine.runner import Runner
 from mmws.errors import WSError, near_matches
 from mmws.experiments.short_run import LossRecorder
 from mmws.experiments.study.plan import Record, Run
-from mmws.experiments.study.study import Task
+from mmws.experiments.study.schema import Task
 
 __all__ = ['config_of', 'train']
 

@@ -13,7 +13,7 @@ from mmws.experiments.study.plan import plan
 from mmws.experiments.study.pool import run_all
 from mmws.experiments.study.read import read_study
 from mmws.experiments.study.results import Results
-from mmws.experiments.study.study import check_task
+from mmws.experiments.study.schema import check_task
 from tests.helpers.commands import REPOSITORY
 from tests.helpers.studies import write_study
 

@@ -6,7 +6,7 @@ from mmws.errors import WSError
 from mmws.experiments.study.plan import plan
 from mmws.experiments.study.read import read_study
 from mmws.experiments.study.run import config_of
-from mmws.experiments.study.study import check_task, shorten
+from mmws.experiments.study.schema import check_task, shorten
 from mmws.layers.conv import WeightStandardized
 from tests.helpers.commands import REPOSITORY
 from tests.helpers.studies import STUDY, write_study
