@@ -52,3 +52,10 @@ def test_wheel_has_configs_and_tools_in_openmmlabs_folders(wheel):
     assert len(inherited) > 15
     assert {name for name in packed if '.dist-info/' not in name} == own | inherited | {
         f'mmws/.mim/{name}' for name in carried}
+
+
+def test_the_contributing_page_names_files_that_exist():
+    page = (REPOSITORY / 'docs' / 'contributing.md').read_text()
+    named = set(re.findall(r'`((?:mmws|tests|docs|configs|tools)/[\w./]*[\w/])`', page))
+    assert len(named) > 15
+    assert not [name for name in named if not (REPOSITORY / name).exists()]

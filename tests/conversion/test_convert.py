@@ -154,6 +154,12 @@ def test_the_signature_lists_the_options():
     assert all(f'\n        {name}: ' in convert_.__doc__ for name, *_ in options)
 
 
+@pytest.mark.parametrize('name', [field.name for field in fields(Options)])
+def test_each_option_of_the_signature_is_checked(name):
+    with pytest.raises(WSError, match=f'ws option {name}'):
+        convert_(nn.Conv2d(3, 4, 1), **{name: object()})
+
+
 def test_include_selects_convolutions_and_accepts_a_layer_norm():
     def net():
         return nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.LayerNorm([4, 512, 512]),
