@@ -1,6 +1,6 @@
 """mmws: Weight Standardization (arXiv 1903.10520) for the OpenMMLab toolkits.
 
-This package imports only torch. mmengine imports ``mmws.registry`` when a config has ``type='mmws.<Name>'``.
+``import mmws`` needs only torch. mmengine imports ``mmws.registry`` when a config has ``type='mmws.<Name>'``.
 """
 
 from mmws.conversion.convert import convert_

@@ -16,7 +16,10 @@ FOREIGN_ERRORS = (RuntimeError, TypeError, ValueError, AttributeError, LookupErr
 
 
 class WSError(ValueError):
-    """A mistake in a config, an option or a file. The message says where it is and how to correct it."""
+    """A mistake in a config, an option or a file, or a failed check of a result: NaN, a full disk, another ONNX output.
+
+    The message says where it is and, if known, how to correct it.
+    """
 
 
 def near_matches(name: str, known: Iterable[str]) -> str:

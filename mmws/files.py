@@ -23,14 +23,18 @@ def check_input(kind: str, path: str | Path) -> Path:
     Example:
         >>> check_input('config', 'nowhere/net.py')
         Traceback (most recent call last):
-        mmws.errors.WSError: config nowhere/net.py not found; in nowhere: none available
+        mmws.errors.WSError: config nowhere/net.py not found; the folder nowhere does not exist
     """
     path = Path(path)
     if path.is_dir():
         raise WSError(f'{path} is a folder, expected a {kind} file')
     if not path.is_file():
-        names = [other.name for other in path.parent.glob(f'*{path.suffix}') if other.is_file()]
-        raise WSError(f'{kind} {path} not found; in {path.parent}: {near_matches(path.name, names)}')
+        folder = path.parent
+        names = [other.name for other in folder.glob(f'*{path.suffix}') if other.is_file()]
+        reason = (f'in {folder}: {near_matches(path.name, names)}' if names else
+                  f'the folder {folder} has no {path.suffix or "such"} file' if folder.is_dir() else
+                  f'the folder {folder} does not exist')
+        raise WSError(f'{kind} {path} not found; {reason}')
     return path
 
 

@@ -1,4 +1,4 @@
-"""Import hook for moved modules: whole models pickled by mmws 0.1 record the old names."""
+"""Import hook for moved modules: whole models pickled before the modules moved into packages record the old names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole models that mmws 0.1 pickled, before its modules were moved into packages.
+"""Whole models pickled before the modules moved into packages.
 
 ``helpers/files/mmws_0.1_models.pt`` holds an image, small models (GN, SN, BCN, EstBN, a convolution of mmcv, a ResNet
 of the registry) and their outputs on the image.

@@ -13,7 +13,7 @@ try:
     from rich.table import Table
 
     from mmws.errors import one_line_errors
-    from mmws.experiments.benchmark.forms import COSTS, STEPS
+    from mmws.experiments.benchmark.forms import COST_FORMS, STEP_FORMS
     from mmws.experiments.benchmark.report import columns, describe_machine, rows, write
     from mmws.experiments.benchmark.timing import Scenario, measure
     from mmws.files import check_output_folder
@@ -23,12 +23,12 @@ except ModuleNotFoundError as error:
                      if error.name == 'mmws.experiments' else
                      f'error: {error}; install the missing package (see Install in README.md)') from None
 
-EAGER = {name: form for name, form in COSTS.items() if not form.compiled}
+EAGER = {name: form for name, form in COST_FORMS.items() if not form.compiled}
 COST, STEP = 'cost of Weight Standardization', 'the step as a whole'
 
 
 def plan(quick: bool, device: str) -> dict[str, list[Scenario]]:
-    forms, rounds = (EAGER, 10) if quick else (COSTS, 14)
+    forms, rounds = (EAGER, 10) if quick else (COST_FORMS, 14)
     cost = [
         Scenario('ResNet-50', (224, 224), rounds, forms), Scenario('ResNet-50', (512, 512), rounds // 2, EAGER),
         Scenario('ResNet-50', (224, 224), 4, EAGER, ('training',), micro_steps=8),
@@ -37,10 +37,10 @@ def plan(quick: bool, device: str) -> dict[str, list[Scenario]]:
         return {COST: cost}
     cost.append(Scenario('Mask R-CNN', (512, 512), 4, EAGER))
     if device == 'cuda':
-        cost += [Scenario('Mask R-CNN', (800, 1333), 20, COSTS, amp=amp) for amp in (False, True)]
-    without_batch_norm = {name: form for name, form in STEPS.items() if form.converted}  # BN fails on one image
+        cost += [Scenario('Mask R-CNN', (800, 1333), 20, COST_FORMS, amp=amp) for amp in (False, True)]
+    without_batch_norm = {name: form for name, form in STEP_FORMS.items() if form.converted}  # BN fails on one image
     return {COST: cost, STEP: [
-        Scenario('stock Mask R-CNN', (512, 512), 4, STEPS, ('training',)),
+        Scenario('stock Mask R-CNN', (512, 512), 4, STEP_FORMS, ('training',)),
         Scenario('stock DeepLabv3', (256, 256), 4, without_batch_norm, ('training',))]}
 
 

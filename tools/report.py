@@ -42,7 +42,7 @@ def main() -> None:
 
 def show(report: ConversionReport) -> None:
     table = Table(show_header=False)
-    for name, value in report.figures.items():
+    for name, value in report.totals.items():
         table.add_row(name, f'{value:,}' if isinstance(value, int) else value)
     console = Console()
     console.print(report.tree())

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Test with the toolkit's own tools/test.py and its options: default_scope of the config selects mmdet or mmseg."""
+"""Test with the toolkit's own tools/test.py and its options: default_scope of the config names the toolkit."""
 
 try:
     from mmws.cli.run_toolkit import run_script

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train with the toolkit's own tools/train.py and its options: default_scope of the config selects mmdet or mmseg."""
+"""Train with the toolkit's own tools/train.py and its options: default_scope of the config names the toolkit."""
 
 try:
     from mmws.cli.run_toolkit import run_script

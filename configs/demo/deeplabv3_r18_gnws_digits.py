@@ -1,4 +1,4 @@
-"""DeepLabv3 with ResNet-18, GroupNorm + Weight Standardization, on the embedded digits: ``make demo-seg``.
+"""DeepLabv3 with ResNet-18, GroupNorm + Weight Standardization, for handwritten digits on photos: ``make demo-seg``.
 
 Schedule: 5,000 steps, SGD, learning rate 0.1 at 1 image per step, from scratch. The results in README.md come from
 this config, with one seed. With BatchNorm (``--cfg-options model.type=EncoderDecoder``) the first step fails: with one

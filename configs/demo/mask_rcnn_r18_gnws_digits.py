@@ -1,4 +1,4 @@
-"""Mask R-CNN with ResNet-18, GroupNorm + Weight Standardization, on the embedded digits: ``make demo``.
+"""Mask R-CNN with ResNet-18, GroupNorm + Weight Standardization, for handwritten digits on photos: ``make demo``.
 
 Schedule: 4,000 steps, SGD, learning rate 0.02 at 1 image per step, from scratch. The results in README.md come from
 this config, with one seed. For the network with its own BatchNorm: ``--cfg-options model.type=MaskRCNN``.

@@ -1,6 +1,7 @@
-"""Checkpoints: a safe reader, a writer, and one file a foreign format; to read another format, see format.py.
+"""Checkpoints: a safe reader, a writer, and one file per foreign format; to read another format, see format.py.
 
-May import torch, numpy, safetensors, :mod:`mmws.files` and :mod:`mmws.errors` only.
+"The authors" are those of Weight Standardization, Qiao et al., arXiv 1903.10520.
+May import torch, numpy, safetensors, :mod:`mmws.files`, :mod:`mmws.errors` and :mod:`mmws.version` only.
 """
 
 from mmws.checkpoint.convert import Converted, convert_checkpoint

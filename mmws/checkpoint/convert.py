@@ -31,8 +31,8 @@ class Converted:
 
     Attributes:
         state_dict: the weights.
-        meta: the classes, if the source has them. Under ``mmws``: the format, the network, the variant of the formula,
-            the input convention, the source and its SHA-256, and the tensors left over.
+        meta: the classes, if the checkpoint has them. Under ``mmws``: the format, the network, the variant of the
+            formula, the input convention, the source and its SHA-256, and the tensors left over.
     """
 
     state_dict: dict[str, Tensor]
@@ -55,20 +55,21 @@ def convert_checkpoint(path: str | Path, to_rgb: bool = False) -> Converted:
     Example:
         >>> convert_checkpoint('R-50-GN-WS.pth.tar')
         Traceback (most recent call last):
-        mmws.errors.WSError: checkpoint R-50-GN-WS.pth.tar not found; in .: none available
+        mmws.errors.WSError: checkpoint R-50-GN-WS.pth.tar not found; the folder . has no .tar file
     """
-    source = read_checkpoint(path)
-    tensors = {key.removeprefix('module.'): tensor for key, tensor in source.tensors.items()}
+    checkpoint = read_checkpoint(path)
+    tensors = {key.removeprefix('module.'): tensor for key, tensor in checkpoint.tensors.items()}
     try:
-        found = _find_format(tensors)
-        state_dict, left_over, network = rename_tensors(tensors, found)
-        convention = _to_rgb_(state_dict, found) if to_rgb else dict(found.input)
+        file_format = _find_format(tensors)
+        state_dict, left_over, network = rename_tensors(tensors, file_format)
+        convention = _to_rgb_(state_dict, file_format) if to_rgb else dict(file_format.input)
     except WSError as error:
         raise WSError(f'{path}: {error}') from None
-    left_over |= dict.fromkeys(source.rest, 'not a weight')
-    about = {'format': found.name, 'network': network, 'eps': 1e-5, 'unbiased': True, 'input': convention,
-             'source': Path(path).name, 'sha256': source.sha256, 'left_over': left_over, 'mmws': __version__}
-    return Converted(state_dict, {key: source.meta[key] for key in KEPT_META if key in source.meta} | {'mmws': about})
+    left_over |= dict.fromkeys(checkpoint.rest, 'not a weight')
+    about = {'format': file_format.name, 'network': network, 'eps': 1e-5, 'unbiased': True, 'input': convention,
+             'source': Path(path).name, 'sha256': checkpoint.sha256, 'left_over': left_over, 'mmws': __version__}
+    kept = {key: checkpoint.meta[key] for key in KEPT_META if key in checkpoint.meta}
+    return Converted(state_dict, kept | {'mmws': about})
 
 
 def _find_format(tensors: Mapping[str, Tensor]) -> Format:
@@ -82,8 +83,8 @@ def _find_format(tensors: Mapping[str, Tensor]) -> Format:
                   f'got the tensors {", ".join(list(tensors)[:3])}, ...')
 
 
-def _to_rgb_(state_dict: dict[str, Tensor], source: Format) -> dict[str, Any]:
-    if source.input['channels'] != 'BGR':
-        raise WSError(f'{source.name} take {source.input["channels"]} already; leave out --to-rgb')
+def _to_rgb_(state_dict: dict[str, Tensor], file_format: Format) -> dict[str, Any]:
+    if file_format.input['channels'] != 'BGR':
+        raise WSError(f'{file_format.name}: the input is {file_format.input["channels"]} already; leave out --to-rgb')
     state_dict['conv1.weight'] = state_dict['conv1.weight'].flip(1)
-    return {'channels': 'RGB', 'mean': source.input['mean'][::-1], 'std': source.input['std'][::-1]}
+    return {'channels': 'RGB', 'mean': file_format.input['mean'][::-1], 'std': file_format.input['std'][::-1]}

@@ -53,7 +53,7 @@ def conv_norm_shapes(conv: str, norm: str, shape: tuple[int, ...]) -> Shapes:
     return {f'{conv}.weight': shape, f'{norm}.weight': shape[:1], f'{norm}.bias': shape[:1]}
 
 
-def rename_tensors(tensors: Mapping[str, Tensor], source: Format) -> tuple[dict[str, Tensor], dict[str, str], str]:
+def rename_tensors(tensors: Mapping[str, Tensor], file_format: Format) -> tuple[dict[str, Tensor], dict[str, str], str]:
     """Give each tensor the toolkit's name, and check that the network is complete.
 
     Returns:
@@ -64,7 +64,7 @@ def rename_tensors(tensors: Mapping[str, Tensor], source: Format) -> tuple[dict[
     """
     left_over, old_names = dict[str, str](), dict[str, str]()
     for key in tensors:
-        name = source.rename(key)
+        name = file_format.rename(key)
         if name in old_names:
             raise WSError(f'{old_names[name]} and {key} both map to {name}')
         if isinstance(name, LeftOver):
@@ -72,7 +72,7 @@ def rename_tensors(tensors: Mapping[str, Tensor], source: Format) -> tuple[dict[
         else:
             old_names[name] = key
     renamed = {name: tensors[key] for name, key in old_names.items()}
-    network, shapes = source.shapes(renamed)
+    network, shapes = file_format.shapes(renamed)
     _check(renamed, shapes, old_names, network)
     return renamed, left_over, network
 

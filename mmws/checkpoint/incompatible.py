@@ -13,7 +13,7 @@ REASONS = {
     r'(.*\.)?block\d\.unit\d+\.(gn1|conv1)\.weight|.*standardized_conv2d.*': f"BiT's weights: {BIASED}",
     r'(.*\.)?conv\d?\.gain': f"timm's ScaledStdConv2d (NFNets), with a learned gain for each filter: {BIASED}",
     r'(.*\.)?weight_gamma': "mmcv's ConvAWS (DetectoRS), with eps inside the square root and a gain for each filter",
-    r'(.*\.)?running_mean': 'BatchNorm statistics: trained without GroupNorm and Weight Standardization',
+    r'(.*\.)?running_mean': 'it has running statistics, so it was not trained with GroupNorm + WS',
 }
 
 

@@ -25,6 +25,7 @@ __all__ = ['Checkpoint', 'read_checkpoint', 'sha256_of']
 LEGACY_TORCH = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # torch before 1.6, as the authors' files are
 MALFORMED = (*FOREIGN_ERRORS, pickle.UnpicklingError, zipfile.BadZipFile, SafetensorError, struct.error, EOFError,
              MemoryError)  # raised on a malformed file
+CODE = ('GLOBAL', 'Unsupported', 'is not allowed')  # in the errors of the unpicklers on code
 
 
 @dataclass
@@ -54,12 +55,13 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     torch's files are read with ``torch.load(weights_only=True)``. There is no fallback.
 
     Raises:
-        WSError: if the file does not exist, is malformed, or contains more than tensors, numbers and text.
+        WSError: if the file does not exist, is malformed, contains more than tensors, numbers and text, or has a weight
+            that is complex, sparse, quantized or contains NaN values.
 
     Example:
         >>> read_checkpoint('nowhere.pth')
         Traceback (most recent call last):
-        mmws.errors.WSError: checkpoint nowhere.pth not found; in .: none available
+        mmws.errors.WSError: checkpoint nowhere.pth not found; the folder . has no .pth file
     """
     path = check_input('checkpoint', path)
     try:
@@ -70,8 +72,9 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         if isinstance(error, OSError) and error.filename is not None:
             raise  # cannot open the file; an invalid offset in the file raises an OSError without a name
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        reason = next((line.strip() for line in lines if 'GLOBAL' in line or 'Unsupported' in line), lines[0])
-        raise WSError(f'{path} is refused, nothing in it was executed: {reason:.300}') from None
+        code = next((line.strip() for line in lines if any(text in line for text in CODE)), '')
+        note = ' (nothing in it was executed)' if code else ''
+        raise WSError(f'cannot use {path}{note}: {code or lines[0]:.300}') from None
     return Checkpoint(tensors, rest, sha256_of(path))
 
 

@@ -19,10 +19,10 @@ def _model_shapes(tensors: Mapping[str, Tensor]) -> tuple[str, Shapes]:
     try:
         network, known = resnet_shapes(tensors, 'backbone.')
     except WSError:
-        return 'a network of unknown shapes, which are checked when it is loaded', shapes
+        return 'an unknown network (shapes not checked)', shapes
     return f'a model on {network}', shapes | known
 
 
-TOOLKIT = Format("the toolkits' own", ('backbone.*', '*.gn*'), str, _model_shapes)
+TOOLKIT = Format("a toolkit's model", ('backbone.*', '*.gn*'), str, _model_shapes)
 TOOLKIT_BACKBONE = Format("open-mmlab's jhu weights", ('conv1.weight', 'gn1.weight', 'layer1.0.gn3.weight'),
                           from_torchvision, resnet_shapes)

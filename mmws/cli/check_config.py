@@ -10,7 +10,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS, HOOKS, LOOPS, METRICS, OPTIM_WRAPPERS, OPTIMIZERS, PARAM_SCHEDULERS
 
-from mmws.cli.check_data import datasets_of
+from mmws.cli.check_data import datasets_of, first_classes
 from mmws.cli.config import silence
 from mmws.errors import WSError, near_matches
 from mmws.openmmlab.mmengine_compat import find_type
@@ -53,8 +53,8 @@ def check_classes(config: Config, loader: str) -> None:
     for key, head in heads:
         if head.get('num_classes', things) not in (len(classes), things) and 'boundary_threshold' not in head:
             raise WSError(f'model.{key}.num_classes is {head.num_classes!r}, but {dataset.type} in {loader} has '
-                          f'{len(classes)} classes: {", ".join(map(str, classes[:5]))}, ...; make num_classes match '
-                          'the dataset, or set metainfo=dict(classes=(...)) in each dataset')
+                          f'{len(classes)} classes: {first_classes(classes)}; make num_classes match the dataset, '
+                          'or set metainfo=dict(classes=(...)) in each dataset')
 
 
 def _dicts_at(config: Any, path: str) -> list[Any]:

@@ -15,7 +15,7 @@ from mmws.cli.config import silence
 from mmws.errors import FOREIGN_ERRORS, WSError, format_exception
 from mmws.openmmlab.config_tree import dicts_in
 
-__all__ = ['check_content', 'check_files', 'datasets_of', 'files_of', 'missing_files']
+__all__ = ['check_content', 'check_files', 'datasets_of', 'files_of', 'first_classes', 'missing_files']
 
 HOW_TO_GET = {
     'coco': 'get COCO 2017 from https://cocodataset.org/#download',
@@ -23,7 +23,7 @@ HOW_TO_GET = {
     'data/study': 'run `make study`, which makes it',
     'digits': 'run `python tools/make_digits.py`',
 }
-LARGE = 2**26  # bytes: above that, annotations are not read a second time before the toolkit does
+LARGE = 2**26  # bytes: larger annotation files are not checked here, to save time
 NO_IMAGES = 'need at least one array to concatenate'  # numpy's error when mmengine finds no image
 
 
@@ -49,6 +49,16 @@ def missing_files(config: Config, loaders: Sequence[str]) -> list[Path]:
 def datasets_of(loader: Any) -> Iterator[ConfigDict]:
     """Return the config of each dataset in the config of a data loader, inside of wrappers and lists too."""
     return (part for _, part in dicts_in(loader) if 'pipeline' in part and {'ann_file', 'data_prefix'} & part.keys())
+
+
+def first_classes(classes: Sequence[Any]) -> str:
+    """Return the names of the first five classes.
+
+    Example:
+        >>> first_classes('ab'), first_classes('abcdef')
+        ('a, b', 'a, b, c, d, e, ...')
+    """
+    return ', '.join(map(str, classes[:5])) + (', ...' if len(classes) > 5 else '')
 
 
 def files_of(part: ConfigDict) -> Iterator[Path]:
@@ -93,7 +103,7 @@ def _check_dataset(where: str, config: ConfigDict, scope: str) -> None:
 def _check_samples(where: str, dataset: Any) -> None:
     samples = [dataset.get_data_info(index) for index in range(len(dataset))]
     classes, found = dataset.metainfo.get('classes') or (), getattr(dataset, 'cat_ids', None)
-    listed = f'classes {", ".join(map(str, classes[:5]))}, ...'
+    listed = f'classes {first_classes(classes)}'
     if isinstance(found, list) and len(found) < len(classes):
         raise WSError(f'{where} has only {len(found)} of the {len(classes)} {listed}; '
                       'set metainfo=dict(classes=(...)) to the category names in that file')

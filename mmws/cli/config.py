@@ -17,7 +17,7 @@ from mmengine.registry import MODELS
 
 from mmws.errors import FOREIGN_ERRORS, WSError, format_exception, near_matches
 from mmws.files import check_input
-from mmws.openmmlab.toolkits import TOOLKITS
+from mmws.openmmlab.toolkits import SCOPE_ADVICE, TOOLKITS
 
 __all__ = ['CfgOptions', 'load_config', 'silence']
 
@@ -57,7 +57,7 @@ def load_config(path: str, options: Mapping[str, Any] | None = None,
         raise WSError(f'{path}: cannot read this config or one of its bases: {format_exception(error)}') from None
     for key in needs:
         if not config.get(key):
-            advice = "; add default_scope = 'mmdet' (or 'mmseg')" if key == 'default_scope' else ''
+            advice = f'; {SCOPE_ADVICE}' if key == 'default_scope' else ''
             raise WSError(f'{path} has no {key}{advice}')
         if key == 'model':
             _check_model(path, config.model)

@@ -42,11 +42,11 @@ class ConversionReport:
 
     model: nn.Module
     report: Report
-    figures: dict[str, Any]
+    totals: dict[str, Any]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the figures, and the convolutions and norms by module name."""
-        return self.figures | {WEIGHTS[self.report.weight][1]: self.report.converted, 'plain': self.report.skipped,
+        """Return the totals, and the convolutions and norms by module name."""
+        return self.totals | {WEIGHTS[self.report.weight][1]: self.report.converted, 'plain': self.report.skipped,
                                'judged by the module tree': self.report.unseen, 'norms': self.report.norms}
 
     def tree(self) -> Tree:
@@ -83,7 +83,7 @@ def inspect_conversion(name: str, ws: Mapping[str, Any]) -> ConversionReport:
         'model': f'{type(model).__name__} of {name}',
         'convolutions': len(convs), 'convolutions, standardized': forms.count('ws'),
         **{f'convolutions, {WEIGHTS[form][1]}': forms.count(form) for form in ('wn', 'spectral') if form in forms},
-        f'BatchNorm replaced by {NORMS.get(report.norm, NORMS["GN"])[0]}': len(report.norms),
+        f'BatchNorm replaced by {NORMS.get(report.norm, NORMS["GN"]).name}': len(report.norms),
         'parameters, before': before, 'parameters, after': sum(parameter.numel() for parameter in model.parameters()),
         'parameters in standardized weights': sum(conv.weight.numel() for conv in convs if standardizes_itself(conv))})
 
@@ -118,7 +118,7 @@ def _node(module: nn.Module, name: str, names: Mapping[nn.Module, str], report: 
     """Return the tree below ``module``, or None if it has no convolution and no norm."""
     first = names[module]
     if is_conv(module) or first in report.norms:
-        shared = f' [cyan](the one of {first})' if first != name else ''
+        shared = f' [cyan](same module as {first})' if first != name else ''
         return _Node((f'[blue]norm[/]   {escape(report.norms[first])}' if first in report.norms
                       else _conv_text(module, first, report)) + shared)
     inner = [(child, _node(part, f'{name}.{child}'.lstrip('.'), names, report))
@@ -130,7 +130,7 @@ def _node(module: nn.Module, name: str, names: Mapping[nn.Module, str], report: 
 def _conv_text(conv: nn.Module, name: str, report: Report) -> str:
     kernel = 'x'.join(map(str, conv.kernel_size)) if isinstance(conv.kernel_size, tuple) else conv.kernel_size
     shape = f'{type(conv).__name__} {conv.in_channels} -> {conv.out_channels}, {kernel}'
-    note = ' [yellow](judged by the module tree)' if name in report.unseen else ''
+    note = ' [yellow](not run, decided by the module tree)' if name in report.unseen else ''
     form = weight_form(conv)
     if form != 'plain':
         return f'[green]{"WS" if form == "ws" else form:<7}[/]{shape}{note}'

@@ -12,7 +12,7 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from mmws.cli.run_toolkit import toolkit_tool
+from mmws.cli.run_toolkit import toolkit_script_path
 from mmws.conversion.layer_types import is_norm
 from mmws.errors import WSError
 from mmws.files import read_json
@@ -28,8 +28,8 @@ TIMEOUT = 60.0  # seconds: the script renames the file in a process that it does
 def publish_model(checkpoint: str | Path, out: Path) -> Path:
     """Run mmdet's ``publish_model.py``, which removes the optimizer state and adds the hash to the file name.
 
-    The scripts of mmseg and mmpretrain use other hashes and keep more. With torch >= 2.6 the script fails on its own
-    on checkpoints of mmengine, see :mod:`mmws.openmmlab.safe_globals`.
+    The scripts of mmseg and mmpretrain use other hashes and keep more. With torch >= 2.6 the script cannot read
+    mmengine's checkpoints without mmws, see :mod:`mmws.openmmlab.safe_globals`.
 
     Returns:
         The file, ``<out without .pth>-<8 digits of its SHA-256>.pth``.
@@ -37,7 +37,7 @@ def publish_model(checkpoint: str | Path, out: Path) -> Path:
     Raises:
         WSError: if mmdet is not installed, its script wrote no file, or the checkpoint has no ``state_dict``.
     """
-    script = toolkit_tool(Config({'default_scope': 'mmdet'}), 'model_converters/publish_model.py')
+    script = toolkit_script_path(Config({'default_scope': 'mmdet'}), 'model_converters/publish_model.py')
     allow_log_history()
     with TemporaryDirectory(dir=out.parent, prefix='.') as folder:
         inner = Path(folder) / out.name

@@ -21,9 +21,9 @@ from mmws.cli.load_model import check_model
 from mmws.errors import WSError, one_line_errors
 from mmws.files import check_input
 from mmws.openmmlab.safe_globals import allow_log_history
-from mmws.openmmlab.toolkits import install_advice
+from mmws.openmmlab.toolkits import SCOPE_ADVICE, install_advice
 
-__all__ = ['run_script', 'toolkit_tool']
+__all__ = ['run_script', 'toolkit_script_path']
 
 
 def run_script(name: str) -> None:
@@ -44,7 +44,7 @@ def run_script(name: str) -> None:
             distributed.destroy_process_group()
 
 
-def toolkit_tool(config: Config, script: str) -> Path:
+def toolkit_script_path(config: Config, script: str) -> Path:
     """Return the path of ``tools/<script>`` of the toolkit that the config's ``default_scope`` names.
 
     Raises:
@@ -52,7 +52,7 @@ def toolkit_tool(config: Config, script: str) -> Path:
     """
     scope = config.get('default_scope')
     if not scope:
-        raise WSError(f"{config.filename} has no default_scope; add default_scope = 'mmdet' (or 'mmseg')")
+        raise WSError(f'{config.filename} has no default_scope; {SCOPE_ADVICE}')
     spec = find_spec(scope)
     folder = Path(spec.origin or '').parent if spec else Path()
     tools = [path for path in (folder / '.mim' / 'tools' / script, folder.parent / 'tools' / script) if path.is_file()]
@@ -74,26 +74,26 @@ def _init_gloo() -> bool:
 
 def _check_run(script: str, arguments: list[str]) -> Path:
     """Check everything that the script needs and return its path."""
-    tests = 'test' in script
-    names = ['CONFIG', 'CHECKPOINT'] if tests else ['CONFIG']
+    is_test = 'test' in script
+    names = ['CONFIG', 'CHECKPOINT'] if is_test else ['CONFIG']
     given = arguments[:len(names)]
     if len(given) < len(names) or given[0].startswith('-'):
         raise WSError(f"expected tools/{script} {' '.join(names)} [OPTIONS], with the options of the toolkit's own "
                       f"tools/{script}; got {' '.join(arguments) or 'no arguments'}")
-    needs = ('test_dataloader', 'test_cfg') if tests else ('train_dataloader', 'train_cfg', 'optim_wrapper')
+    needs = ('test_dataloader', 'test_cfg') if is_test else ('train_dataloader', 'train_cfg', 'optim_wrapper')
     config = load_config(given[0], _cfg_options(arguments), needs=('model', 'default_scope', *needs))
-    checkpoint = str(given[1] if tests else config.get('load_from') or '')
+    checkpoint = str(given[1] if is_test else config.get('load_from') or '')
     if checkpoint and '://' not in checkpoint:
         check_input('checkpoint', checkpoint)
-    tool = toolkit_tool(config, script)
-    loaders = ('test_dataloader',) if tests else ('train_dataloader', 'val_dataloader')
+    path = toolkit_script_path(config, script)
+    loaders = ('test_dataloader',) if is_test else ('train_dataloader', 'val_dataloader')
     check_files(config, loaders)
     check_types(config)
     check_classes(config, loaders[0])
     check_content(config, loaders)
     if 'dist' not in script and '--launcher' not in arguments:  # SyncBatchNorm needs the process group
-        check_model(config, '' if config.get('resume') and not tests else checkpoint, needs_all_weights=tests)
-    return tool
+        check_model(config, '' if config.get('resume') and not is_test else checkpoint, needs_all_weights=is_test)
+    return path
 
 
 def _cfg_options(arguments: list[str]) -> dict[str, Any]:

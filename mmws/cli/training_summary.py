@@ -32,8 +32,8 @@ def summarize(work_dir: str | Path) -> dict[str, Any]:
 
     Returns:
         The content of ``summary.json``: the metrics of the last test, ``steps``, ``images_per_step``,
-        ``train_seconds`` (of the steps up to the last weights, without validation), ``norm``, ``weight`` and ``ws``,
-        which is true for ``weight='ws'``.
+        ``train_seconds`` (training time without validation; steps lost in an interruption do not count), ``norm``,
+        ``weight`` and ``ws``, which is true for ``weight='ws'``.
 
     Raises:
         WSError: if the folder has no log of a training, or no result of a test.
@@ -94,7 +94,7 @@ def _last_test(work_dir: Path) -> dict[str, Any]:
 
 def _scores(metrics: dict[str, Any]) -> dict[str, float]:
     """Return the known metrics, from 0 to 1, by their short names."""
-    return {metric.name: round(float(metrics[key]) / metric.best, 4) for key, metric in METRICS.items()
+    return {metric.name: round(float(metrics[key]) / metric.out_of, 4) for key, metric in METRICS.items()
             if key in metrics}
 
 

@@ -28,9 +28,9 @@ def convert_(model: nn.Module, *, norm: str = 'GN', weight: str = 'ws', num_grou
 
     Weight Standardization, arXiv 1903.10520. :func:`mmws.conversion.placement.find_placement` selects the convolutions.
     Modules keep their identity, parameters, hooks, sharing and modes. State-dict keys become those of a network built
-    with the new norm: where a module stores the name of its norm, as mmcv's do, ``bn1`` becomes ``gn1``. A norm
-    without batch statistics trains if the convolution before it trains, even if the BatchNorm was frozen. A second
-    conversion changes nothing.
+    with the new norm: where a module stores the name of its norm, as mmcv's do, ``bn1`` becomes ``gn1``. The new
+    GN, LN or IN is trainable if its convolution is, even if the BatchNorm was frozen. A second conversion with
+    the same options changes nothing.
 
     Args:
         model: any network; the OpenMMLab packages are not needed.
@@ -57,7 +57,7 @@ def convert_(model: nn.Module, *, norm: str = 'GN', weight: str = 'ws', num_grou
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 2, 1))
         >>> print(convert_(net))
-        Weight Standardization: 1 convolutions standardized, 1 unchanged, 1 BatchNorm replaced by GroupNorm
+        Weight Standardization: 1 convolutions standardized, 1 modules unchanged, 1 BatchNorm replaced by GroupNorm
           standardized  0
           unchanged     3: no norm follows: the output leaves the network
           norm          1: BatchNorm2d -> GroupNorm(8, 8)
@@ -86,8 +86,8 @@ def _convert_convs_(decisions: dict[nn.Module, Decision], names: dict[nn.Module,
         if not decision.reason and form not in ('plain', weight):
             raise WSError(f'ws option weight: {names[conv]} is already {WEIGHTS[form][1]}, cannot change it to '
                           f'{weight!r}; set weight={form!r}, or build the network with plain convolutions')
-    unseen = [names[conv] for conv in decisions if not decisions[conv].ran]
-    report = Report(unseen=unseen, norm=options.norm, weight=weight)
+    not_run = [names[conv] for conv in decisions if not decisions[conv].ran]
+    report = Report(unseen=not_run, norm=options.norm, weight=weight)
     for conv, decision in decisions.items():
         reason = decision.reason or unsupported_reason(conv)
         if reason or weight == 'plain':

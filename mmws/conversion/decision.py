@@ -18,7 +18,8 @@ class Decision:
     Attributes:
         norms: the norms that consume its output.
         reason: the reason to keep it plain; empty if only norms consume its output.
-        ran: True if the dry run showed the consumers, False if the module tree decided.
+        ran: True if the dry run showed the consumers; False if the convolution was not run: the module
+            tree decided.
     """
 
     norms: list[nn.Module] = field(default_factory=list)

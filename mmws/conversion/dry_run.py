@@ -27,8 +27,8 @@ def dry_run(model: nn.Module) -> tuple[Consumers, set[nn.Module]]:
     first convolution.
 
     Returns:
-        The consumers of each convolution that ran; without a convolution whose output leaves a part that ran alone.
-        And the norms whose input has a single value per channel and image.
+        The consumers of each convolution that ran, and the norms whose input has a single value per channel and image.
+        If a part ran alone, a convolution whose output leaves it is omitted: its consumers are unknown.
     """
     found: Consumers = {}
     pointwise: set[nn.Module] = set()

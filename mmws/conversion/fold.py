@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from mmws.conversion.layer_types import class_name
-from mmws.conversion.parametrize_convs import plain_conv_, weight_form
+from mmws.conversion.parametrize_convs import remove_parametrization_, weight_form
 from mmws.conversion.swap_convs import MMCV_CONV_WS
 from mmws.errors import WSError
 from mmws.layers.conv import WeightStandardized
@@ -20,7 +20,9 @@ __all__ = ['fold']
 def fold(model: nn.Module) -> nn.Module:
     r"""Return a copy of ``model`` with plain convolutions that hold the standardized weight.
 
-    .. math:: \mathrm{conv}(x; \hat w) \text{ with } \hat w \text{ of } :func:`mmws.standardize_weight`
+    .. math:: \mathrm{conv}(x; \hat w)
+
+    with :math:`\hat w` of :func:`mmws.standardize_weight`.
 
     The copy has the same outputs, the speed of a plain network, and needs no mmws. mmcv's ``ConvWS2d`` folds too, and
     torch's weight and spectral normalization (:mod:`mmws.conversion.parametrize_convs`). Dtypes, devices,
@@ -55,7 +57,7 @@ def fold(model: nn.Module) -> nn.Module:
         _fold_conv_(folded.get_submodule(name), kind, shared)
     for module in folded.modules():
         if weight_form(module) in ('wn', 'spectral'):
-            plain_conv_(module)
+            remove_parametrization_(module)
         _remove_mmws_hooks_(module)
     return folded
 

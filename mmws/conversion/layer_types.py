@@ -16,7 +16,7 @@ _BATCH_NORMS = {f'torch.nn.modules.batchnorm.{name}' for name in
                 ('BatchNorm1d', 'BatchNorm2d', 'BatchNorm3d', 'SyncBatchNorm')} | {
     'mmcv.ops.sync_bn.SyncBatchNorm', 'mmengine.model.utils._BatchNormXd',
     'mmengine.utils.dl_utils.parrots_wrapper.SyncBatchNorm'}
-# BatchNorm with a built-in activation: the GroupNorm of the same module that replaces it.
+# BatchNorm with a built-in activation: the GroupNorm that replaces it, defined in the same Python file.
 _BATCH_NORM_ACTS = {'timm.layers.norm_act.BatchNormAct2d': 'GroupNormAct'}
 
 

@@ -22,7 +22,7 @@ def decide_from_tree(model: nn.Module) -> dict[nn.Module, Decision]:
     """Decide for each convolution of ``model`` by the module that follows it in the module tree.
 
     The modules of an ``nn.Sequential`` run in order, those of mmcv's ``ConvModule`` in the order of its attribute
-    ``order``. In any other module, a norm is taken for the consumer of the convolution registered right before it (as
+    ``order``. In any other module, a norm counts as the consumer of the convolution registered just before it (as
     in ``conv1, bn1, conv2, bn2``). If a convolution is registered at several places, a norm must follow at each.
     The decisions are in the order of ``model.modules()``.
 

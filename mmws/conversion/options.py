@@ -48,7 +48,10 @@ class Options:
 
     @classmethod
     def parse(cls, options: Mapping[str, Any], also: Sequence[str] = ()) -> Options:
-        """Return ``options`` with checked names and values; the caller handles the names in ``also``."""
+        """Return ``options`` with checked names and values.
+
+        ``also``: more names for the error message. Remove them from ``options`` first.
+        """
         known = [*(option.name for option in fields(cls)), *also]
         for name in options:
             if name not in known:

@@ -17,7 +17,7 @@ __all__ = ['NORM_FUNCTIONS', 'Consumers', 'OutputRecorder']
 
 Consumers = dict[nn.Module, list[nn.Module | str]]
 NORM_FUNCTIONS = {'batch_norm', 'group_norm', 'instance_norm'}
-_COPIES = {'contiguous', 'to', 'float', 'type', 'type_as', 'clone', 'detach'}  # the consumers of the copy count
+_COPIES = {'contiguous', 'to', 'float', 'type', 'type_as', 'clone', 'detach'}  # the consumers of the copy are recorded
 _SHAPE_ONLY = {'new_zeros', 'new_ones', 'new_full', 'new_empty', 'new_tensor', 'zeros_like', 'ones_like', 'full_like',
                'empty_like', 'rand_like', 'randn_like'}
 
@@ -27,7 +27,8 @@ class OutputRecorder(TorchFunctionMode):
 
     Attributes:
         consumers: for each convolution that ran, its consumers in order: norms as modules, functions by name. Functions
-            that read only the shape (``zeros_like``) do not count. Of a copy with the same values, the consumers count.
+            that read only the shape (``zeros_like``) do not count. If a function only copies the output, the consumers
+            of the copy are recorded.
 
     Example:
         >>> import torch
@@ -68,8 +69,8 @@ class OutputRecorder(TorchFunctionMode):
         kwargs = kwargs or {}
         result = function(*args, **kwargs)
         name = getattr(function, '__name__', str(function))
-        reads_no_values = result is not None and not any(isinstance(leaf, Tensor) for leaf in tree_leaves(result))
-        if self._running['norm'] or reads_no_values:
+        returns_no_tensor = result is not None and not any(isinstance(leaf, Tensor) for leaf in tree_leaves(result))
+        if self._running['norm'] or returns_no_tensor:
             return result
         for convs in self._producers_of((args, kwargs)):
             if name in _COPIES:

@@ -14,7 +14,7 @@ from mmws.conversion.layer_types import class_name
 from mmws.conversion.swap_convs import MMCV_CONV_WS, standardizes_itself
 from mmws.ops.torch_compat import ConvTransposeNd, SpectralParametrization, WeightNormParametrization, version
 
-__all__ = ['WEIGHTS', 'plain_conv_', 'reparametrize_conv_', 'weight_form', 'written_through']
+__all__ = ['WEIGHTS', 'remove_parametrization_', 'reparametrize_conv_', 'weight_form', 'written_through']
 
 WEIGHTS = {'ws': ('Weight Standardization', 'standardized'), 'plain': ('Plain weights', 'changed'),
            'wn': ('Weight normalization', 'weight-normalized'),
@@ -54,7 +54,7 @@ def reparametrize_conv_(conv: nn.Module, weight: str) -> nn.Module:
 
 
 @torch.no_grad()
-def plain_conv_(conv: Any) -> None:
+def remove_parametrization_(conv: Any) -> None:
     """Undo :func:`reparametrize_conv_`, in place: the computed weight becomes the parameter.
 
     torch's ``remove_parametrizations`` would break copies of the module, which share its class.
@@ -83,7 +83,8 @@ def weight_form(conv: Any) -> str:
 def written_through(model: nn.Module) -> Iterator[None]:
     """Context manager in which in-place writes to ``conv.weight`` change the parametrized weight, for ``init_weights``.
 
-    Otherwise such a write is lost: torch computes ``conv.weight`` at each access. A state dict loaded meanwhile wins.
+    Otherwise such a write is lost: torch computes ``conv.weight`` at each access. If a state dict is loaded
+    inside the block, its values stay.
     """
     convs: list[Any] = [module for module in model.modules() if weight_form(module) in _NORMALIZE]
     with parametrize.cached():

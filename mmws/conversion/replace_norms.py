@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from mmws.conversion.layer_types import act_group_norm, batch_norms, is_batch_norm, norm_channels
 from mmws.conversion.module_tree import module_names
+from mmws.errors import near_matches
 from mmws.layers.batch_channel_norm import BatchChannelNorm, EstimatedBatchChannelNorm, EstimatedBatchNorm, group_count
 from mmws.layers.switchable_norm import SwitchableNorm
 
-__all__ = ['NORMS', 'replace_batch_norms_', 'replace_norm_']
-
-NORMS = {'GN': ('GroupNorm', 'gn'), 'LN': ('GroupNorm of one group', 'gn'), 'IN': ('InstanceNorm', 'in'),
-         'SN': ('SwitchableNorm', 'sn'), 'BCN': ('BatchChannelNorm', 'bcn'),
-         'EstBN': ('EstimatedBatchChannelNorm', 'estbn')}
-"""Values of the option ``norm``: the name of the replacement, and mmcv's prefix for the names of such norms."""
+__all__ = ['NORMS', 'Norm', 'replace_batch_norms_', 'replace_norm_']
 
 _INSTANCE_NORMS = {1: nn.InstanceNorm1d, 2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
-_BATCH_CHANNEL_NORMS = {'BCN': BatchChannelNorm, 'EstBN': EstimatedBatchChannelNorm}
-_BATCH_NORM_ATTRIBUTES = ('num_features', 'momentum', 'affine', 'track_running_stats', 'process_group', 'group',
-                          'group_size', 'stats_mode')
+_DROPPED_ATTRIBUTES = ('num_features', 'momentum', 'affine', 'track_running_stats', 'process_group', 'group',
+                       'group_size', 'stats_mode')
 
 
 def replace_norm_(norm: nn.Module, kind: str = 'GN', num_groups: int = 32, pointwise: bool = False,
@@ -33,7 +28,8 @@ def replace_norm_(norm: nn.Module, kind: str = 'GN', num_groups: int = 32, point
 
     The module stays the same object, with its affine parameters, hooks, ``training`` and sharing. Running statistics
     are kept if the new norm has them too. ``eps`` becomes 1e-5, the default of the new norm. In batch-channel
-    normalization, the old BatchNorm becomes the part ``bn``. New parameters train if the old ones do.
+    normalization, the BatchNorm's parameters, statistics and ``eps`` move to the new submodule ``bn``. New parameters
+    train if the old ones do.
 
     Args:
         norm: a BatchNorm of a known class; with a built-in activation only for ``'GN'`` and ``'LN'``.
@@ -42,29 +38,25 @@ def replace_norm_(norm: nn.Module, kind: str = 'GN', num_groups: int = 32, point
         pointwise: True if the input has a single value per channel and image; ``'IN'`` then gives a GroupNorm.
         dimensions: the number of spatial dimensions of the input, for ``'IN'``.
 
+    Raises:
+        ValueError: if ``kind`` is not in :data:`NORMS`.
+
     Example:
         >>> norm = replace_norm_(nn.BatchNorm2d(48))
         >>> type(norm).__name__, norm.num_groups, norm.num_channels
         ('GroupNorm', 24, 48)
     """
-    channels, affine = norm_channels(norm), bool(norm.affine)
-    groups = 1 if kind == 'LN' else group_count(channels, num_groups, pointwise)
-    if kind in _BATCH_CHANNEL_NORMS:
-        return _become_(norm, _batch_channel_norm(norm, kind, groups))
-    if kind == 'SN':
-        new: nn.Module = SwitchableNorm(channels)
-    elif kind == 'IN' and not pointwise:
-        new = _INSTANCE_NORMS[dimensions](channels, affine=affine)
-    else:
-        new = (act_group_norm(norm) or nn.GroupNorm)(num_groups=groups, num_channels=channels, affine=affine)
-    return _become_(norm, _take_tensors_(new, norm))
+    if kind not in NORMS:
+        raise ValueError(f'norm {kind!r}: {near_matches(kind, NORMS)}')
+    groups = group_count(norm_channels(norm), num_groups, pointwise)
+    return _become_(norm, NORMS[kind].make(norm, groups, pointwise, dimensions))
 
 
 def replace_batch_norms_(model: nn.Module, kind: str, num_groups: int, producers: Mapping[nn.Module, Any],
                          pointwise: Collection[nn.Module]) -> tuple[dict[str, str], dict[str, str]]:
     """Replace each BatchNorm of ``model``, and rename it if its parent stores its name.
 
-    A norm without batch statistics trains if the convolution before it trains, even if the BatchNorm was frozen.
+    The new GN, LN or IN is trainable if its convolution is, even if the BatchNorm was frozen.
     ``producers`` and ``pointwise`` are those of :class:`mmws.conversion.placement.Placement`.
 
     Returns:
@@ -75,7 +67,7 @@ def replace_batch_norms_(model: nn.Module, kind: str, num_groups: int, producers
     changes = {norm: _replace_(norm, kind, num_groups, producers.get(norm), norm in pointwise)
                for norm in found if norm not in kept}
     for parent in list(model.modules()):
-        _rename_norms_(parent, changes, NORMS[kind][1])
+        _rename_norms_(parent, changes, NORMS[kind].prefix)
     names = module_names(model)
     return ({name: changes[norm] for norm, name in names.items() if norm in changes},
             {name: kept[norm] for norm, name in names.items() if norm in kept})
@@ -101,13 +93,47 @@ def _replace_(norm: nn.Module, kind: str, num_groups: int, conv: Any, pointwise:
     return f'{old.__name__} -> {type(norm).__name__}({groups}{norm_channels(norm)}){undefined}'
 
 
-def _batch_channel_norm(norm: Any, kind: str, groups: int) -> nn.Module:
-    """Return a batch-channel normalization with ``bn`` made from ``norm``."""
-    new = _match_(_BATCH_CHANNEL_NORMS[kind](norm_channels(norm), num_groups=groups), norm)
-    momentum = 0.1 if norm.momentum is None else norm.momentum
-    new.bn = (_become_(nn.Module(), norm) if kind == 'BCN' else  # a copy without the hooks, which stay with `norm`
-              _take_tensors_(EstimatedBatchNorm(norm_channels(norm), norm.eps, momentum, norm.affine), norm))
+def _group_norm(norm: Any, groups: int, *_: Any) -> nn.Module:
+    group_norm, channels = act_group_norm(norm) or nn.GroupNorm, norm_channels(norm)
+    return _take_tensors_(group_norm(num_groups=groups, num_channels=channels, affine=bool(norm.affine)), norm)
+
+
+def _instance_norm(norm: Any, groups: int, pointwise: bool, dimensions: int) -> nn.Module:
+    if pointwise:
+        return _group_norm(norm, groups)
+    return _take_tensors_(_INSTANCE_NORMS[dimensions](norm_channels(norm), affine=bool(norm.affine)), norm)
+
+
+def _batch_channel_norm(norm: Any, groups: int, *_: Any) -> nn.Module:
+    new = _match_(BatchChannelNorm(norm_channels(norm), num_groups=groups), norm)
+    new.bn = _become_(nn.Module(), norm)  # a copy without the hooks, which stay with `norm`
     return new
+
+
+def _estimated_batch_channel_norm(norm: Any, groups: int, *_: Any) -> nn.Module:
+    new = _match_(EstimatedBatchChannelNorm(norm_channels(norm), num_groups=groups), norm)
+    momentum = 0.1 if norm.momentum is None else norm.momentum
+    new.bn = _take_tensors_(EstimatedBatchNorm(norm_channels(norm), norm.eps, momentum, norm.affine), norm)
+    return new
+
+
+class Norm(NamedTuple):
+    """A norm that can replace BatchNorm."""
+
+    name: str  # in reports
+    prefix: str  # of mmcv for the names of such norms
+    make: Callable[[nn.Module, int, bool, int], nn.Module]  # from the BatchNorm, groups, pointwise, dimensions
+
+
+NORMS = {
+    'GN': Norm('GroupNorm', 'gn', _group_norm),
+    'LN': Norm('GroupNorm of one group', 'gn', lambda norm, *_: _group_norm(norm, 1)),
+    'IN': Norm('InstanceNorm', 'in', _instance_norm),
+    'SN': Norm('SwitchableNorm', 'sn', lambda norm, *_: _take_tensors_(SwitchableNorm(norm_channels(norm)), norm)),
+    'BCN': Norm('BatchChannelNorm', 'bcn', _batch_channel_norm),
+    'EstBN': Norm('EstimatedBatchChannelNorm', 'estbn', _estimated_batch_channel_norm),
+}
+"""Values of the option ``norm``. To add a norm, add an entry."""
 
 
 def _match_(new: nn.Module, norm: nn.Module) -> nn.Module:
@@ -132,7 +158,7 @@ def _become_(module: nn.Module, new: nn.Module) -> nn.Module:
     It must stay the same object: parent modules, hooks and user code hold references to it.
     """
     kept = {name: value for name, value in vars(module).items()
-            if 'hook' in name or (name not in vars(new) and name not in _BATCH_NORM_ATTRIBUTES)}
+            if 'hook' in name or (name not in vars(new) and name not in _DROPPED_ATTRIBUTES)}
     modules = new._modules | module._modules
     module.__class__ = type(new)
     vars(module).clear()

@@ -17,7 +17,7 @@ class Report:
     Attributes:
         converted: the convolutions that were standardized (or got the other form that ``weight`` names).
         skipped: the convolutions and other modules that stay unchanged, with the reason.
-        unseen: the convolutions that no run reached; the module tree decided for them.
+        unseen: the convolutions that were not run; the module tree decided for them.
         norms: the norms that were replaced, with the old and the new type.
         norm, weight: the options of the conversion.
     """
@@ -31,15 +31,17 @@ class Report:
 
     def summary(self) -> str:
         """Return the counts in one line."""
-        unseen = f', {len(self.unseen)} judged by the module tree' if self.unseen else ''
+        unseen = f', {len(self.unseen)} not run, decided by the module tree' if self.unseen else ''
         method, form = WEIGHTS[self.weight]
-        norms = f'{len(self.norms)} BatchNorm replaced by {NORMS[self.norm][0]}' if self.norm in NORMS else 'norms kept'
-        return f'{method}: {len(self.converted)} convolutions {form}, {len(self.skipped)} unchanged, {norms}{unseen}'
+        norms = (f'{len(self.norms)} BatchNorm replaced by {NORMS[self.norm].name}' if self.norm in NORMS else
+                 'norms kept')
+        return (f'{method}: {len(self.converted)} convolutions {form}, {len(self.skipped)} modules unchanged, '
+                f'{norms}{unseen}')
 
     def __str__(self) -> str:
         lines = [self.summary()]
         lines += [f'  {WEIGHTS[self.weight][1]}  {name}' for name in self.converted]
         lines += [f'  unchanged     {name}: {reason}' for name, reason in self.skipped.items()]
-        lines += [f'  not run       {name}: judged by the module tree' for name in self.unseen]
+        lines += [f'  not run       {name}: decided by the module tree' for name in self.unseen]
         lines += [f'  norm          {name}: {change}' for name, change in self.norms.items()]
         return '\n'.join(lines)

@@ -20,7 +20,7 @@ _STANDARDIZED: dict[str, type[WeightStandardized]] = {MMCV_CONV_WS: ConvWS2d} | 
     for name, standardized in {
         'Conv1d': ConvWS1d, 'Conv2d': ConvWS2d, 'Conv3d': ConvWS3d, 'ConvTranspose1d': ConvTransposeWS1d,
         'ConvTranspose2d': ConvTransposeWS2d, 'ConvTranspose3d': ConvTransposeWS3d}.items()}
-# Convolutions with a forward of another library, which reads `self.weight`.
+# Convolution classes of other libraries whose own forward reads `self.weight`.
 _OTHER_FORWARD = {
     'mmdet.models.backbones.trident_resnet.TridentConv',
     'mmcv.cnn.bricks.conv2d_adaptive_padding.Conv2dAdaptivePadding',
@@ -31,7 +31,10 @@ _STANDARDIZE_THEMSELVES = {'mmcv.cnn.bricks.conv_ws.ConvAWS2d', 'mmcv.ops.saconv
 
 
 def standardizes_itself(conv: nn.Module) -> bool:
-    """Return whether ``conv`` already standardizes its weight: an mmws class, or a variant of mmcv."""
+    """Return whether ``conv`` standardizes its weight and stays as it is: an mmws class, ``ConvAWS2d`` or ``SAConv2d``.
+
+    mmcv's ``ConvWS2d`` is replaced.
+    """
     return isinstance(conv, WeightStandardized) or class_name(conv) in _STANDARDIZE_THEMSELVES
 
 

@@ -20,9 +20,9 @@ from mmws.files import read_json, write_json
 __all__ = ['make_digits', 'make_single_digits']
 
 Array = NDArray[Any]
-HELD_OUT = 297  # the last of 1,797 digits, for validation; most of the others have other writers
+HELD_OUT = 297  # the last 297 of 1,797 digits, for validation; most of the others have other writers
 MAX_IMAGES = 10**6  # file names have six digits
-SIZES = (32, 853)  # in pixels: a smaller digit has too few, a larger crop does not fit in a photo
+SIZES = (32, 853)  # size of an image: below 32 a digit has too few pixels, above 853 a crop does not fit in a photo
 MAX_OVERLAP = 0.1  # of the smaller box
 SPLITS = ('train', 'val')
 

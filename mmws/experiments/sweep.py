@@ -46,7 +46,7 @@ class Row:
     convs: int = 0
     converted: int = 0  # standardized convolutions
     norms: int = 0  # BatchNorm layers that became GroupNorm
-    unrun: int = 0  # convolutions that the real run did not reach
+    unrun: int = 0  # convolutions that were not run
     skipped: dict[str, int] = field(default_factory=dict)  # plain convolutions by reason
     verdict: str = 'pass'  # or 'cannot build', 'fail'
     why: str = ''  # if not 'pass'
@@ -140,7 +140,7 @@ def _placement_errors(consumers: Consumers, names: Mapping[nn.Module, str]) -> I
 
 
 def _conversion_errors(stock: nn.Module, converted: nn.Module, names: Mapping[nn.Module, str]) -> Iterator[str]:
-    """Yield differences between the two models other than GroupNorm for BatchNorm and WS for plain convolutions."""
+    """Yield each unexpected difference. Expected: BatchNorm -> GroupNorm, convolution -> its WS class."""
     for before, after in zip(stock.modules(), converted.modules(), strict=True):
         replaced = is_batch_norm(before) and isinstance(after, nn.GroupNorm)
         standardized = is_conv(before) and type(after) is standardized_class(before)

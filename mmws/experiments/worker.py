@@ -26,5 +26,8 @@ def prepare_worker(log_level: int = logging.WARNING) -> None:
 
 def worker_pool(processes: int = 1, prepare: Callable[..., None] = prepare_worker,
                 arguments: tuple[Any, ...] = ()) -> ProcessPoolExecutor:
-    """Return a pool of new processes; each calls ``prepare(*arguments)`` first. A fork of torch's threads can hang."""
+    """Return a pool of new processes; each calls ``prepare(*arguments)`` first.
+
+    Processes are spawned: a forked process can hang if torch has threads.
+    """
     return ProcessPoolExecutor(processes, get_context('spawn'), prepare, arguments)

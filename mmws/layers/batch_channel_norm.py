@@ -15,7 +15,8 @@ def group_count(channels: int, at_most: int = 32, pointwise: bool = False) -> in
     """Return the largest divisor of ``channels`` that is at most ``at_most``.
 
     ``pointwise``: the feature map has one position per image. A group of one channel would then hold a single value,
-    which has no variance, so each group gets at least 8 channels.
+    which has no variance. If each group would have one channel, there are fewer groups, of 8 channels or more where
+    possible.
 
     Example:
         >>> group_count(64), group_count(48), group_count(20), group_count(37)
@@ -104,7 +105,7 @@ class BatchChannelNorm(nn.Module):
         (torch.Size([2, 48, 5, 5]), torch.Size([24]), torch.Size([48]))
     """
 
-    _abbr_ = 'bcn'
+    _abbr_ = 'bcn'  # mmcv reads it as the prefix of the norm's name
     _first: type[NormBase] = _BatchNorm
 
     def __init__(self, num_features: int, eps: float = 1e-5, num_groups: int = 32, momentum: float = 0.1) -> None:
@@ -133,5 +134,5 @@ class EstimatedBatchChannelNorm(BatchChannelNorm):
         torch.Size([1, 16, 1, 1])
     """
 
-    _abbr_ = 'estbn'
+    _abbr_ = 'estbn'  # mmcv reads it as the prefix of the norm's name
     _first = EstimatedBatchNorm

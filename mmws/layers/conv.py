@@ -20,7 +20,8 @@ FOLD_FIRST = 'standardization undoes the scale of a filter; fold first: model.ev
 class WeightStandardized(nn.Module):
     """Mixin for a torch convolution: the forward pass standardizes the weight.
 
-    The parameter stays the raw weight. Initialization, state dict, copies and pickles are the same as without it.
+    The parameter stays the raw weight. Initialization and state dict are those of the torch class. Copies and pickles
+    leave out the cache.
     """
 
     eps: float

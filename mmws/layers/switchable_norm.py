@@ -21,8 +21,9 @@ class SwitchableNorm(nn.Module):
     The batch is that of one process. In eval mode moving averages from training replace its statistics.
 
     Switchable Norm, arXiv 1806.10779. The outputs match ``devkit/ops/switchable_norm.py`` of
-    switchablenorms/Switchable-Normalization, which uses the unbiased variance of an instance. At a single position
-    that is NaN there and 0 here. The moving averages start at 0 and 1, as in torch; the authors' both start at 0.
+    switchablenorms/Switchable-Normalization, which uses the unbiased variance of an instance. For one position, this
+    variance is NaN in the authors' code and 0 here. The moving averages start at 0 and 1, as in torch; the
+    authors' both start at 0.
 
     Args:
         num_features: number of channels.
@@ -37,7 +38,7 @@ class SwitchableNorm(nn.Module):
         torch.Size([2, 8, 5, 5])
     """
 
-    _abbr_ = 'sn'
+    _abbr_ = 'sn'  # mmcv reads it as the prefix of the norm's name
     running_mean: Tensor
     running_var: Tensor
 

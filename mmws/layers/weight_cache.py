@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from mmws.ops.kernels import standardize_filters, standardize_together
-from mmws.ops.standardize import HALF, attach, standardize_weight
+from mmws.ops.standardize import HALF, attach_gradient, standardize_weight
 from mmws.ops.torch_compat import address, lazy_clone, runs_eagerly, storage_users, version
 
 __all__ = ['WeightCache']
@@ -26,13 +26,13 @@ class _Entry(NamedTuple):
     """A standardized weight and the state that it was computed from."""
 
     standardized: Tensor
-    factors: Tensor
+    factors: Tensor  # two numbers per filter, for the gradient
     clone: Tensor | None  # copy-on-write clone of the raw weight
-    eps: float
+    eps: float  # added to the standard deviation
     parameter: int  # id of the raw weight
-    version: int  # of ``standardized``, like the next two
-    users: int  # 0 if its storage holds other results too
-    stream: int
+    version: int  # version counter of ``standardized``
+    users: int  # references to the storage of ``standardized``; 0 if several results share the storage
+    stream: int  # CUDA stream that computed ``standardized``; 0 on the CPU
     changed: Tensor | None = None  # the raw weight, after an optimizer step
     step: object = None  # one object per optimizer step
 
@@ -42,7 +42,7 @@ class _Entry(NamedTuple):
                 and weight.stride() == self.clone.stride() and weight.shape == self.clone.shape
                 and eps == self.eps and version(self.standardized) == self.version and _stream(weight) == self.stream)
 
-    def fits(self, filters: Tensor) -> bool:
+    def can_be_overwritten(self, filters: Tensor) -> bool:
         """Return True if the next result can overwrite this one: new memory pages cost more than the arithmetic."""
         old = self.standardized
         return ((old.shape, old.stride(), old.dtype, old.device) == (
@@ -96,7 +96,7 @@ class WeightCache:
             return standardize_weight(self._as_filters(weight), eps)
         if not with_gradient:
             return entry.standardized.detach()
-        return attach(self._as_filters(weight), entry.standardized, entry.factors, eps)
+        return attach_gradient(self._as_filters(weight), entry.standardized, entry.factors, eps)
 
     def release(self, weights: Mapping[int, Tensor], step: object) -> None:
         """Invalidate the entry if its weight is in ``weights`` (by id), which an optimizer step will change."""
@@ -142,7 +142,7 @@ class WeightCache:
         filters = self._as_filters(weight)
         filters = filters.float() if filters.dtype in HALF else filters
         old, self._entry = self._entry, None
-        out = old.standardized if old is not None and old.fits(filters) else None
+        out = old.standardized if old is not None and old.can_be_overwritten(filters) else None
         standardized, factors = standardize_filters(filters, eps, out=out)
         return standardized.to(weight.dtype), factors
 

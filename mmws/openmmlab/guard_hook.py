@@ -15,7 +15,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner, find_latest_checkpoint
 
 from mmws.errors import WSError
-from mmws.openmmlab.diagnosis import diagnose, is_finite, shorten
+from mmws.openmmlab.find_nan import find_nan, first_three, is_finite
 from mmws.openmmlab.mmengine_compat import requested_checkpoint, set_checkpoint
 from mmws.openmmlab.registry import HOOKS
 from mmws.ops.torch_compat import get_total_norm
@@ -65,20 +65,20 @@ class GuardHook(Hook):  # type: ignore[misc]
             each.optimizer.register_step_pre_hook(lambda optimizer, *_: self._check_gradients(runner, optimizer))
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Keep the batch for a diagnosis."""
+        """Keep the batch for :func:`mmws.openmmlab.find_nan.find_nan`."""
         self.batch = data_batch
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
                          outputs: dict[str, Any] | None = None) -> None:
         """Check the loss of steps without an update: gradients accumulate, or a gradient scaler skips the update."""
         if not is_finite([value for name, value in (outputs or {}).items() if 'loss' in name]):
-            raise WSError(_diagnosis(runner, self.batch))
+            raise WSError(_nan_message(runner, self.batch))
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Refuse to save weights with NaN or Inf."""
         bad = [name for name, parameter in runner.model.named_parameters() if not is_finite(parameter)]
         if bad:
-            raise WSError(f'step {runner.iter + 1}: NaN or Inf in {shorten(bad)} after the update, not saved; '
+            raise WSError(f'step {runner.iter + 1}: NaN or Inf in {first_three(bad)} after the update, not saved; '
                           f'{_advice(runner)}')
 
     def _check_gradients(self, runner: Runner, optimizer: torch.optim.Optimizer) -> None:
@@ -86,7 +86,7 @@ class GuardHook(Hook):  # type: ignore[misc]
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         # one norm: a check of each gradient would wait for the GPU each time
         if gradients and not is_finite(get_total_norm(gradients, norm_type=torch.inf)):
-            raise WSError(_diagnosis(runner, self.batch))
+            raise WSError(_nan_message(runner, self.batch))
 
 
 def _is_intact(path: Path) -> bool:
@@ -112,7 +112,7 @@ def _advice(runner: Runner) -> str:
         f'. Try a lower learning rate (now {rate:.3g}), a longer warm-up, or optim_wrapper.clip_grad')
 
 
-def _diagnosis(runner: Runner, batch: Any) -> str:
+def _nan_message(runner: Runner, batch: Any) -> str:
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     with runner.optim_wrapper.optim_context(model) if isinstance(runner.optim_wrapper, OptimWrapper) else nullcontext():
-        return f'step {runner.iter + 1}: {diagnose(model, batch)}. The weights are still valid; {_advice(runner)}'
+        return f'step {runner.iter + 1}: {find_nan(model, batch)}. The weights are still valid; {_advice(runner)}'

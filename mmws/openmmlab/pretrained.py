@@ -47,7 +47,7 @@ def override_weights(config: dict[str, Any], checkpoint: str | None) -> None:
 
 
 def fit_weights(model: nn.Module, report: Report) -> None:
-    """Make the weights fit that the modules of a converted ``model`` request.
+    """Check the weights that a converted ``model`` requests, and replace those that do not fit.
 
     GN+WS weights replace the BatchNorm weights of an architecture in :data:`GN_WS_WEIGHTS`. Other weights stay, with a
     warning about the parts that load: now if their name is enough to know, otherwise at loading.
@@ -57,7 +57,7 @@ def fit_weights(model: nn.Module, report: Report) -> None:
         report: of the conversion.
 
     Raises:
-        WSError: if published weights meet another architecture, norm or weight form, or BGR input.
+        WSError: if the published weights are for another architecture, norm or weight form, or the input is BGR.
     """
     requests = list(_pretrained_modules(model, report))
     for module in {model, *(module for _, module, _ in requests)}:
@@ -75,7 +75,7 @@ def fit_weights(model: nn.Module, report: Report) -> None:
                 raise WSError(f'{where}: the weights {weights} were trained on RGB images, but the data_preprocessor '
                               f'outputs BGR; set {RGB_INPUT}')
         elif '://' in weights:
-            norm = NORMS.get(report.norm, NORMS['GN'])[0]
+            norm = NORMS.get(report.norm, NORMS['GN']).name
             method = norm if report.weight == 'plain' else f'{norm} and {WEIGHTS[report.weight][0]}'
             print_log(f'mmws: {where}: the weights {weights} were not trained with {method}. {_load_summary(module)}',
                       'current', logging.WARNING)
@@ -135,7 +135,7 @@ def _load_summary(module: nn.Module) -> str:
     norms = {name: type(part).__name__ for name, part in module.named_modules()
              if is_norm(part) and not isinstance(part, BatchNorm)}
     short_names = [name.rpartition('.')[2].rstrip('0123456789') for name in norms]
-    renamed = [name for name in short_names if name in {abbreviation for _, abbreviation in NORMS.values()}]
+    renamed = [name for name in short_names if name in {norm.prefix for norm in NORMS.values()}]
     became = 'plain' if form == 'plain' else WEIGHTS[form][1]
     although = '' if form == 'plain' else f', although they were not trained to be {became}'
     published = (f' Published GN+WS weights: {", ".join(GN_WS_WEIGHTS.values())}.'

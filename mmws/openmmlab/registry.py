@@ -29,6 +29,7 @@ from mmws.openmmlab.config_tree import map_dicts
 from mmws.openmmlab.mmengine_compat import find_type
 from mmws.openmmlab.pretrained import fit_weights, override_weights
 from mmws.openmmlab.safe_globals import allow_log_history
+from mmws.openmmlab.toolkits import SCOPE_ADVICE
 
 __all__ = ['HOOKS', 'LAYER_TYPES', 'LAZY_TYPES', 'MODELS', 'SCOPE', 'TRANSFORMS', 'build']
 
@@ -139,8 +140,7 @@ def _why_unknown(name: str, registry: Registry) -> str:
         return (f'{scope} has no {inner!r}; {near_matches(inner, ROOT.children[scope].module_dict)}'
                 if scope in ROOT.children else f'unknown scope {scope!r}; {near_matches(scope, ROOT.children)}')
     if DefaultScope.get_current_instance() is None:
-        return ("no default scope; set default_scope='mmdet' (or 'mmseg') in the config, "
-                f"or write the scope, as in 'mmws.mmdet.{name}'")
+        return f"no default scope; {SCOPE_ADVICE} in the config, or write the scope, as in 'mmws.mmdet.{name}'"
     if registry.scope == SCOPE:
-        return f"default_scope={SCOPE!r} is not a toolkit; set the toolkit of the config's types, 'mmdet' or 'mmseg'"
+        return f"default_scope={SCOPE!r} is not a toolkit; {SCOPE_ADVICE}, the toolkit of the config's types"
     return f'{registry.scope} has no {name!r}; {near_matches(name, [*registry.module_dict, *ROOT.module_dict])}'

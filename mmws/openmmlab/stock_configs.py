@@ -20,8 +20,8 @@ def stock_config(name: str) -> str:
     """Return the path of a config in a toolkit's package, for ``_base_``.
 
     mmengine's own ``_base_ = 'mmseg::...'`` requires a distribution named mmsegmentation (OneDL's has another name) and
-    refuses ``+`` in a path, as in mmdet's ``gn+ws``. A config cannot import, so write
-    ``_base_ = __import__('mmws').stock_config('mmseg::...')``.
+    refuses ``+`` in a path, as in mmdet's ``gn+ws``. mmengine evaluates ``_base_`` without the imports of the file, so
+    write ``_base_ = __import__('mmws').stock_config('mmseg::...')``.
 
     Args:
         name: ``<package>::<path below its configs>``.

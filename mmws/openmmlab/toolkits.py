@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ['HEADS', 'METRICS', 'TOOLKITS', 'Metric', 'Toolkit', 'install_advice', 'keeps_bgr']
+__all__ = ['HEADS', 'METRICS', 'SCOPE_ADVICE', 'TOOLKITS', 'Metric', 'Toolkit', 'install_advice', 'keeps_bgr']
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Metric:
 
     name: str  # in summary.json
     label: str  # of the axis in a figure
-    best: float = 1  # the largest possible value in the log, 1 or 100
+    out_of: float = 1  # the largest possible value in the log, 1 or 100
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,14 @@ TOOLKITS = {toolkit.scope: toolkit for toolkit in (
     Toolkit('mmdet', ('onedl-mmdetection', 'mmdet'), ('bbox_head', 'roi_head.bbox_head', 'roi_head.mask_head'),
             {'coco/bbox_mAP': Metric('box_ap', 'box AP'), 'coco/segm_mAP': Metric('mask_ap', 'mask AP')}),
     Toolkit('mmseg', ('onedl-mmsegmentation', 'mmsegmentation'), ('decode_head', 'auxiliary_head'),
-            {'mIoU': Metric('miou', 'mean IoU', best=100)}, rgb_switch='channel_conversion'),
+            {'mIoU': Metric('miou', 'mean IoU', out_of=100)}, rgb_switch='channel_conversion'),
     Toolkit('mmpretrain', ('onedl-mmpretrain', 'mmpretrain'), rgb_switch='to_rgb', group_width='width_per_group'),
 )}
 """To support another toolkit, for example mmpose, add a row."""
 
 HEADS = tuple(head for toolkit in TOOLKITS.values() for head in toolkit.heads)
 METRICS = {key: metric for toolkit in TOOLKITS.values() for key, metric in toolkit.metrics.items()}
+SCOPE_ADVICE = f'set default_scope to {", ".join(map(repr, [*TOOLKITS][:-1]))} or {[*TOOLKITS][-1]!r}'
 
 
 def install_advice(scope: str) -> str:

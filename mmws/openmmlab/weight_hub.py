@@ -16,16 +16,16 @@ from mmengine.runner.checkpoint import CheckpointLoader, get_external_models
 
 from mmws.errors import WSError, near_matches
 
-__all__ = ['FILES', 'GN_WS_WEIGHTS', 'canonical_name', 'load_from_jhu']
+__all__ = ['AUTHORS_FILES', 'GN_WS_WEIGHTS', 'canonical_name', 'load_from_jhu']
 
 SCHEME = 'jhu://'
 FOLDER_VARIABLE = 'MMWS_CHECKPOINTS'
 HOST = 'http://cs.jhu.edu/~syqiao/WeightStandardization/'
-FILES = {'resnet50': 'R-50-GN-WS.pth.tar', 'resnet101': 'R-101-GN-WS.pth.tar',
-         'resnext50_32x4d': 'X-50-GN-WS.pth.tar', 'resnext101_32x4d': 'X-101-GN-WS.pth.tar'}
+AUTHORS_FILES = {'resnet50': 'R-50-GN-WS.pth.tar', 'resnet101': 'R-101-GN-WS.pth.tar',
+                 'resnext50_32x4d': 'X-50-GN-WS.pth.tar', 'resnext101_32x4d': 'X-101-GN-WS.pth.tar'}
 """The authors' files, by architecture (README of joe-siyuan-qiao/pytorch-classification)."""
 
-GN_WS_WEIGHTS = {network: f'{SCHEME}{network}_gn_ws' for network in FILES}
+GN_WS_WEIGHTS = {network: f'{SCHEME}{network}_gn_ws' for network in AUTHORS_FILES}
 """Names of the authors' ImageNet weights with GroupNorm and Weight Standardization, by architecture: v1, the stride in
 the 3x3 convolution (style='pytorch'), RGB input with torchvision's mean and std."""
 
@@ -82,18 +82,19 @@ def _find(network: str) -> Path:
             return _download(source) if '://' in source else _check_hash(Path(source))
         except (OSError, RuntimeError) as error:  # unknown host, missing file, wrong hash
             tried.append(f'{source} ({error})')
-    raise WSError(f'weights {GN_WS_WEIGHTS[network]} not found; tried {"; ".join(tried)}. Get {FILES[network]} or '
-                  f'{network}_gn_ws-<hash>.pth by other means, put it into a folder and set {FOLDER_VARIABLE} to it')
+    raise WSError(f'weights {GN_WS_WEIGHTS[network]} not found; tried {"; ".join(tried)}. Get '
+                  f'{AUTHORS_FILES[network]} or {network}_gn_ws-<hash>.pth by other means, put it into a folder and '
+                  f'set {FOLDER_VARIABLE} to it')
 
 
 def _sources(network: str, folder: str) -> Iterator[str]:
     name = f'{network}_gn_ws'
-    patterns = (f'{name}.*', f'{name}-*', FILES[network]) if folder else ()
+    patterns = (f'{name}.*', f'{name}-*', AUTHORS_FILES[network]) if folder else ()
     files = sorted(path for pattern in patterns for path in Path(folder).expanduser().glob(pattern))
     yield from (str(path) for path in files if path.suffix in ('.pth', '.safetensors', '.tar'))
     mirrors = get_external_models()
     yield from [mirrors[f'jhu/{name}']] if f'jhu/{name}' in mirrors else []
-    yield f'{HOST}{FILES[network]}'
+    yield f'{HOST}{AUTHORS_FILES[network]}'
 
 
 def _download(url: str) -> Path:

@@ -10,7 +10,7 @@ from torch import Tensor
 from mmws.ops.kernels import filter_gradient, standardize_filters
 from mmws.ops.torch_compat import runs_eagerly, version
 
-__all__ = ['HALF', 'attach', 'check_eps', 'check_fan_in', 'standardize_weight']
+__all__ = ['HALF', 'attach_gradient', 'check_eps', 'check_fan_in', 'standardize_weight']
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -74,7 +74,7 @@ def standardize_weight(weight: Tensor, eps: float = 1e-5, unbiased: bool = True)
     wide = weight.float() if weight.dtype in HALF else weight
     if not runs_eagerly(weight):
         return _formula(wide, eps, unbiased).to(weight.dtype)
-    return attach(wide, *standardize_filters(wide, eps, unbiased), eps, unbiased).to(weight.dtype)
+    return attach_gradient(wide, *standardize_filters(wide, eps, unbiased), eps, unbiased).to(weight.dtype)
 
 
 def _formula(weight: Tensor, eps: float, unbiased: bool) -> Tensor:
@@ -86,7 +86,7 @@ def _formula(weight: Tensor, eps: float, unbiased: bool) -> Tensor:
     return (weight - mean) / (std + eps)
 
 
-def attach(weight: Tensor, standardized: Tensor, factors: Tensor, eps: float, unbiased: bool = True) -> Tensor:
+def attach_gradient(weight: Tensor, standardized: Tensor, factors: Tensor, eps: float, unbiased: bool = True) -> Tensor:
     """Return ``standardized`` with the gradient of :func:`standardize_weight` for ``weight``.
 
     Args:
@@ -102,6 +102,7 @@ class _Attached(torch.autograd.Function):
 
     With :math:`n` the fan-in and :math:`g` the gradient of the output, the gradient of a filter is
     :math:`\frac{g - \mathrm{mean}(g)}{\mathrm{std} + \epsilon} - \hat w \frac{\sum g \hat w}{(n - 1)\,\mathrm{std}}`
+    (:math:`n` instead of :math:`n - 1` for ``unbiased=False``).
     """
 
     @staticmethod
@@ -116,7 +117,7 @@ class _Attached(torch.autograd.Function):
         if not torch.is_grad_enabled():
             return filter_gradient(grad, *ctx.saved_tensors), None, None, None, None
         if version(ctx.weight) != ctx.version:
-            raise RuntimeError('cannot compute a second derivative: a standardized weight was changed in place after '
-                               'the forward pass; run the forward pass again')
+            raise RuntimeError('cannot compute a second derivative: the weight was changed in place after the '
+                               'forward pass; run the forward pass again')
         recomputed = _formula(ctx.weight, ctx.eps, ctx.unbiased)
         return *torch.autograd.grad(recomputed, ctx.weight, grad, create_graph=True), None, None, None, None

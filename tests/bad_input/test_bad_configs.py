@@ -46,7 +46,7 @@ UNREADABLE = {
                                  r"model: expected a type and its arguments, as in .*, got 'MaskRCNN'"),
     'a model without a type': ('fold_checkpoint.py', 'c.py', "default_scope = 'mmdet'\nmodel = dict(backbone=1)\n",
                                r"model: expected a type and its arguments, .*, got \{'backbone': 1\}"),
-    'no scope': ('lr_range.py', 'c.py', f'{BASE}default_scope = None\n', 'c.py has no default_scope; add default'),
+    'no scope': ('lr_range.py', 'c.py', f'{BASE}default_scope = None\n', 'c.py has no default_scope; set default'),
     'an unknown scope': ('fold_checkpoint.py', 'c.py', f"{BASE}default_scope = 'mmdett'\n",
                          "default_scope 'mmdett' is not an installed toolkit; did you mean 'mmdet'"),
     'no optimizer': ('train.py', 'c.py', f'{BASE}optim_wrapper = None\n', r'c\.py has no optim_wrapper'),

@@ -47,7 +47,7 @@ def test_the_toolkits_own_weights_stay_unchanged(tmp_path):
      "incompatible weights: BiT's weights"),
     ({'stages.0.0.conv1.gain': torch.ones(1)}, r"timm's ScaledStdConv2d .*biased"),
     ({'backbone.conv1.weight_gamma': torch.ones(1)}, "mmcv's ConvAWS"),
-    (shapes_of(**{'bn1.running_mean': torch.ones(64)}), r'BatchNorm statistics: .* \(bn1\.running_mean\)'),
+    (shapes_of(**{'bn1.running_mean': torch.ones(64)}), r'running statistics, so .* \(bn1\.running_mean\)'),
     ({'features.0.weight': torch.ones(1)}, r'unknown format; expected .*got the tensors features\.0\.weight'),
 ])
 def test_a_tensor_that_does_not_fit_is_named(tensors, message, tmp_path):
@@ -84,7 +84,7 @@ def test_the_tool_reports_the_format_and_the_tensors_left_over(ending, in_scope,
 @pytest.mark.parametrize(('arguments', 'message'), [
     (['nowhere.pth', 'out.pth'], 'checkpoint nowhere.pth not found'),
     (['bit.pth', 'out.pth'], "incompatible weights: timm's resnetv2"),
-    (['r.pth', 'out.pth', '--to-rgb'], 'take RGB already'),
+    (['r.pth', 'out.pth', '--to-rgb'], 'the input is RGB already'),
     (['r.pth', 'out.onnx'], 'expected a name that ends in .pth or .safetensors'),
     (['r.pth', 'no/out.pth'], 'no/out.pth: folder no not found'),
 ])

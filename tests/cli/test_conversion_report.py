@@ -26,11 +26,11 @@ def test_the_tree_marks_each_conv_and_merges_equal_blocks():
                  'retina_cls plain  Conv2d 256 -> 720, 3x3: no norm follows: the output leaves the network'):
         assert any(part in line for line in lines), part
     assert len(lines) < 80
-    figures = report.as_dict()
-    assert figures['convolutions'] == len(figures['standardized']) + len(figures['plain']) == 38
+    content = report.as_dict()
+    assert content['convolutions'] == len(content['standardized']) + len(content['plain']) == 38
     total = sum(parameter.numel() for parameter in report.model.parameters())
-    assert figures['parameters, before'] == figures['parameters, after'] == total
-    assert figures['parameters in standardized weights'] < total
+    assert content['parameters, before'] == content['parameters, after'] == total
+    assert content['parameters in standardized weights'] < total
 
 
 @pytest.mark.parametrize(('ws', 'counted', 'shown'), [
@@ -46,9 +46,9 @@ def test_other_norms_and_weights_are_reported(ws, counted, shown):
 
 def test_a_conv_outside_the_dry_run_and_a_shared_conv_are_marked():
     shown = text(inspect_conversion('mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py', {}))
-    assert 'no norm follows: ReLU (judged by the module tree)' in shown
+    assert 'no norm follows: ReLU (not run, decided by the module tree)' in shown
     shown = text(inspect_conversion('mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py', {}))
-    assert '(the one of bbox_head.cls_convs.0.0.conv)' in shown
+    assert '(same module as bbox_head.cls_convs.0.0.conv)' in shown
 
 
 @pytest.mark.parametrize('name', [RETINANET, str(REPOSITORY / 'configs' / 'demo' / 'mask_rcnn_r18_gnws_digits.py')])

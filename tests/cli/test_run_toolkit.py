@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 
 from mmws import WSError
-from mmws.cli.run_toolkit import toolkit_tool
+from mmws.cli.run_toolkit import toolkit_script_path
 from tests.helpers.commands import REPOSITORY, run, tool
 
 COCO_CONFIG = str(REPOSITORY / 'configs' / 'mask_rcnn_r50_gnws.py')
@@ -81,9 +81,10 @@ def test_distributed_scripts_find_the_toolkits(name, tmp_path):
 
 
 def test_default_scope_selects_the_toolkit():
-    assert toolkit_tool(Config({'default_scope': 'mmdet'}), 'train.py').is_relative_to(Path(mmdet.__file__).parent)
-    assert toolkit_tool(Config({'default_scope': 'mmseg'}), 'dist_test.sh').is_relative_to(Path(mmseg.__file__).parent)
+    for toolkit, script in ((mmdet, 'train.py'), (mmseg, 'dist_test.sh')):
+        path = toolkit_script_path(Config({'default_scope': toolkit.__name__}), script)
+        assert path.is_relative_to(Path(toolkit.__file__).parent)
     with pytest.raises(WSError, match='no default_scope'):
-        toolkit_tool(Config({}), 'train.py')
+        toolkit_script_path(Config({}), 'train.py')
     with pytest.raises(WSError, match=r'its tools/train\.py is not installed; the toolkits are mmdet, .* see Install'):
-        toolkit_tool(Config({'default_scope': 'mmnothing'}), 'train.py')
+        toolkit_script_path(Config({'default_scope': 'mmnothing'}), 'train.py')

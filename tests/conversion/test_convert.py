@@ -183,4 +183,4 @@ def test_the_report_lists_convolutions_that_did_not_run():
     report = convert_(Unrunnable(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU())))
     assert report.unseen == ['0']
     assert report.converted == ['0']
-    assert '  not run       0: judged by the module tree' in str(report)
+    assert '  not run       0: decided by the module tree' in str(report)

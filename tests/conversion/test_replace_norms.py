@@ -10,7 +10,7 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from mmws import ConvWS2d, convert_
-from mmws.conversion.replace_norms import NORMS, replace_norm_
+from mmws.conversion.replace_norms import NORMS, Norm, replace_norm_
 from mmws.layers.batch_channel_norm import BatchChannelNorm, EstimatedBatchChannelNorm, EstimatedBatchNorm
 from mmws.layers.switchable_norm import SwitchableNorm
 
@@ -31,7 +31,7 @@ def test_a_resnet_equals_the_one_built_with_the_norm(kind, mmdet_scope):
     converted = resnet(ws={'norm': kind})
     built = resnet(ws={'norm': 'keep'}, norm_cfg=CONFIGS[kind])
     assert list(converted.state_dict()) == list(built.state_dict())
-    assert f'{NORMS[kind][1]}1.weight' in converted.state_dict()
+    assert f'{NORMS[kind].prefix}1.weight' in converted.state_dict()
     built.load_state_dict(converted.state_dict(), strict=True)
     assert str(converted).replace('(bn): BatchNorm2d', '(bn): _BatchNorm') == str(built)
     assert [type(m) for m in converted.modules() if isinstance(m, nn.Conv2d)] == [ConvWS2d] * 20
@@ -68,6 +68,21 @@ def test_the_old_norm_becomes_a_part_of_batch_channel_norm():
         assert (type(norm.bn), norm.bn.eps, norm.bn.momentum) == (kind, 1e-3, 0.3)
     norm = replace_norm_(nn.BatchNorm2d(8, momentum=None), 'EstBN')
     assert (type(norm.bn), norm.bn.momentum) == (EstimatedBatchNorm, 0.1)
+
+
+def test_an_unknown_kind_is_refused():
+    norm = nn.BatchNorm2d(8)
+    for kind, message in (('keep', "norm 'keep': expected one of 'BCN', 'EstBN', 'GN'"), ('gn', "did you mean 'GN'")):
+        with pytest.raises(ValueError, match=message):
+            replace_norm_(norm, kind)
+    assert type(norm) is nn.BatchNorm2d
+
+
+def test_a_norm_is_one_entry(monkeypatch):
+    monkeypatch.setitem(NORMS, 'X', Norm('MyNorm', 'x', lambda norm, *_: nn.LazyInstanceNorm2d()))
+    net = nn.Sequential(nn.Conv2d(3, 4, 2), nn.BatchNorm2d(4))
+    assert '1 BatchNorm replaced by MyNorm' in str(convert_(net, norm='X'))
+    assert type(net[1]) is nn.LazyInstanceNorm2d
 
 
 @pytest.mark.parametrize('kind', NORMS)
@@ -131,7 +146,7 @@ def test_a_second_conversion_keeps_batch_channel_norm(mmdet_scope):
 def test_norms_in_mmcvs_conv_module(mmdet_scope):
     for kind in ('SN', 'BCN', 'EstBN'):
         module = ConvModule(3, 8, 3, norm_cfg={'type': f'mmws.{kind}', 'requires_grad': False})
-        assert module.norm_name == NORMS[kind][1]
+        assert module.norm_name == NORMS[kind].prefix
         assert type(module.norm) is CLASSES[kind]
         assert not any(parameter.requires_grad for parameter in module.norm.parameters())
         assert convert_(module, norm='keep').converted == ['conv']

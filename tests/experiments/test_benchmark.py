@@ -8,19 +8,19 @@ import torch
 from torch import nn
 
 from mmws import ConvWS2d
-from mmws.experiments.benchmark.forms import ALLOCATOR, COSTS, NETWORKS, STEPS, Form
+from mmws.experiments.benchmark.forms import ALLOCATOR, COST_FORMS, NETWORKS, STEP_FORMS, Form
 from mmws.experiments.benchmark.report import markdown
 from mmws.experiments.benchmark.timing import Scenario, Subject, measure
 from tests.helpers.commands import REPOSITORY
 
-EAGER = [name for name, form in COSTS.items() if not form.compiled]
-TINY = Scenario('ResNet-50', (32, 32), 2, {name: COSTS[name] for name in ('plain', 'mmws')})
+EAGER = [name for name, form in COST_FORMS.items() if not form.compiled]
+TINY = Scenario('ResNet-50', (32, 32), 2, {name: COST_FORMS[name] for name in ('plain', 'mmws')})
 
 
 def test_the_forms_compute_the_named_operation():
     x = torch.randn(1, 3, 32, 32)
     with torch.no_grad():
-        outs = {name: COSTS[name].build('ResNet-50')(x)[-1] for name in EAGER}
+        outs = {name: COST_FORMS[name].build('ResNet-50')(x)[-1] for name in EAGER}
     for name in ('mmcv', "authors' code", 'parametrize'):
         torch.testing.assert_close(outs[name], outs['mmws'], rtol=1e-3, atol=1e-3)
     assert 1e-4 < (outs["timm's trick"] - outs['mmws']).abs().mean() < 0.05  # biased
@@ -40,7 +40,7 @@ def test_networks_have_the_layers_and_the_memory_format_of_their_form(network):
 
 @pytest.mark.parametrize('network', ['RetinaNet', 'stock Mask R-CNN'])
 def test_a_detector_trains_and_infers(network):
-    subject = Subject(Scenario(network, (64, 64), 1, {}), STEPS['BN'], 'cpu')
+    subject = Subject(Scenario(network, (64, 64), 1, {}), STEP_FORMS['BN'], 'cpu')
     before = subject.net.backbone.layer4[0].conv1.weight.detach().clone()
     assert subject.run('training') > 0
     assert not torch.equal(subject.net.backbone.layer4[0].conv1.weight, before)
@@ -48,7 +48,7 @@ def test_a_detector_trains_and_infers(network):
 
 
 def test_the_weight_cache_needs_the_memory_of_the_weights_once():
-    weights = sum(module.weight.numel() * 4 for module in COSTS['plain'].build('ResNet-50').modules()
+    weights = sum(module.weight.numel() * 4 for module in COST_FORMS['plain'].build('ResNet-50').modules()
                   if isinstance(module, nn.Conv2d))
     peaks = {(result['mode'], result['form']): result['peak'] for result in measure(TINY, 'cpu')}
     for mode in ('training', 'inference'):
@@ -58,7 +58,7 @@ def test_the_weight_cache_needs_the_memory_of_the_weights_once():
 def test_an_isolated_process_has_its_environment(monkeypatch):
     monkeypatch.setenv('OMP_NUM_THREADS', '1')
     name = next(iter(ALLOCATOR))
-    forms = {'here': COSTS['plain'], 'alone': Form(environment={name: str(2 ** 20)})}
+    forms = {'here': COST_FORMS['plain'], 'alone': Form(environment={name: str(2 ** 20)})}
     results = measure(Scenario('ResNet-50', (32, 32), 2, forms, ('inference',)), 'cpu')
     assert [result['peak'] is None for result in results] == [False, True]
     assert name not in os.environ

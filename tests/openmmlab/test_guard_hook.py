@@ -66,7 +66,7 @@ def runner(work_dir: Path, model: Net, steps: int = 6, interval: int = 2, **sett
 def test_training_stops_before_nan_reaches_a_weight(how, message, wrapper, tmp_path):
     train = runner(tmp_path, Net(5, how), optim_wrapper=wrapper)
     if how == 'gradient' and 'accumulative_counts' in wrapper:  # the check runs at the update, one step later
-        message = 'step 6: .* its gradient is not: the source is an earlier batch'
+        message = 'step 6: .* its gradient is not: an earlier accumulated batch'
     with pytest.raises(WSError, match=message):
         train.train()
     assert all(bool(weight.isfinite().all()) for weight in train.model.parameters())

@@ -79,7 +79,7 @@ def test_one_changed_key_converts_a_stock_config(mmdet_scope, log):
     assert type(model).__name__ == 'MaskRCNN'
     assert not any(isinstance(module, BatchNorm) for module in model.modules())
     assert all(name.startswith('backbone.') for name in names_of(model, ConvWS2d))  # the other parts have no norm
-    assert any('53 convolutions standardized, 17 unchanged, 53 BatchNorm replaced' in line for line in log)
+    assert any('53 convolutions standardized, 17 modules unchanged, 53 BatchNorm replaced' in line for line in log)
 
 
 def test_explicit_scope(in_scope):

@@ -105,4 +105,4 @@ def test_another_network_and_an_unknown_name_are_refused(sources, weights):
 
 def test_the_toolkit_has_a_mirror_with_a_hash_for_each_file():
     known = weight_hub.get_external_models()
-    assert all(re.search(r'-[0-9a-f]{8}\.pth$', known[f'jhu/{network}_gn_ws']) for network in weight_hub.FILES)
+    assert all(re.search(r'-[0-9a-f]{8}\.pth$', known[f'jhu/{network}_gn_ws']) for network in weight_hub.AUTHORS_FILES)

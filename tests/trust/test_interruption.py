@@ -13,7 +13,7 @@ from mmws.openmmlab.guard_hook import _is_intact, _newest_intact
 from mmws.openmmlab.safe_globals import allow_log_history
 from tests.helpers.commands import REPOSITORY, free_port
 from tests.trust.demo import final_loss, records, start, train, write_config
-from tests.trust.witness import digest
+from tests.trust.record_hook import digest
 
 STEPS, INTERVAL, KILLS, SEEDS, LAST = 200, 5, 20, 4, 40
 
@@ -37,7 +37,7 @@ def kill(process) -> None:
 
 
 def saved(work_dir: Path) -> dict | None:
-    """Return the checkpoint's content in the form of a ``Witness`` record, or None without a checkpoint."""
+    """Return the checkpoint's content in the form of a ``RecordHook`` line, or None without a checkpoint."""
     if not (work_dir / 'last_checkpoint').exists():
         return None
     named = (work_dir / 'last_checkpoint').read_text()

@@ -18,7 +18,7 @@ from mmws.openmmlab.stock_configs import read_mmws_config, stock_config
 from mmws.ops.standardize import standardize_weight
 from mmws.ops.torch_compat import version
 
-__all__ = ['ALLOCATOR', 'COSTS', 'NETWORKS', 'STEPS', 'Form', 'scope_of']
+__all__ = ['ALLOCATOR', 'COST_FORMS', 'NETWORKS', 'STEP_FORMS', 'Form', 'scope_of']
 
 NETWORKS = {
     'RetinaNet': 'retinanet_r50_gnws.py',
@@ -55,7 +55,7 @@ class ParametrizedConv(nn.Conv2d):
 
 
 class CopyConv(nn.Conv2d):
-    """Lower bound for a layer that caches its weight: it copies the bytes once each way, without arithmetic."""
+    """Lower bound for a layer that caches its weight: it copies the weight once forward and once backward."""
 
     def forward(self, x: Tensor) -> Tensor:
         if vars(self).get('version') != version(self.weight):
@@ -121,7 +121,7 @@ def _config(network: str, converted: bool) -> ConfigDict:
     return model
 
 
-COSTS = {
+COST_FORMS = {
     'plain': Form(nn.Conv2d),
     'plain again': Form(nn.Conv2d),
     'a copy each way': Form(CopyConv),
@@ -135,7 +135,7 @@ COSTS = {
     'mmcv, compiled': Form(MmcvConvWS2d, compiled=True),
 }
 ALLOCATOR = {'MALLOC_MMAP_THRESHOLD_': str(2 ** 30), 'MALLOC_TRIM_THRESHOLD_': str(2 ** 32)}
-STEPS = {
+STEP_FORMS = {
     'GN': Form(nn.Conv2d),
     'BN': Form(converted=False),
     'GN+WS': Form(),

@@ -111,7 +111,7 @@ class Subject:
         loss, _ = self.net.parse_losses(self.net(**batch, mode='loss'))  # type: ignore[operator]
         return loss
 
-_subjects: list[Subject] = []  # of a process that has a single one
+_subjects: list[Subject] = []  # the only subject of a worker process
 
 
 def _prepare(scenario: Scenario, form: Form, device: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from mmengine.config import Config
 
 from mmws.cli.config import load_config
-from mmws.cli.run_toolkit import toolkit_tool
+from mmws.cli.run_toolkit import toolkit_script_path
 from mmws.conversion.options import Options
 from mmws.errors import WSError
 from mmws.experiments.short_run import check_training
@@ -33,7 +33,7 @@ class Part:
     methods: tuple[str, ...]  # keys of Study.methods
     batch_sizes: tuple[int, ...] = (1,)
     schedules: tuple[str, ...] = ('step',)  # of SCHEDULES
-    rates: tuple[float, ...] = ()  # candidates for the learning rate; without, see choose_rate
+    rates: tuple[float, ...] = ()  # candidates for the learning rate; if empty, choose_rate takes another part's rate
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def check_task(study: Study, task: Task) -> None:
     if not str(config.model.type).startswith('mmws.'):
         raise WSError(f'{task.config}: model.type is {config.model.type!r}; the study sets the norm through the mmws. '
                       f'prefix, so write mmws.{config.model.type}')
-    toolkit_tool(config, 'train.py')
+    toolkit_script_path(config, 'train.py')
     check_training(config, ('train_dataloader', 'val_dataloader'))
 
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from mmws.openmmlab.mmengine_compat import run_forward
 from mmws.ops.torch_compat import tree_leaves
 
-__all__ = ['diagnose', 'is_finite', 'shorten']
+__all__ = ['find_nan', 'first_three', 'is_finite']
 
 
-def diagnose(model: Any, batch: Any) -> str:
+def find_nan(model: Any, batch: Any) -> str:
     """Run a batch through the model again, forward and, if the loss is finite, backward.
 
     Args:
@@ -30,7 +30,7 @@ def diagnose(model: Any, batch: Any) -> str:
     data = model.data_preprocessor(batch, True)
     if not is_finite(data.get('inputs')):
         files = [getattr(sample, 'img_path', '?') for sample in data.get('data_samples') or ()]
-        return f'the images contain NaN or Inf: {shorten(files)}'
+        return f'the images contain NaN or Inf: {first_three(files)}'
     with _recorded_layers(model) as (executed, culprits):
         loss, parts = model.parse_losses(run_forward(model, data, 'loss'))
     losses = ', '.join(f'{name} {float(value.detach()):.4g}' for name, value in parts.items() if 'loss' in name)
@@ -40,7 +40,7 @@ def diagnose(model: Any, batch: Any) -> str:
     loss.backward()
     gradients = ((name, [weight.grad for weight in model.get_submodule(name).parameters()]) for name in executed[::-1])
     layer = next((name for name, values in gradients if not is_finite(values)), None)
-    source = f'backward from {layer}' if layer else 'the source is an earlier batch of the update or another process'
+    source = f'backward from {layer}' if layer else 'an earlier accumulated batch, or another process, caused it'
     return f'the loss is finite ({losses}), its gradient is not: {source}'
 
 
@@ -55,11 +55,11 @@ def is_finite(value: Any) -> bool:
     return all(bool(leaf.isfinite().all()) for leaf in tree_leaves(value) if isinstance(leaf, Tensor))
 
 
-def shorten(names: list[str]) -> str:
+def first_three(names: list[str]) -> str:
     """Return the first three names and the number of the others.
 
     Example:
-        >>> shorten(['a', 'b', 'c', 'd', 'e'])
+        >>> first_three(['a', 'b', 'c', 'd', 'e'])
         'a, b, c and 2 more'
     """
     return ', '.join(names[:3]) + (f' and {len(names) - 3} more' if len(names) > 3 else '')
@@ -75,7 +75,8 @@ def _recorded_layers(model: nn.Module) -> Iterator[tuple[list[str], list[str]]]:
         executed.append(name)
         if not is_finite(output) and is_finite(inputs):
             bad = [key for key, value in layer.state_dict().items() if not is_finite(value)]
-            culprits.append(f'{name} ({type(layer).__name__})' + (f', NaN or Inf in its {shorten(bad)}' if bad else ''))
+            weights = f', NaN or Inf in its {first_three(bad)}' if bad else ''
+            culprits.append(f'{name} ({type(layer).__name__}){weights}')
 
     with ExitStack() as hooks:
         for name, layer in [*model.named_modules()][1:]:

@@ -24,14 +24,14 @@ def digest(state) -> str:
 
 
 @HOOKS.register_module()
-class Witness(Hook):
-    """Write a line at the start or resume and a line per step to ``witness.jsonl``, on rank 0 only."""
+class RecordHook(Hook):
+    """Write a line at the start or resume and a line per step to ``record.jsonl``, on rank 0 only."""
 
     priority = 'VERY_LOW'
 
     def write(self, runner, **line):
         if int(os.environ.get('RANK', 0)) == 0:
-            with Path(runner.work_dir, 'witness.jsonl').open('a') as file:
+            with Path(runner.work_dir, 'record.jsonl').open('a') as file:
                 file.write(json.dumps(line) + '\n')
 
     def before_train(self, runner):
