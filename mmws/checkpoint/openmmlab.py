@@ -20,7 +20,7 @@ def _model_shapes(tensors: Mapping[str, Tensor]) -> tuple[str, Shapes]:
         network, known = resnet_shapes(tensors, 'backbone.')
     except WSError:
         return 'a network of unknown shapes, which are checked when it is loaded', shapes
-    return f'a model on {network}', shapes | known
+    return f'a model on {network}', {**shapes, **known}
 
 
 TOOLKIT = Format("the toolkits' own", ('backbone.*', '*.gn*'), str, _model_shapes)

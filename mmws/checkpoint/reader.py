@@ -127,7 +127,7 @@ def _split_weights(content: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
                for name, value in named.items() if isinstance(value, (Tensor, np.ndarray))}
     if not tensors:
         raise ValueError('it contains no tensors by name')
-    rest |= {name: value for name, value in named.items() if str(name) not in tensors}
+    rest.update({name: value for name, value in named.items() if str(name) not in tensors})
     return tensors, {str(name): value for name, value in rest.items()}
 
 
