@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from mmws.conversion.layer_types import is_conv, is_norm
-from mmws.ops.torch_compat import tree_leaves
+from mmws.ops.torch_compat import indexing_shown_to, tree_leaves
 
 __all__ = ['NORM_FUNCTIONS', 'Consumers', 'OutputRecorder']
 
@@ -48,6 +48,7 @@ class OutputRecorder(TorchFunctionMode):
         self._weights: dict[int, list[nn.Module]] = {}
         self._running = {'conv': 0, 'norm': 0}
         self._hooks: list[Any] = []
+        self._indexing = indexing_shown_to(lambda function, args: self.__torch_function__(function, (), args))
 
     def __enter__(self) -> OutputRecorder:
         for module in self._model.modules():
@@ -57,11 +58,13 @@ class OutputRecorder(TorchFunctionMode):
                                 module.register_forward_hook(partial(self._after, kind))]
                 if kind == 'conv' and 'weight' in module._parameters:
                     self._weights.setdefault(id(module.weight), []).append(module)
+        self._indexing.__enter__()
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *exception: Any) -> None:
         super().__exit__(*exception)  # type: ignore[no-untyped-call]
+        self._indexing.__exit__(*exception)
         for hook in self._hooks:
             hook.remove()
 

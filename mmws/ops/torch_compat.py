@@ -6,20 +6,22 @@ without it. If it says nothing of that, both versions have the name; without it,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial, wraps
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.utils import parametrizations
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree
 
 __all__ = ['DETECTS_WRITES', 'DYNAMIC', 'NORMALIZE', 'BatchNorm', 'ConvNd', 'ConvTransposeNd', 'InstanceNorm',
            'NormBase', 'SpectralParametrization', 'WeightNormParametrization', 'add_load_state_dict_pre_hook',
-           'add_safe_globals', 'address', 'get_total_norm', 'is_compiling', 'lazy_clone', 'runs_eagerly',
-           'storage_users', 'tree_leaves', 'version']
+           'add_safe_globals', 'address', 'get_total_norm', 'indexing_shown_to', 'is_compiling', 'lazy_clone',
+           'runs_eagerly', 'storage_users', 'tree_leaves', 'version']
 
 ConvNd = nn.modules.conv._ConvNd  # to recognize a convolution of any dimension
 ConvTransposeNd = nn.modules.conv._ConvTransposeNd  # to recognize a transposed one: its outputs are on axis 1
@@ -93,6 +95,40 @@ def lazy_clone(tensor: Tensor) -> Tensor:
 def tree_leaves(value: Any) -> list[Any]:
     """Return the leaves of nested containers, for example the tensors in the inputs of a module."""
     return _pytree.tree_flatten(value)[0]
+
+
+def _sees_indexing() -> bool:
+    seen = []
+
+    class Mode(TorchFunctionMode):
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(function)
+            return function(*args, **kwargs or {})
+
+    tensor = torch.zeros(1, device='cpu')
+    with Mode():
+        tensor[0]
+    return bool(seen)
+
+
+_SEES_INDEXING = _sees_indexing()
+
+
+@contextmanager
+def indexing_shown_to(handle: Callable[[Any, tuple[Any, ...]], Any]) -> Iterator[None]:
+    """Context in which ``handle(function, args)`` runs ``x[0]`` and ``x[0] = y``, if torch hides them from modes.
+
+    The recorder of consumers needs it. torch < 2.1 hides them from a ``TorchFunctionMode``; a newer one shows them.
+    """
+    names = () if _SEES_INDEXING else ('__getitem__', '__setitem__')
+    for name in names:
+        function = getattr(Tensor, name)
+        setattr(Tensor, name, wraps(function)(lambda *args, function=function: handle(function, args)))
+    try:
+        yield
+    finally:
+        for name in names:
+            delattr(Tensor, name)  # the base class has the original
 
 
 def _norm_of_norms(tensors: Sequence[Tensor], norm_type: float) -> Tensor:
