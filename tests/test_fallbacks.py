@@ -57,9 +57,12 @@ def test_indexing_is_recorded_where_torch_hides_it(monkeypatch):
 
 
 @pytest.fixture
-def without_allowed_list(monkeypatch):
+def without_allowed_list():
     torch.serialization.clear_safe_globals()
-    monkeypatch.delattr(torch.serialization, 'get_unsafe_globals_in_checkpoint')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delattr(torch.serialization, 'get_unsafe_globals_in_checkpoint')
+        yield
+    allow_log_history()
 
 
 @pytest.mark.usefixtures('without_allowed_list')

@@ -61,7 +61,8 @@ def read_scalars(work_dir: Path) -> tuple[Lines, Lines]:
     Raises:
         WSError: if there are no lines of training, or a log is not valid JSON.
     """
-    training, validation = Lines(), Lines()
+    training: Lines = []
+    validation: Lines = []
     for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
         try:
             lines = [json.loads(line) for line in path.read_text().splitlines() if line.endswith('}')]
