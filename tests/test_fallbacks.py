@@ -12,7 +12,7 @@ from torch import nn
 import mmws.cli.onnx_export
 import mmws.ops.torch_compat
 from mmws import WSError, convert_
-from mmws.cli.load_model import load_trained
+from mmws.cli.load_model import check_model, load_trained
 from mmws.conversion.output_recorder import OutputRecorder
 from mmws.openmmlab.safe_globals import allow_log_history
 from tests.helpers.commands import REPOSITORY
@@ -74,6 +74,10 @@ def test_a_checkpoint_with_a_log_history_needs_an_allowed_list(tmp_path):
     assert not allow_log_history()
     with pytest.raises(WSError, match=r'refused.*log history needs torch >= 2\.6, this is '):
         load_trained(config, str(tmp_path / 'x.pth'))
+    with pytest.warns(UserWarning, match='not checked before the run'):
+        check_model(Config({'default_scope': 'mmdet', 'model': {'type': 'mmws.ConvWS2d', 'in_channels': 3,
+                                                                'out_channels': 4, 'kernel_size': 1}}),
+                    str(tmp_path / 'x.pth'), needs_all_weights=True)
 
 
 class Catches(nn.Module):

@@ -26,6 +26,8 @@ LEGACY_TORCH = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # torch before 1.6, 
 MALFORMED = (*FOREIGN_ERRORS, pickle.UnpicklingError, zipfile.BadZipFile, SafetensorError, struct.error, EOFError,
              MemoryError)  # raised on a malformed file
 
+TORCHS_ADVICE = 'WeightsUnpickler error: '  # torch 2.0 puts advice to switch its checks off before the reason
+
 
 @dataclass
 class Checkpoint:
@@ -71,6 +73,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
             raise  # cannot open the file; an invalid offset in the file raises an OSError without a name
         lines = str(error).strip().splitlines() or [type(error).__name__]
         reason = next((line.strip() for line in lines if 'GLOBAL' in line or 'Unsupported' in line), lines[0])
+        reason = reason.rpartition(TORCHS_ADVICE)[2]
         raise WSError(f'{path} is refused, nothing in it was executed: {reason:.300}') from None
     return Checkpoint(tensors, rest, sha256_of(path))
 

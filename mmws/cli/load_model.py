@@ -33,6 +33,7 @@ def check_model(config: Config, checkpoint: str = '', needs_all_weights: bool = 
     Raises:
         WSError: if the model cannot be built, or the checkpoint cannot be read or does not fit.
     """
+    refused = ''
     with silence():
         model = _build_model(config)
         if checkpoint and '://' not in checkpoint:
@@ -41,11 +42,13 @@ def check_model(config: Config, checkpoint: str = '', needs_all_weights: bool = 
             except WSError as error:
                 if allow_log_history():
                     raise
-                warnings.warn(f'the weights are not checked before the run: {error}', stacklevel=2)
-                return  # the toolkit can read the file without an allowed list
-            if needs_all_weights:
-                tensors = {without_prefix(name, 'module.'): tensor for name, tensor in tensors.items()}
-                _load_weights(config, model, checkpoint, tensors, strict=False)
+                refused = str(error)  # the toolkit can read the file without an allowed list
+            else:
+                if needs_all_weights:
+                    tensors = {without_prefix(name, 'module.'): tensor for name, tensor in tensors.items()}
+                    _load_weights(config, model, checkpoint, tensors, strict=False)
+    if refused:
+        warnings.warn(f'the weights are not checked before the run: {refused}', stacklevel=2)
 
 
 def load_trained(config: Config, path: str) -> tuple[nn.Module, Checkpoint]:
