@@ -41,9 +41,9 @@ DETECTS_WRITES = (hasattr(Tensor, '_lazy_clone') and hasattr(torch._C, '_data_ad
 # A dynamic size in an exported graph. Without it (torch < 2.6), the export to ONNX is refused.
 DYNAMIC = getattr(getattr(getattr(torch, 'export', None), 'Dim', None), 'DYNAMIC', None)
 # Is torch.compile tracing the code? It must not trace the cache. Without torch.compiler.is_compiling (torch < 2.3), an
-# older function is used, which torch.compile knows too.
-is_compiling: Callable[[], bool] = (torch.compiler.is_compiling if hasattr(torch, 'compiler')
-                                    and hasattr(torch.compiler, 'is_compiling') else torch._utils.is_compiling)
+# older function is used, which torch.compile knows too. Without both, torch.compile traces the layers as eager code.
+is_compiling: Callable[[], bool] = getattr(
+    getattr(torch, 'compiler', None), 'is_compiling', getattr(torch._utils, 'is_compiling', lambda: False))
 
 def runs_eagerly(tensor: Tensor) -> bool:
     """Return True for a plain tensor outside of compilers, tracers, functorch transforms, dispatch and dual modes.
