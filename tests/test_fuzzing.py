@@ -12,16 +12,18 @@ pytestmark = pytest.mark.filterwarnings('ignore')
 QUICK = settings(deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None)
 
 
-@settings(QUICK, max_examples=25)
-@given(fuzz.options())
-def test_random_options_convert_or_are_refused(made):
-    fuzz.try_options(made)
+@pytest.mark.parametrize(('attempt', 'examples'), [(fuzz.try_options, 25), (fuzz.try_config, 6)])
+def test_random_options_convert_or_are_refused(attempt, examples):
+    outcomes = Counter()
 
+    @settings(QUICK, max_examples=examples)
+    @given(fuzz.options())
+    def run(made):
+        outcomes[attempt(made)] += 1
 
-@settings(QUICK, max_examples=6)
-@given(fuzz.options())
-def test_random_options_in_a_config_convert_or_are_refused(made):
-    fuzz.try_config(made)
+    run()
+    assert outcomes['accepted'] > 0
+    assert outcomes['refused'] > 0
 
 
 def test_damaged_checkpoints_are_converted_correctly_or_refused(tmp_path, monkeypatch):
