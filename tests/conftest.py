@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -14,6 +15,17 @@ from mmengine.visualization import Visualizer
 
 from mmws.data.digits import make_digits
 from tests.helpers.commands import REPOSITORY, tracked_files
+
+
+class TorchSeed:
+    """Torch's generator for hypothesis, which seeds it before each example as it seeds Python's and numpy's."""
+
+    seed = staticmethod(torch.manual_seed)
+    getstate = staticmethod(torch.get_rng_state)
+    setstate = staticmethod(torch.set_rng_state)
+
+
+hypothesis.register_random(TorchSeed)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -133,5 +133,5 @@ def _inputs(module: nn.Module) -> Iterator[list[Tensor]]:
     if not isinstance(channels, (list, tuple)):
         channels = [first.in_channels] * 5
     for size in sizes:
-        yield [torch.empty(2, count, *[max(size >> level, 2)] * (first.weight.dim() - 2))
+        yield [torch.empty(2, count, *[max(size >> level, 2)] * (first.weight.dim() - 2), dtype=first.weight.dtype)
                for level, count in enumerate(channels)]

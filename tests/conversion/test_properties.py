@@ -1,4 +1,7 @@
-"""Properties of conversion and folding on random networks. Their steps define the consumers of each output."""
+"""Properties of conversion and folding on random networks. Their steps define the consumers of each output.
+
+The networks are float64: whether two gradients agree does not depend on how close a float32 variance is to 0.
+"""
 
 import copy
 import io
@@ -70,7 +73,7 @@ def networks(draw: st.DrawFn) -> Chain:
             steps.append(f'{kind}{number}')
         elif kind in ('save', 'add', 'contiguous'):
             steps.append(kind)
-    return Chain(steps, modules, draw(st.booleans()), draw(st.booleans()))
+    return Chain(steps, modules, draw(st.booleans()), draw(st.booleans())).double()
 
 
 def followed_by_norms(net: Chain) -> set[str]:
@@ -98,7 +101,7 @@ def _norm_follows(steps: list[str], place: int) -> bool:
 
 
 def x() -> torch.Tensor:
-    return torch.randn(2, CHANNELS, 16, 16, generator=torch.Generator().manual_seed(0))
+    return torch.randn(2, CHANNELS, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
 def convert(net: nn.Module) -> list[str]:
@@ -137,7 +140,7 @@ def test_a_folded_network_has_the_same_output(net):
     convert(net)
     folded = fold(net.eval())
     assert not any(isinstance(module, WeightStandardized) for module in folded.modules())
-    torch.testing.assert_close(folded(x()), net(x()), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(folded(x()), net(x()))
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
@@ -169,8 +172,8 @@ WAYS = {
     'deepcopy': copy.deepcopy,
     'pickle': lambda net: pickle.loads(pickle.dumps(net)),
     'save': saved_and_loaded,
-    'to and back': lambda net: net.to(torch.float64).to(torch.float32),
-    'half and back': lambda net: copy.deepcopy(net).bfloat16().float().load_state_dict(net.state_dict()) and net,
+    'to and back': lambda net: net.to(torch.float32).to(torch.float64),  # the initial weights are float32 numbers
+    'half and back': lambda net: copy.deepcopy(net).bfloat16().double().load_state_dict(net.state_dict()) and net,
     'train and eval': lambda net: net.train().eval().train(),
     'moving average': averaged,
     'hooked': lambda net: net.register_forward_hook(lambda *_: None) and net,
