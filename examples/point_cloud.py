@@ -3,6 +3,8 @@
 The data is random: points on a sphere, on a cube or in a plane, rotated. The batch size is 2.
 """
 
+from __future__ import annotations
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
@@ -22,7 +24,7 @@ class EdgeConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # (clouds, channels, points)
         points = x.transpose(1, 2)
         nearest = torch.cdist(points, points).topk(self.neighbours, largest=False).indices
-        neighbour = torch.stack([cloud[index] for cloud, index in zip(points, nearest, strict=True)])
+        neighbour = torch.stack([cloud[index] for cloud, index in zip(points, nearest)])
         centre = points[:, :, None].expand_as(neighbour)
         edges = torch.cat([neighbour - centre, centre], -1).permute(0, 3, 1, 2)
         return self.edge(edges).amax(-1)

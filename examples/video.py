@@ -4,6 +4,8 @@ The data is random: a bright square moves left, right, up or down, and the netwo
 size is 2.
 """
 
+from __future__ import annotations
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
@@ -35,7 +37,7 @@ class VideoNet(nn.Sequential):
 def clips(count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     """Return clips of shape (count, 1, 8, 16, 16) and their directions: 0 left, 1 right, 2 up, 3 down."""
     videos, labels = torch.zeros(count, 1, 8, 16, 16), torch.randint(4, (count,), generator=rng)
-    for video, label in zip(videos, labels.tolist(), strict=True):
+    for video, label in zip(videos, labels.tolist()):
         y, x = torch.randint(4, 9, (2,), generator=rng).tolist()
         dy, dx = [(0, -1), (0, 1), (-1, 0), (1, 0)][label]
         for t in range(8):

@@ -8,7 +8,8 @@ import traceback
 from collections.abc import Iterable
 from types import TracebackType
 
-__all__ = ['FOREIGN_ERRORS', 'WSError', 'format_exception', 'near_matches', 'one_line_errors']
+__all__ = ['FOREIGN_ERRORS', 'WSError', 'format_exception', 'near_matches', 'one_line_errors',
+           'without_prefix']
 
 FOREIGN_ERRORS = (RuntimeError, TypeError, ValueError, AttributeError, LookupError, AssertionError, ArithmeticError,
                   NameError, ImportError)
@@ -49,9 +50,19 @@ def format_exception(error: BaseException) -> str:
     """
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error).strip()
     if 'Original Traceback' in text:
-        return text.splitlines()[-1].removeprefix('mmws.errors.WSError: ')
-    kind = '' if isinstance(error, WSError) else f'{type(error).__name__}: '
-    return f'{kind}{" ".join(text.split()):.1000}'.removesuffix(': ')
+        return without_prefix(text.splitlines()[-1], 'mmws.errors.WSError: ')
+    kind = [] if isinstance(error, WSError) else [type(error).__name__]
+    return ': '.join([*kind, *([f'{" ".join(text.split()):.1000}'] if text else [])])
+
+
+def without_prefix(text: str, prefix: str) -> str:
+    """Return ``text`` without ``prefix``, if it starts with it: ``str.removeprefix`` needs Python 3.9.
+
+    Example:
+        >>> without_prefix('mmws.MaskRCNN', 'mmws.'), without_prefix('MaskRCNN', 'mmws.')
+        ('MaskRCNN', 'MaskRCNN')
+    """
+    return text[len(prefix):] if text.startswith(prefix) else text
 
 
 class one_line_errors:  # noqa: N801

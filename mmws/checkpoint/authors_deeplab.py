@@ -14,9 +14,9 @@ __all__ = ['AUTHORS_DEEPLAB', 'from_authors_deeplab']
 
 # Input order of the fusion convolution, in the authors' head and in mmws.DeepLabV3Head.
 BRANCHES = ('aspp_modules.0', 'aspp_modules.1', 'aspp_modules.2', 'aspp_modules.3', 'image_pool.1')
-HEAD = {'conv2': 'bottleneck.conv', 'bn2': 'bottleneck.gn', 'conv3': 'conv_seg'}
-HEAD |= {f'aspp{i}': f'{branch}.conv' for i, branch in enumerate(BRANCHES, 1)}
-HEAD |= {f'aspp{i}_bn': f'{branch}.gn' for i, branch in enumerate(BRANCHES, 1)}
+HEAD = {'conv2': 'bottleneck.conv', 'bn2': 'bottleneck.gn', 'conv3': 'conv_seg',
+        **{f'aspp{i}': f'{branch}.conv' for i, branch in enumerate(BRANCHES, 1)},
+        **{f'aspp{i}_bn': f'{branch}.gn' for i, branch in enumerate(BRANCHES, 1)}}
 
 
 def from_authors_deeplab(key: str) -> str | LeftOver:
@@ -36,11 +36,11 @@ def from_authors_deeplab(key: str) -> str | LeftOver:
 def _shapes(tensors: Mapping[str, Tensor]) -> tuple[str, Shapes]:
     network, shapes = resnet_shapes(tensors, 'backbone.')
     classes = tensors['decode_head.conv_seg.bias'].numel() if 'decode_head.conv_seg.bias' in tensors else 21
-    convs = dict.fromkeys(BRANCHES, (256, 2048, 3, 3))
-    convs |= dict.fromkeys((BRANCHES[0], BRANCHES[4]), (256, 2048, 1, 1)) | {'bottleneck': (256, 1280, 1, 1)}
+    convs = {**dict.fromkeys(BRANCHES, (256, 2048, 3, 3)), 'bottleneck': (256, 1280, 1, 1),
+             **dict.fromkeys((BRANCHES[0], BRANCHES[4]), (256, 2048, 1, 1))}
     for name, shape in convs.items():
-        shapes |= conv_norm_shapes(f'decode_head.{name}.conv', f'decode_head.{name}.gn', shape)
-    shapes |= {'decode_head.conv_seg.weight': (classes, 256, 1, 1), 'decode_head.conv_seg.bias': (classes,)}
+        shapes.update(conv_norm_shapes(f'decode_head.{name}.conv', f'decode_head.{name}.gn', shape))
+    shapes.update({'decode_head.conv_seg.weight': (classes, 256, 1, 1), 'decode_head.conv_seg.bias': (classes,)})
     return f'DeepLabv3 {network}', shapes
 
 

@@ -53,11 +53,11 @@ def _bottleneck_shapes(depth: int, groups: int) -> Shapes:
         width = out // 2 if groups > 1 else out // 4
         for block in range(blocks):
             at = f'layer{stage + 1}.{block}.'
-            shapes |= conv_norm_shapes(f'{at}conv1', f'{at}gn1', (width, channels, 1, 1))
-            shapes |= conv_norm_shapes(f'{at}conv2', f'{at}gn2', (width, width // groups, 3, 3))
-            shapes |= conv_norm_shapes(f'{at}conv3', f'{at}gn3', (out, width, 1, 1))
+            shapes.update(conv_norm_shapes(f'{at}conv1', f'{at}gn1', (width, channels, 1, 1)))
+            shapes.update(conv_norm_shapes(f'{at}conv2', f'{at}gn2', (width, width // groups, 3, 3)))
+            shapes.update(conv_norm_shapes(f'{at}conv3', f'{at}gn3', (out, width, 1, 1)))
             if block == 0:
-                shapes |= conv_norm_shapes(f'{at}downsample.0', f'{at}downsample.1', (out, channels, 1, 1))
+                shapes.update(conv_norm_shapes(f'{at}downsample.0', f'{at}downsample.1', (out, channels, 1, 1)))
             channels = out
     return shapes
 

@@ -16,7 +16,7 @@ from mmws.checkpoint.incompatible import find_incompatibility
 from mmws.checkpoint.maskrcnn_benchmark import CAFFE2
 from mmws.checkpoint.reader import read_checkpoint
 from mmws.checkpoint.toolkit_models import TOOLKIT, TOOLKIT_BACKBONE
-from mmws.errors import WSError
+from mmws.errors import WSError, without_prefix
 from mmws.version import __version__
 
 __all__ = ['Converted', 'convert_checkpoint']
@@ -58,18 +58,18 @@ def convert_checkpoint(path: str | Path, to_rgb: bool = False) -> Converted:
         mmws.errors.WSError: checkpoint R-50-GN-WS.pth.tar not found; the folder . has no .tar file
     """
     checkpoint = read_checkpoint(path)
-    tensors = {key.removeprefix('module.'): tensor for key, tensor in checkpoint.tensors.items()}
+    tensors = {without_prefix(key, 'module.'): tensor for key, tensor in checkpoint.tensors.items()}
     try:
         file_format = _find_format(tensors)
         state_dict, left_over, network = rename_tensors(tensors, file_format)
         convention = _to_rgb_(state_dict, file_format) if to_rgb else dict(file_format.input)
     except WSError as error:
         raise WSError(f'{path}: {error}') from None
-    left_over |= dict.fromkeys(checkpoint.rest, 'not a weight')
+    left_over.update(dict.fromkeys(checkpoint.rest, 'not a weight'))
     about = {'format': file_format.name, 'network': network, 'eps': 1e-5, 'unbiased': True, 'input': convention,
              'source': Path(path).name, 'sha256': checkpoint.sha256, 'left_over': left_over, 'mmws': __version__}
     kept = {key: checkpoint.meta[key] for key in KEPT_META if key in checkpoint.meta}
-    return Converted(state_dict, kept | {'mmws': about})
+    return Converted(state_dict, {**kept, 'mmws': about})
 
 
 def _find_format(tensors: Mapping[str, Tensor]) -> Format:

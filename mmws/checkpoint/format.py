@@ -9,7 +9,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Dict, Tuple
 
 from torch import Tensor
 
@@ -17,7 +17,7 @@ from mmws.errors import WSError, near_matches
 
 __all__ = ['BGR_CAFFE', 'RGB_TORCHVISION', 'Format', 'LeftOver', 'Shapes', 'conv_norm_shapes', 'rename_tensors']
 
-Shapes = dict[str, tuple[int, ...]]
+Shapes = Dict[str, Tuple[int, ...]]
 RGB_TORCHVISION = {'channels': 'RGB', 'mean': [123.675, 116.28, 103.53], 'std': [58.395, 57.12, 57.375]}
 BGR_CAFFE = {'channels': 'BGR', 'mean': [102.9801, 115.9465, 122.7717], 'std': [1.0, 1.0, 1.0]}
 
@@ -62,7 +62,8 @@ def rename_tensors(tensors: Mapping[str, Tensor], file_format: Format) -> tuple[
     Raises:
         WSError: if a tensor is unknown, missing, or has the wrong shape or dtype.
     """
-    left_over, old_names = dict[str, str](), dict[str, str]()
+    left_over: dict[str, str] = {}
+    old_names: dict[str, str] = {}
     for key in tensors:
         name = file_format.rename(key)
         if name in old_names:

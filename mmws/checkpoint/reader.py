@@ -27,6 +27,8 @@ MALFORMED = (*FOREIGN_ERRORS, pickle.UnpicklingError, zipfile.BadZipFile, Safete
              MemoryError)  # raised on a malformed file
 CODE = ('GLOBAL', 'Unsupported', 'is not allowed')  # in the errors of the unpicklers on code
 
+TORCHS_ADVICE = 'WeightsUnpickler error: '  # torch 2.0 puts advice to switch its checks off before the reason
+
 
 @dataclass
 class Checkpoint:
@@ -74,7 +76,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         code = next((line.strip() for line in lines if any(text in line for text in CODE)), '')
         note = ' (nothing in it was executed)' if code else ''
-        raise WSError(f'cannot use {path}{note}: {code or lines[0]:.300}') from None
+        raise WSError(f'cannot use {path}{note}: {(code or lines[0]).rpartition(TORCHS_ADVICE)[2]:.300}') from None
     return Checkpoint(tensors, rest, sha256_of(path))
 
 
@@ -130,7 +132,7 @@ def _split_weights(content: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
                for name, value in named.items() if isinstance(value, (Tensor, np.ndarray))}
     if not tensors:
         raise ValueError('it contains no tensors by name')
-    rest |= {name: value for name, value in named.items() if str(name) not in tensors}
+    rest.update({name: value for name, value in named.items() if str(name) not in tensors})
     return tensors, {str(name): value for name, value in rest.items()}
 
 

@@ -20,7 +20,7 @@ def _model_shapes(tensors: Mapping[str, Tensor]) -> tuple[str, Shapes]:
         network, known = resnet_shapes(tensors, 'backbone.')
     except WSError:
         return 'an unknown network (shapes not checked)', shapes
-    return f'a model on {network}', shapes | known
+    return f'a model on {network}', {**shapes, **known}
 
 
 TOOLKIT = Format("a toolkit's model", ('backbone.*', '*.gn*'), str, _model_shapes)

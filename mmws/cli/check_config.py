@@ -67,7 +67,7 @@ def _classes(dataset: ConfigDict, scope: str) -> tuple[Sequence[str], int]:
     """Return the classes, and the number of thing classes, which the detector of a panoptic model predicts."""
     with silence(), DATASETS.switch_scope_and_registry(scope) as registry:
         kind = find_type(registry, dataset.type) if isinstance(dataset.type, str) else dataset.type
-    metainfo = getattr(kind, 'METAINFO', {}) | (dataset.get('metainfo') or {})
+    metainfo = {**getattr(kind, 'METAINFO', {}), **(dataset.get('metainfo') or {})}
     classes = metainfo.get('classes') or metainfo.get('CLASSES') or ()
     if isinstance(classes, str):
         if not Path(classes).is_file():

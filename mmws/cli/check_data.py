@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,7 @@ def _check_samples(where: str, dataset: Any) -> None:
                       'set metainfo=dict(classes=(...)) to the category names in that file')
     if not dataset.test_mode and 'instances' in samples[0] and not any(sample['instances'] for sample in samples):
         raise WSError(f'{where} has no object to train on of the {listed}')
-    list_folder = cache(lambda folder: set(os.listdir(folder)) if folder.is_dir() else set())
+    list_folder = lru_cache(maxsize=None)(lambda folder: set(os.listdir(folder)) if folder.is_dir() else set())
     paths = [Path(sample[key]) for sample in samples for key in ('img_path', 'seg_map_path') if sample.get(key)]
     missing = [path for path in paths if path.name not in list_folder(path.parent)]
     if missing:

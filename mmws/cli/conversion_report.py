@@ -21,7 +21,7 @@ from mmws.conversion.parametrize_convs import WEIGHTS, weight_form
 from mmws.conversion.replace_norms import NORMS
 from mmws.conversion.report import Report
 from mmws.conversion.swap_convs import standardizes_itself
-from mmws.errors import FOREIGN_ERRORS, WSError
+from mmws.errors import FOREIGN_ERRORS, WSError, without_prefix
 from mmws.files import atomic_write
 from mmws.openmmlab.stock_configs import stock_config
 
@@ -46,8 +46,8 @@ class ConversionReport:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the totals, and the convolutions and norms by module name."""
-        return self.totals | {WEIGHTS[self.report.weight][1]: self.report.converted, 'plain': self.report.skipped,
-                               'judged by the module tree': self.report.unseen, 'norms': self.report.norms}
+        return {**self.totals, WEIGHTS[self.report.weight][1]: self.report.converted, 'plain': self.report.skipped,
+                'judged by the module tree': self.report.unseen, 'norms': self.report.norms}
 
     def tree(self) -> Tree:
         """Return the tree of the modules with a convolution or a norm; equal neighbours share one entry."""
@@ -68,7 +68,7 @@ def inspect_conversion(name: str, ws: Mapping[str, Any]) -> ConversionReport:
         WSError: if the config is not found, its model cannot be built, or an option is wrong.
     """
     config = _read(name)
-    model_config = {key: value for key, value in config.model.items() if key != 'ws'} | {'type': _stock_type(config)}
+    model_config = {**{key: value for key, value in config.model.items() if key != 'ws'}, 'type': _stock_type(config)}
     options = {key: value for key, value in {**(config.model.get('ws') or {}), **ws}.items() if key != 'pretrained'}
     with DefaultScope.overwrite_default_scope(config.get('default_scope') or name.partition('::')[0]):
         try:
@@ -111,7 +111,7 @@ def _read(name: str) -> Config:
 
 def _stock_type(config: Config) -> str:
     kind = config.model.type
-    return (kind if isinstance(kind, str) else kind.__name__).removeprefix('mmws.')
+    return without_prefix(kind if isinstance(kind, str) else kind.__name__, 'mmws.')
 
 
 def _node(module: nn.Module, name: str, names: Mapping[nn.Module, str], report: Report) -> _Node | None:

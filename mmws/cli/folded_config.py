@@ -14,7 +14,7 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from mmws.conversion.options import Options
-from mmws.errors import WSError
+from mmws.errors import WSError, without_prefix
 from mmws.openmmlab.config_tree import dicts_in, map_dicts
 from mmws.openmmlab.mmengine_compat import find_type
 from mmws.openmmlab.pretrained import override_weights
@@ -23,8 +23,8 @@ from mmws.openmmlab.registry import LAYER_TYPES, LAZY_TYPES, SCOPE
 __all__ = ['check_stock', 'to_stock']
 
 ONLY_CHECKS = [f'{SCOPE}.CheckLabels', f'{SCOPE}.GuardHook']  # change neither the data nor the training
-STOCK_LAYERS = {f'{SCOPE}.{name}': layer.__name__.replace('WS', '') for name, layer in LAYER_TYPES.items()
-                if 'WS' in layer.__name__} | {'ConvWS': 'Conv2d'}
+STOCK_LAYERS = {'ConvWS': 'Conv2d', **{f'{SCOPE}.{name}': layer.__name__.replace('WS', '')
+                                       for name, layer in LAYER_TYPES.items() if 'WS' in layer.__name__}}
 REMOVED = object()
 
 
@@ -72,7 +72,7 @@ def check_stock(stock: Config, folded: Any) -> None:
                           f'{other}, {actual!r}')
     built.load_state_dict(folded.state_dict(), strict=True)
     image = torch.randn(1, 3, 128, 128)
-    for expected, actual in zip(folded.extract_feat(image), built.extract_feat(image), strict=True):
+    for expected, actual in zip_longest(folded.extract_feat(image), built.extract_feat(image)):
         if not (expected - actual).norm() <= 1e-5 * expected.norm():
             raise WSError('the network that the toolkit alone builds computes different features')
 
@@ -92,7 +92,7 @@ def _to_stock_dict(part: dict[str, Any], path: str, norms: dict[str, str], folde
         part['type'] = STOCK_LAYERS[kind]
     elif kind.startswith(f'{SCOPE}.'):
         part.pop('ws', None)
-        part['type'] = kind.removeprefix(f'{SCOPE}.')
+        part['type'] = without_prefix(kind, f'{SCOPE}.')
         if part['type'] in (*LAYER_TYPES, *LAZY_TYPES) or not path.startswith('model'):
             raise WSError(f'{path}: {kind} exists in mmws only; no config of the toolkit alone can use it')
     norm = next((norm for prefix, norm in norms.items() if f'{path}.'.startswith(f'{prefix}.')), 'keep')
@@ -112,7 +112,8 @@ def _replace_norm_(part: dict[str, Any], path: str, new: str, folded: nn.Module)
     old = part.get('norm_cfg', _default_norm(part.get('type')))
     if isinstance(old, dict) and 'BN' in str(old.get('type')):
         if new in ('GN', 'LN'):
-            part['norm_cfg'] = {'type': 'GN', 'num_groups': _num_groups(path.removeprefix('model').lstrip('.'), folded)}
+            groups = _num_groups(without_prefix(path, 'model').lstrip('.'), folded)
+            part['norm_cfg'] = {'type': 'GN', 'num_groups': groups}
         elif new == 'IN':
             part['norm_cfg'] = {'type': str(old['type']).replace('Sync', '').replace('BN', 'IN'), 'affine': True}
         else:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+
+import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
 from torch import Tensor, nn
@@ -9,7 +12,7 @@ from torch import Tensor, nn
 from mmws.checkpoint import read_checkpoint
 from mmws.checkpoint.reader import Checkpoint
 from mmws.cli.config import silence
-from mmws.errors import FOREIGN_ERRORS, WSError, format_exception, near_matches
+from mmws.errors import FOREIGN_ERRORS, WSError, format_exception, near_matches, without_prefix
 from mmws.openmmlab.config_tree import dicts_in
 from mmws.openmmlab.mmengine_compat import find_type
 from mmws.openmmlab.safe_globals import allow_log_history
@@ -30,14 +33,22 @@ def check_model(config: Config, checkpoint: str = '', needs_all_weights: bool = 
     Raises:
         WSError: if the model cannot be built, or the checkpoint cannot be read or does not fit.
     """
+    refused = ''
     with silence():
         model = _build_model(config)
         if checkpoint and '://' not in checkpoint:
-            allow_log_history()
-            tensors = read_checkpoint(checkpoint).tensors
-            if needs_all_weights:
-                tensors = {name.removeprefix('module.'): tensor for name, tensor in tensors.items()}
-                _load_weights(config, model, checkpoint, tensors, strict=False)
+            try:
+                tensors = _read(checkpoint).tensors
+            except WSError as error:
+                if allow_log_history():
+                    raise
+                refused = str(error)  # the toolkit can read the file without an allowed list
+            else:
+                if needs_all_weights:
+                    tensors = {without_prefix(name, 'module.'): tensor for name, tensor in tensors.items()}
+                    _load_weights(config, model, checkpoint, tensors, strict=False)
+    if refused:
+        warnings.warn(f'the weights are not checked before the run: {refused}', stacklevel=2)
 
 
 def load_trained(config: Config, path: str) -> tuple[nn.Module, Checkpoint]:
@@ -49,12 +60,20 @@ def load_trained(config: Config, path: str) -> tuple[nn.Module, Checkpoint]:
     Raises:
         WSError: if the checkpoint cannot be read, or its names and shapes differ from those of the model.
     """
-    allow_log_history()
-    checkpoint = read_checkpoint(path)
+    checkpoint = _read(path)
     model = _build_model(config)
     _load_weights(config, model, path, checkpoint.tensors, strict=True)
     model.eval()
     return model, checkpoint
+
+
+def _read(path: str) -> Checkpoint:
+    complete = allow_log_history()
+    try:
+        return read_checkpoint(path)
+    except WSError as error:
+        needs = '' if complete else f'. A checkpoint with a log history needs torch >= 2.6, this is {torch.__version__}'
+        raise WSError(f'{error}{needs}') from None
 
 
 def _build_model(config: Config) -> nn.Module:

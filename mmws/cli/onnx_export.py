@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 import onnx
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mmws.errors import WSError
+from mmws.ops.torch_compat import DYNAMIC
 
 __all__ = ['export_onnx']
 
@@ -43,11 +45,13 @@ def export_onnx(folded: nn.Module) -> bytes:
         WSError: if the export fails, a convolution does not become a Conv node with a constant weight, or
             onnxruntime computes different outputs.
     """
+    if DYNAMIC is None:
+        raise WSError(f'the export to ONNX needs torch >= 2.6, this is {torch.__version__}')
     network = _Network(folded).eval()
     try:
         program = torch.onnx.export(
             network, (torch.randn(SHAPES[0]),), dynamo=True, verbose=False, input_names=['image'],
-            dynamic_shapes=(dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC),))
+            dynamic_shapes=(dict.fromkeys((0, 2, 3), DYNAMIC),))
     except torch.onnx.OnnxExporterError as error:
         raise WSError(f'cannot export {type(folded).__name__} with dynamic batch and image sizes: '
                       f'{str(error).splitlines()[0]}') from None
@@ -73,7 +77,7 @@ def _check_outputs(content: bytes, network: nn.Module) -> None:
     session = onnxruntime.InferenceSession(content, providers=['CPUExecutionProvider'])
     for shape in SHAPES:
         image = torch.randn(shape)
-        for expected, actual in zip(network(image), session.run(None, {'image': image.numpy()}), strict=True):
+        for expected, actual in zip_longest(network(image), session.run(None, {'image': image.numpy()})):
             error = (torch.from_numpy(actual) - expected).norm() / expected.norm()
             if expected.shape != actual.shape or not error <= TOLERANCE:
                 raise WSError(f'onnxruntime computes different outputs for images of shape {shape}: '

@@ -68,8 +68,8 @@ def model_card(config: Config, model: nn.Module, meta: dict[str, Any], work_dir:
     """
     convs = [module for module in model.modules() if isinstance(module, WeightStandardized)]
     norms = sorted({type(module).__name__ for module in model.modules() if is_norm(module)})
-    versions = {key.removesuffix('_version'): meta[key] for key in meta if key.endswith('_version')}
-    versions |= {'torch': torch.__version__, 'mmws': __version__}
+    versions = {key[:-len('_version')]: meta[key] for key in meta if key.endswith('_version')}
+    versions.update({'torch': torch.__version__, 'mmws': __version__})
     dataset = config.get('train_dataloader', {}).get('dataset', {})
     summary = work_dir / 'summary.json'
     results = (', '.join(f'{name} {value}' for name, value in read_json(summary).items()) if summary.is_file() else

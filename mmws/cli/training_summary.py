@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Any, Dict, List
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -14,14 +14,14 @@ from mmengine.config import Config
 
 from mmws.cli.config import load_config
 from mmws.conversion.options import Options
-from mmws.errors import WSError
+from mmws.errors import WSError, without_prefix
 from mmws.files import read_json, write_json
 from mmws.openmmlab.config_tree import dicts_in
 from mmws.openmmlab.toolkits import METRICS
 
 __all__ = ['read_scalars', 'summarize']
 
-Lines = list[dict[str, Any]]
+Lines = List[Dict[str, Any]]
 
 
 def summarize(work_dir: str | Path) -> dict[str, Any]:
@@ -41,9 +41,10 @@ def summarize(work_dir: str | Path) -> dict[str, Any]:
     work_dir = Path(work_dir)
     training, validation = read_scalars(work_dir)
     config = _config(work_dir)
-    summary = _scores(_last_test(work_dir)) | {
+    summary = {
+        **_scores(_last_test(work_dir)),
         'steps': training[-1]['step'], 'images_per_step': config.train_dataloader.batch_size,
-        'train_seconds': round(_seconds(training), 1)} | _normalization(config)
+        'train_seconds': round(_seconds(training), 1), **_normalization(config)}
     write_json(work_dir / 'summary.json', summary, indent=2)
     _plot_curves(training, validation, work_dir / 'curves.png')
     pictures = sorted((work_dir / 'pictures').rglob('*.[jp][pn]g'))[:8]
@@ -60,7 +61,8 @@ def read_scalars(work_dir: Path) -> tuple[Lines, Lines]:
     Raises:
         WSError: if there are no lines of training, or a log is not valid JSON.
     """
-    training, validation = Lines(), Lines()
+    training: Lines = []
+    validation: Lines = []
     for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
         try:
             lines = [json.loads(line) for line in path.read_text().splitlines() if line.endswith('}')]
@@ -72,7 +74,7 @@ def read_scalars(work_dir: Path) -> tuple[Lines, Lines]:
             if 'loss' in line:
                 training.append(line)
             elif training and METRICS.keys() & line.keys():
-                validation.append(line | {'step': training[-1]['step']})  # the toolkit may log the epoch instead
+                validation.append({**line, 'step': training[-1]['step']})  # the toolkit may log the epoch instead
     if not training:
         raise WSError(f'{work_dir} has no */vis_data/scalars.json with training steps; train there first')
     return training, validation
@@ -100,14 +102,14 @@ def _scores(metrics: dict[str, Any]) -> dict[str, float]:
 
 def _seconds(training: Lines) -> float:
     previous = [0, *(line['step'] for line in training)]
-    return float(sum(line['time'] * (line['step'] - step) for line, step in zip(training, previous, strict=False)))
+    return float(sum(line['time'] * (line['step'] - step) for line, step in zip(training, previous)))
 
 
 def _normalization(config: Config) -> dict[str, Any]:
     own = {'norm': 'keep', 'weight': 'plain'}
     if config.model.type.startswith('mmws.'):
-        own = {'norm': Options.norm, 'weight': Options.weight} | (config.model.get('ws') or {})
-    configured = (part['norm_cfg'].type.removeprefix('mmws.') for _, part in dicts_in(config.model)
+        own = {'norm': Options.norm, 'weight': Options.weight, **(config.model.get('ws') or {})}
+    configured = (without_prefix(part['norm_cfg'].type, 'mmws.') for _, part in dicts_in(config.model)
                   if part.get('norm_cfg'))
     norm = next(configured, None) if own['norm'] == 'keep' else own['norm']
     return {'norm': norm, 'weight': own['weight'], 'ws': own['weight'] == 'ws'}
@@ -119,10 +121,10 @@ def _plot_curves(training: Lines, validation: Lines, path: Path) -> None:
     left.plot([line['step'] for line in training], [line['loss'] for line in training], color='black')
     left.set(xlabel='step', ylabel='training loss', ylim=(0, None))
     scores = [(line['step'], _scores(line)) for line in validation]
-    for metric, style in zip(METRICS.values(), cycle(('-o', '--s')), strict=False):
+    for metric, style in zip(METRICS.values(), cycle(('-o', '--s'))):
         points = [(step, score[metric.name]) for step, score in scores if metric.name in score]
         if points:
-            right.plot(*zip(*points, strict=True), style, label=metric.label)
+            right.plot(*zip(*points), style, label=metric.label)
     right.set(xlabel='step', ylabel='on the validation images', ylim=(0, 1))
     right.grid(alpha=0.3)
     if validation:
@@ -133,9 +135,9 @@ def _plot_curves(training: Lines, validation: Lines, path: Path) -> None:
 def _plot_pictures(pictures: list[Path], path: Path) -> None:
     """Draw the toolkit's pictures, ground truth beside prediction, in two columns."""
     figure = Figure(figsize=(16, 4 * (len(pictures) + 1) // 2), layout='constrained')
-    for axes, picture in zip(figure.subplots(-(-len(pictures) // 2), 2, squeeze=False).flat, pictures, strict=False):
+    for axes, picture in zip(figure.subplots(-(-len(pictures) // 2), 2, squeeze=False).flat, pictures):
         axes.imshow(imread(picture))
-        name = picture.name.partition('.')[0].removeprefix('test_')
+        name = without_prefix(picture.name.partition('.')[0], 'test_')
         axes.set_title(f'{name}: ground truth | prediction', fontsize=10)
     for axes in figure.axes:
         axes.axis('off')

@@ -69,10 +69,10 @@ def convert_(model: nn.Module, *, norm: str = 'GN', weight: str = 'ws', num_grou
     placement = find_placement(model)
     apply_globs_(placement.decisions, model, options)
     report = _convert_convs_(placement.decisions, module_names(model), options)
-    report.skipped |= _unregistered_modules(model)
+    report.skipped.update(_unregistered_modules(model))
     if norm != 'keep':
         report.norms, kept = replace_batch_norms_(model, norm, num_groups, placement.producers(), placement.pointwise)
-        report.skipped |= kept
+        report.skipped.update(kept)
     if weight not in ('plain', *map(weight_form, placement.decisions)):
         missing = 'no norm follows a convolution' if any(map(is_norm, model.modules())) else 'it has no norm'
         warnings.warn(f'nothing was {WEIGHTS[weight][1]} in {type(model).__name__}: {missing}', stacklevel=2)

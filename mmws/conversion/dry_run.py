@@ -36,7 +36,10 @@ def dry_run(model: nn.Module) -> tuple[Consumers, set[nn.Module]]:
         replica = _copy_to_meta(model, pointwise)
     except FOREIGN_ERRORS:
         return found, pointwise
-    original: dict[Any, Any] = dict(zip(replica.modules(), model.modules(), strict=True))
+    modules, originals = list(replica.modules()), list(model.modules())
+    if len(modules) != len(originals):  # a module copies itself in its own way
+        return found, pointwise
+    original: dict[Any, Any] = dict(zip(modules, originals))
     for training in (True, False):
         replica.train(training)  # not chained: a toolkit's override may return None
         with torch.device('meta'):
@@ -93,13 +96,13 @@ def _run(module: nn.Module, recorder: OutputRecorder, features: Any) -> tuple[se
         return set(), features
     complete: set[nn.Module] = set()
     for attempt in _attempts(module, features):
-        before = {conv: list(consumers) for conv, consumers in recorder.consumers.items()}
         try:
-            features = attempt()
+            with recorder.attempt():
+                features = attempt()
             complete = convs & recorder.consumers.keys()
             break
         except FOREIGN_ERRORS:
-            recorder.consumers = before
+            pass
     for child in module.children():
         complete_in_child, features = _run(child, recorder, features)
         if hasattr(module, 'extract_feat') or hasattr(child, 'extract_feat'):

@@ -33,7 +33,7 @@ def decide_from_tree(model: nn.Module) -> dict[nn.Module, Decision]:
     """
     decisions = {module: Decision() for module in model.modules() if is_conv(module)}
     for sequence in _sequences(model):
-        for conv, following in zip(sequence, [*sequence, None][1:], strict=True):
+        for conv, following in zip(sequence, [*sequence, None][1:]):
             if conv in decisions:
                 reason = _reason_to_skip(conv, following)
                 decisions[conv].reason = decisions[conv].reason or reason

@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+import torch
+
 from mmws.conversion.parametrize_convs import WEIGHTS
 from mmws.conversion.replace_norms import NORMS
 from mmws.errors import WSError, near_matches
 from mmws.ops.standardize import check_eps
+from mmws.ops.torch_compat import NORMALIZE
 
 __all__ = ['Options']
 
@@ -35,6 +38,8 @@ class Options:
             if not isinstance(value, str) or value not in known:  # the type first: an array compares elementwise
                 listed = ' or '.join((', '.join(map(repr, known[:-1])), repr(known[-1])))
                 raise WSError(f'ws option {name}: expected {listed}, got {value!r}')
+        if self.weight == 'wn' and 'wn' not in NORMALIZE:
+            raise WSError(f"ws option weight: 'wn' needs torch >= 2.1, this is {torch.__version__}")
         if type(self.num_groups) is not int or self.num_groups < 1:
             raise WSError(f'ws option num_groups: expected a positive integer, got {self.num_groups!r}')
         try:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Dict, List, Union
 
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from mmws.conversion.layer_types import is_conv, is_norm
-from mmws.ops.torch_compat import tree_leaves
+from mmws.ops.torch_compat import indexing_shown_to, tree_leaves
 
 __all__ = ['NORM_FUNCTIONS', 'Consumers', 'OutputRecorder']
 
-Consumers = dict[nn.Module, list[nn.Module | str]]
+Consumers = Dict[nn.Module, List[Union[nn.Module, str]]]
 NORM_FUNCTIONS = {'batch_norm', 'group_norm', 'instance_norm'}
 _COPIES = {'contiguous', 'to', 'float', 'type', 'type_as', 'clone', 'detach'}  # the consumers of the copy are recorded
 _SHAPE_ONLY = {'new_zeros', 'new_ones', 'new_full', 'new_empty', 'new_tensor', 'zeros_like', 'ones_like', 'full_like',
@@ -48,22 +49,41 @@ class OutputRecorder(TorchFunctionMode):
         self._weights: dict[int, list[nn.Module]] = {}
         self._running = {'conv': 0, 'norm': 0}
         self._hooks: list[Any] = []
+        self._indexing = indexing_shown_to(lambda function, args: self.__torch_function__(function, (), args))
 
     def __enter__(self) -> OutputRecorder:
         for module in self._model.modules():
             if is_conv(module) or is_norm(module) or isinstance(module, nn.LayerNorm):
                 kind = 'conv' if is_conv(module) else 'norm'
                 self._hooks += [module.register_forward_pre_hook(partial(self._before, kind)),
-                                module.register_forward_hook(partial(self._after, kind), always_call=True)]
+                                module.register_forward_hook(partial(self._after, kind))]
                 if kind == 'conv' and 'weight' in module._parameters:
                     self._weights.setdefault(id(module.weight), []).append(module)
+        self._indexing.__enter__()
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *exception: Any) -> None:
         super().__exit__(*exception)  # type: ignore[no-untyped-call]
+        self._indexing.__exit__(*exception)
         for hook in self._hooks:
             hook.remove()
+
+    @contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Context of a forward pass. If it fails, also inside the network, what it recorded is removed.
+
+        Raises:
+            RuntimeError: if a layer raised an exception that the network caught. The record is incomplete then.
+        """
+        before = {conv: list(consumers) for conv, consumers in self.consumers.items()}
+        try:
+            yield
+            if any(self._running.values()):
+                raise RuntimeError('the network caught the exception of a layer')
+        except BaseException:
+            self.consumers, self._running = before, {'conv': 0, 'norm': 0}
+            raise
 
     def __torch_function__(self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

@@ -8,11 +8,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations, parametrize
+from torch.nn.utils import parametrize
 
 from mmws.conversion.layer_types import class_name
 from mmws.conversion.swap_convs import MMCV_CONV_WS, standardizes_itself
-from mmws.ops.torch_compat import ConvTransposeNd, SpectralParametrization, WeightNormParametrization, version
+from mmws.ops.torch_compat import (
+    NORMALIZE,
+    ConvTransposeNd,
+    SpectralParametrization,
+    WeightNormParametrization,
+    add_load_state_dict_pre_hook,
+    version,
+)
 
 __all__ = ['WEIGHTS', 'remove_parametrization_', 'reparametrize_conv_', 'weight_form', 'written_through']
 
@@ -21,8 +28,7 @@ WEIGHTS = {'ws': ('Weight Standardization', 'standardized'), 'plain': ('Plain we
            'spectral': ('Spectral normalization', 'spectrally normalized')}
 """Values of the option ``weight``: the name of the method, and a participle for reports."""
 
-_NORMALIZE = {'wn': parametrizations.weight_norm, 'spectral': parametrizations.spectral_norm}
-_FORMS: dict[type, str] = {WeightNormParametrization: 'wn', SpectralParametrization: 'spectral'}
+_FORMS: dict[Any, str] = {WeightNormParametrization: 'wn', SpectralParametrization: 'spectral'}
 
 
 def reparametrize_conv_(conv: nn.Module, weight: str) -> nn.Module:
@@ -48,8 +54,8 @@ def reparametrize_conv_(conv: nn.Module, weight: str) -> nn.Module:
         >>> sorted(conv.state_dict())
         ['bias', 'parametrizations.weight.original0', 'parametrizations.weight.original1']
     """
-    _NORMALIZE[weight](conv, dim=int(isinstance(conv, ConvTransposeNd)))  # type: ignore[operator]
-    conv.register_load_state_dict_pre_hook(_load_plain_weight)  # type: ignore[no-untyped-call]
+    NORMALIZE[weight](conv, dim=int(isinstance(conv, ConvTransposeNd)))
+    add_load_state_dict_pre_hook(conv, _load_plain_weight)
     return conv
 
 
@@ -70,7 +76,7 @@ def weight_form(conv: Any) -> str:
     """Return the form of the weight of ``conv``, a key of :data:`WEIGHTS`.
 
     Example:
-        >>> weight_form(nn.Conv2d(2, 4, 1)), weight_form(parametrizations.spectral_norm(nn.Conv2d(2, 4, 1)))
+        >>> weight_form(nn.Conv2d(2, 4, 1)), weight_form(reparametrize_conv_(nn.Conv2d(2, 4, 1), 'spectral'))
         ('plain', 'spectral')
     """
     if standardizes_itself(conv) or class_name(conv) == MMCV_CONV_WS:
@@ -86,7 +92,7 @@ def written_through(model: nn.Module) -> Iterator[None]:
     Otherwise such a write is lost: torch computes ``conv.weight`` at each access. If a state dict is loaded
     inside the block, its values stay.
     """
-    convs: list[Any] = [module for module in model.modules() if weight_form(module) in _NORMALIZE]
+    convs: list[Any] = [module for module in model.modules() if weight_form(module) in NORMALIZE]
     with parametrize.cached():
         computed = {conv: (conv.weight, conv.weight.clone(), _versions(conv)) for conv in convs}
         yield
@@ -106,5 +112,5 @@ def _load_plain_weight(conv: nn.Module, state_dict: dict[str, Tensor], prefix: s
     if plain is not None:
         module = nn.Module()
         module.weight = nn.Parameter(plain.clone())
-        _NORMALIZE[weight_form(conv)](module, dim=int(isinstance(conv, ConvTransposeNd)))  # type: ignore[operator]
+        NORMALIZE[weight_form(conv)](module, dim=int(isinstance(conv, ConvTransposeNd)))
         state_dict.update({f'{prefix}{key}': value for key, value in module.state_dict().items()})

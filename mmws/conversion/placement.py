@@ -47,7 +47,7 @@ def find_placement(model: nn.Module) -> Placement:
         ['', 'no norm follows: the output leaves the network']
     """
     consumers, pointwise = dry_run(model)
-    return Placement(decide_from_tree(model) | {conv: decide(consumers[conv]) for conv in consumers}, pointwise)
+    return Placement({**decide_from_tree(model), **{conv: decide(consumers[conv]) for conv in consumers}}, pointwise)
 
 
 def decide(consumers: list[nn.Module | str]) -> Decision:

@@ -146,7 +146,7 @@ def _match_(new: nn.Module, norm: nn.Module) -> nn.Module:
 def _take_tensors_(new: nn.Module, norm: nn.Module) -> nn.Module:
     """Give ``new`` the affine parameters of ``norm``, and its running statistics if both have them."""
     _match_(new, norm)
-    for name, tensor in (norm._parameters | dict(norm.named_buffers(recurse=False))).items():
+    for name, tensor in {**norm._parameters, **dict(norm.named_buffers(recurse=False))}.items():
         if getattr(new, name, None) is not None:
             setattr(new, name, tensor)
     return new
@@ -159,10 +159,10 @@ def _become_(module: nn.Module, new: nn.Module) -> nn.Module:
     """
     kept = {name: value for name, value in vars(module).items()
             if 'hook' in name or (name not in vars(new) and name not in _DROPPED_ATTRIBUTES)}
-    modules = new._modules | module._modules
+    modules = {**new._modules, **module._modules}
     module.__class__ = type(new)
     vars(module).clear()
-    vars(module).update(vars(new) | kept, _modules=modules)
+    vars(module).update({**vars(new), **kept}, _modules=modules)
     return module
 
 

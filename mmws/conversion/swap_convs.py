@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 from torch import nn
@@ -15,11 +15,11 @@ from mmws.ops.standardize import check_fan_in
 __all__ = ['MMCV_CONV_WS', 'standardize_conv_', 'standardized_class', 'standardizes_itself']
 
 MMCV_CONV_WS = 'mmcv.cnn.bricks.conv_ws.ConvWS2d'
-_STANDARDIZED: dict[str, type[WeightStandardized]] = {MMCV_CONV_WS: ConvWS2d} | {
+_STANDARDIZED: dict[str, type[WeightStandardized]] = {MMCV_CONV_WS: ConvWS2d, **{
     f'{library}.{name}': standardized for library in ('torch.nn.modules.conv', 'mmcv.cnn.bricks.wrappers')
     for name, standardized in {
         'Conv1d': ConvWS1d, 'Conv2d': ConvWS2d, 'Conv3d': ConvWS3d, 'ConvTranspose1d': ConvTransposeWS1d,
-        'ConvTranspose2d': ConvTransposeWS2d, 'ConvTranspose3d': ConvTransposeWS3d}.items()}
+        'ConvTranspose2d': ConvTransposeWS2d, 'ConvTranspose3d': ConvTransposeWS3d}.items()}}
 # Convolution classes of other libraries whose own forward reads `self.weight`.
 _OTHER_FORWARD = {
     'mmdet.models.backbones.trident_resnet.TridentConv',
@@ -90,7 +90,7 @@ class _WithOtherForward(WeightStandardized):
         return _new, (self.plain,), self.__getstate__()
 
 
-@cache
+@lru_cache(maxsize=None)
 def _with_other_forward(plain: Any) -> type[WeightStandardized]:
     return type(f'{plain.__name__}WS', (_WithOtherForward, plain), {'plain': plain, '__module__': __name__})
 

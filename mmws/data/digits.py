@@ -59,7 +59,7 @@ def make_digits(root: str | Path, train: int = 1200, val: int = 100, size: int =
                                      ('size', size, *SIZES), ('seed', seed, 0, 2**32 - 1)):
         if type(value) is not int or not least <= value <= most:
             raise WSError(f'{name}: expected a whole number from {least} to {most}, got {value!r}')
-    for split, count in zip(SPLITS, (train, val), strict=True):
+    for split, count in zip(SPLITS, (train, val)):
         info = {'description': 'digits on photographs', 'split': split, 'images': count, 'size': size, 'seed': seed}
         if not _exists(Path(root, 'annotations', f'{split}.json'), info):
             _make_split(Path(root), split, info)
@@ -97,7 +97,7 @@ def _make_split(root: Path, split: str, info: dict[str, Any]) -> None:
     """Write images and masks, then the annotations: if they exist, the split is complete."""
     digits, photos, size = load_digits(), [photo[:, :, ::-1] for photo in load_sample_images().images], info['size']
     chosen = slice(-HELD_OUT, None) if split == 'val' else slice(-HELD_OUT)
-    source = list(zip(digits.images[chosen], digits.target[chosen].tolist(), strict=True))
+    source = list(zip(digits.images[chosen], digits.target[chosen].tolist()))
     content: dict[str, Any] = {'info': info, 'images': [], 'annotations': [],
                                'categories': [{'id': digit + 1, 'name': str(digit)} for digit in range(10)]}
     for index in track(range(info['images']), f'digits: {split}', console=Console(stderr=True)):

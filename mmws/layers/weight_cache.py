@@ -13,7 +13,15 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from mmws.ops.kernels import standardize_filters, standardize_together
 from mmws.ops.standardize import HALF, attach_gradient, standardize_weight
-from mmws.ops.torch_compat import address, lazy_clone, runs_eagerly, storage_users, version
+from mmws.ops.torch_compat import (
+    DETECTS_WRITES,
+    address,
+    is_compiling,
+    lazy_clone,
+    runs_eagerly,
+    storage_users,
+    version,
+)
 
 __all__ = ['WeightCache']
 
@@ -59,8 +67,8 @@ class WeightCache:
     changes, so the step copies nothing. On a GPU all weights that one step changed are standardized together, in the
     first forward pass that needs one of them.
 
-    A weight is not cached if writes cannot be detected: other objects use the memory (numpy arrays, flat parameters),
-    torch does not own it (shared memory, files), or a CUDA graph is captured.
+    A weight is not cached if writes cannot be detected: torch has no copy-on-write (before 2.3), other objects use the
+    memory (numpy arrays, flat parameters), torch does not own it (shared memory, files), or a CUDA graph is captured.
 
     Args:
         as_filters: returns the weight with one filter per row, if its layout differs.
@@ -87,7 +95,7 @@ class WeightCache:
             eps: added to the standard deviation.
         """
         with_gradient = weight.requires_grad and torch.is_grad_enabled()
-        if with_gradient and weight.dtype in HALF:  # the gradient needs the float32 result
+        if not DETECTS_WRITES or (with_gradient and weight.dtype in HALF):  # the gradient needs the float32 result
             return standardize_weight(self._as_filters(weight), eps)
         entry = self._entry
         if entry is None or not entry.is_valid(weight, eps):
@@ -109,7 +117,7 @@ class WeightCache:
         with _lock:
             if self._entry is not None and self._entry.is_valid(weight, eps):
                 return self._entry  # another thread computed it
-            weights = {self: weight} | self._stale_together(weight, eps)
+            weights = {self: weight, **self._stale_together(weight, eps)}
             clones = {cache: clone for cache, other in weights.items()
                       if (clone := _copy_on_write_clone(other)) is not None}
             if self not in clones:
@@ -118,7 +126,7 @@ class WeightCache:
             stream = _stream(weight)
             results = [self._compute(weight, eps)] if len(clones) == 1 else standardize_together(
                 [weights[cache] for cache in clones], eps)
-            for (cache, clone), result in zip(clones.items(), results, strict=True):
+            for (cache, clone), result in zip(clones.items(), results):
                 users = storage_users(result[0]) if len(clones) == 1 else 0
                 cache._entry = _Entry(*result, clone, eps, id(weights[cache]), version(result[0]), users, stream)
                 _caches.add(cache)
@@ -163,7 +171,7 @@ def _copy_on_write_clone(weight: Tensor) -> Tensor | None:
 
 
 def _before_optimizer_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    if torch.compiler.is_compiling():
+    if is_compiling():
         return
     changing = {id(parameter): parameter for group in optimizer.param_groups for parameter in group['params']
                 if parameter.grad is not None}

@@ -25,12 +25,12 @@ def map_dicts(change: Callable[[dict[str, Any], str], Any], config: Any, path: s
     """Copy a config and replace each dict by ``change(dict, path)``, inner dicts first. ``config`` does not change.
 
     Example:
-        >>> map_dicts(lambda part, path: part | {'at': path}, {'neck': {}})
+        >>> map_dicts(lambda part, path: {**part, 'at': path}, {'neck': {}})
         {'neck': {'at': 'neck'}, 'at': ''}
     """
     mapped = [map_dicts(change, part, inner_path) for inner_path, part in _children(config, path)]
     if isinstance(config, dict):
-        return change(type(config)(zip(config, mapped, strict=True)), path)
+        return change(type(config)(zip(config, mapped)), path)
     return type(config)(mapped) if isinstance(config, (list, tuple)) else config
 
 

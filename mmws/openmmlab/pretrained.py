@@ -19,7 +19,7 @@ from mmws.layers.conv import WeightStandardized
 from mmws.openmmlab.config_tree import dicts_in
 from mmws.openmmlab.toolkits import TOOLKITS, keeps_bgr
 from mmws.openmmlab.weight_hub import GN_WS_WEIGHTS, canonical_name
-from mmws.ops.torch_compat import BatchNorm
+from mmws.ops.torch_compat import BatchNorm, add_load_state_dict_pre_hook
 
 __all__ = ['fit_weights', 'override_weights']
 
@@ -61,7 +61,7 @@ def fit_weights(model: nn.Module, report: Report) -> None:
     """
     requests = list(_pretrained_modules(model, report))
     for module in {model, *(module for _, module, _ in requests)}:
-        module.register_load_state_dict_pre_hook(_warn_of_statistics)  # type: ignore[no-untyped-call]
+        add_load_state_dict_pre_hook(module, _warn_of_statistics)
     for name, module, init_cfg in requests:
         own, weights = _architecture(module), canonical_name(init_cfg['checkpoint'])
         where = f'{name or "the model"}.init_cfg'

@@ -20,7 +20,7 @@ from torch import nn
 from mmws.conversion.convert import convert_
 from mmws.conversion.options import Options
 from mmws.conversion.parametrize_convs import written_through
-from mmws.errors import WSError, near_matches
+from mmws.errors import WSError, near_matches, without_prefix
 from mmws.layers.batch_channel_norm import BatchChannelNorm, EstimatedBatchChannelNorm
 from mmws.layers.conv import ConvWS1d, ConvWS2d, ConvWS3d
 from mmws.layers.conv_transpose import ConvTransposeWS1d, ConvTransposeWS2d, ConvTransposeWS3d
@@ -47,7 +47,7 @@ class _PrefixRegistry(Registry):  # type: ignore[misc]
     """A registry that finds the layers of mmws, and all types of the toolkits' registries."""
 
     def get(self, key: str) -> Callable[..., Any]:
-        key = key.removeprefix(f'{SCOPE}.')
+        key = without_prefix(key, f'{SCOPE}.')
         if key in LAYER_TYPES:
             return LAYER_TYPES[key]
         _find(key)  # reports an unknown name before anything is built

@@ -57,7 +57,7 @@ def load_from_jhu(filename: str, map_location: Any = None) -> dict[str, Any]:
     Raises:
         WSError: if the name is unknown, a file has another hash or network, or no source has the file.
     """
-    network = canonical_name(filename).removeprefix(SCHEME).removesuffix('_gn_ws')
+    network = canonical_name(filename)[len(SCHEME):-len('_gn_ws')]
     try:
         path = _find(network) if is_main_process() else None
     finally:

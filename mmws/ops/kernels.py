@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -60,14 +60,14 @@ def standardize_together(weights: Sequence[Tensor], eps: float) -> list[tuple[Te
         by_fan_in[filters.shape[1]].append(index)
     normalized = [_normalize(torch.cat([rows[index][0] for index in indices])) for indices in by_fan_in.values()]
     counts = [len(matrix) for matrix, _ in normalized]
-    unbias = _unbias_each(tuple(zip(by_fan_in, counts, strict=True)), weights[0].device, weights[0].dtype)
+    unbias = _unbias_each(tuple(zip(by_fan_in, counts)), weights[0].device, weights[0].dtype)
     scale, factors = _scale_and_factors(torch.cat([reciprocal for _, reciprocal in normalized]), unbias, eps)
-    split = zip(normalized, torch.split(scale, counts), torch.split(factors, counts, dim=1), strict=True)
+    split = zip(normalized, torch.split(scale, counts), torch.split(factors, counts, dim=1))
     results = {}
-    for indices, ((matrix, _), scale, factors) in zip(by_fan_in.values(), split, strict=True):
+    for indices, ((matrix, _), scale, factors) in zip(by_fan_in.values(), split):
         sizes = [len(weights[index]) for index in indices]
         parts = torch.split(matrix.mul_(scale.unsqueeze(1)), sizes)
-        for index, part, part_factors in zip(indices, parts, torch.split(factors, sizes, dim=1), strict=True):
+        for index, part, part_factors in zip(indices, parts, torch.split(factors, sizes, dim=1)):
             results[index] = rows[index][1](part), part_factors.contiguous()
     return [results[index] for index in range(len(weights))]
 
@@ -115,7 +115,7 @@ def _unbias(fan_in: int, unbiased: bool = True) -> float:
     return math.sqrt(fan_in / (fan_in - int(unbiased)))
 
 
-@cache
+@lru_cache(maxsize=None)
 def _unbias_each(counts: tuple[tuple[int, int], ...], device: torch.device, dtype: torch.dtype) -> Tensor:
     values = [_unbias(fan_in) for fan_in, count in counts for _ in range(count)]
     return torch.tensor(values, device=device, dtype=dtype)

@@ -1,36 +1,56 @@
 """Private and recent names of torch. No other module may use them.
 
-pyproject.toml requires torch >= 2.6; torch 2.13 is tested. No name has a fallback. If torch lacks a name that is bound
-at import, ``import mmws`` fails. If it lacks a name that a function uses, calling the function raises AttributeError.
+torch 2.0.1 and 2.13 are tested. The comment or docstring of a name says what it is for, and what happens in a torch
+without it. If it says nothing of that, both versions have the name; without it, ``import mmws`` or the call fails.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial, wraps
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
-from torch.nn.utils import get_total_norm, parametrizations  # the guard's gradient norm; torch < 2.6 lacks it
-from torch.utils._pytree import tree_leaves  # the tensors in nested inputs and outputs of a module
+from torch.nn.utils import parametrizations
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree
 
-__all__ = ['BatchNorm', 'ConvNd', 'ConvTransposeNd', 'InstanceNorm', 'NormBase', 'SpectralParametrization',
-           'WeightNormParametrization', 'address', 'get_total_norm', 'lazy_clone', 'runs_eagerly', 'storage_users',
-           'tree_leaves', 'version']
+__all__ = ['DETECTS_WRITES', 'DYNAMIC', 'NORMALIZE', 'BatchNorm', 'ConvNd', 'ConvTransposeNd', 'InstanceNorm',
+           'NormBase', 'SpectralParametrization', 'WeightNormParametrization', 'add_load_state_dict_pre_hook',
+           'add_safe_globals', 'address', 'get_total_norm', 'indexing_shown_to', 'is_compiling', 'lazy_clone',
+           'runs_eagerly', 'storage_users', 'tree_leaves', 'version']
 
 ConvNd = nn.modules.conv._ConvNd  # to recognize a convolution of any dimension
 ConvTransposeNd = nn.modules.conv._ConvTransposeNd  # to recognize a transposed one: its outputs are on axis 1
 NormBase = nn.modules.batchnorm._NormBase  # parameters, running statistics and state dict of EstimatedBatchNorm
 BatchNorm = nn.modules.batchnorm._BatchNorm  # to recognize a batch norm of any dimension, and to subclass it
 InstanceNorm = nn.modules.instancenorm._InstanceNorm  # to recognize an instance norm of any dimension
-WeightNormParametrization = parametrizations._WeightNorm  # to recognize a weight-normalized convolution
 SpectralParametrization = parametrizations._SpectralNorm  # to recognize a spectrally normalized convolution
-
+# To recognize a weight-normalized convolution. torch < 2.1 has none of them.
+WeightNormParametrization = getattr(parametrizations, '_WeightNorm', None)
+# By the option `weight`. Without weight_norm (torch < 2.1), the option 'wn' is refused.
+NORMALIZE: dict[str, Callable[..., nn.Module]] = {
+    option: getattr(parametrizations, name) for option, name in (('wn', 'weight_norm'), ('spectral', 'spectral_norm'))
+    if hasattr(parametrizations, name)}
+# To detect writes to a weight by copy-on-write. Without it (torch < 2.3), each call standardizes its weight again.
+DETECTS_WRITES = (hasattr(Tensor, '_lazy_clone') and hasattr(torch._C, '_data_address')
+                  and hasattr(torch._C, '_storage_Use_Count'))
+# A dynamic size in an exported graph. Without it (torch < 2.6), the export to ONNX is refused.
+DYNAMIC = getattr(getattr(getattr(torch, 'export', None), 'Dim', None), 'DYNAMIC', None)
+# Is torch.compile tracing the code? It must not trace the cache. Without torch.compiler.is_compiling (torch < 2.3), an
+# older function is used, which torch.compile knows too. Without both, torch.compile traces the layers as eager code.
+is_compiling: Callable[[], bool] = getattr(
+    getattr(torch, 'compiler', None), 'is_compiling', getattr(torch._utils, 'is_compiling', lambda: False))
 
 def runs_eagerly(tensor: Tensor) -> bool:
     """Return True for a plain tensor outside of compilers, tracers, functorch transforms, dispatch and dual modes.
 
-    Only such a weight is cached. If torch lacks one of the names, the first forward pass fails.
+    Only such a weight is cached.
     """
-    return (not torch.compiler.is_compiling() and type(tensor) in (Tensor, nn.Parameter)
+    return (not is_compiling() and type(tensor) in (Tensor, nn.Parameter)
             and (tensor.is_cpu or tensor.is_cuda) and not torch._C._is_tracing()
             and torch._C._len_torch_dispatch_stack() == 0 and torch._C._functorch.peek_interpreter_stack() is None
             and forward_ad._current_level < 0)
@@ -47,7 +67,7 @@ def version(tensor: Tensor) -> int:
 def address(tensor: Tensor) -> int:
     """Return the address of the data. ``data_ptr()`` would count as a write and end copy-on-write.
 
-    The weight cache compares addresses. Without ``_data_address`` (pytorch/pull/113396) the second forward pass fails.
+    The weight cache compares addresses. Without ``_data_address`` (pytorch/pull/113396), see :data:`DETECTS_WRITES`.
     """
     return torch._C._data_address(tensor)  # type: ignore[attr-defined, no-any-return]
 
@@ -55,7 +75,7 @@ def address(tensor: Tensor) -> int:
 def storage_users(tensor: Tensor) -> int:
     """Return the number of references to the storage, including one that this call creates.
 
-    The weight cache detects other users of the memory. Without ``_storage_Use_Count`` the first forward pass fails.
+    The weight cache detects other users of the memory. Without ``_storage_Use_Count``, see :data:`DETECTS_WRITES`.
     """
     return torch._C._storage_Use_Count(tensor.untyped_storage()._cdata)
 
@@ -63,10 +83,78 @@ def storage_users(tensor: Tensor) -> int:
 def lazy_clone(tensor: Tensor) -> Tensor:
     """Return a copy-on-write clone, which shares the memory until one of the two tensors is written to.
 
-    The weight cache detects writes with it. Without ``_lazy_clone`` (pytorch/pull/113397, January 2024) the first
-    forward pass fails. If a torch version copied at once, each forward pass would standardize again.
+    The weight cache detects writes with it. Without ``_lazy_clone`` (pytorch/pull/113397, January 2024), see
+    :data:`DETECTS_WRITES`. If a torch version copied at once, each forward pass would standardize again.
 
     Raises:
         RuntimeError: if torch's allocators do not own the memory (shared, pinned, memory-mapped).
     """
     return tensor._lazy_clone()
+
+
+def tree_leaves(value: Any) -> list[Any]:
+    """Return the leaves of nested containers, for example the tensors in the inputs of a module."""
+    return _pytree.tree_flatten(value)[0]
+
+
+def _sees_indexing() -> bool:
+    seen = []
+
+    class Mode(TorchFunctionMode):
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(function)
+            return function(*args, **kwargs or {})
+
+    tensor = torch.zeros(1, device='cpu')
+    with Mode():
+        tensor[0]
+    return bool(seen)
+
+
+_SEES_INDEXING = _sees_indexing()
+
+
+@contextmanager
+def indexing_shown_to(handle: Callable[[Any, tuple[Any, ...]], Any]) -> Iterator[None]:
+    """Context in which ``handle(function, args)`` runs ``x[0]`` and ``x[0] = y``, if torch hides them from modes.
+
+    The recorder of consumers needs it. torch < 2.1 hides them from a ``TorchFunctionMode``; a newer one shows them.
+    """
+    names = () if _SEES_INDEXING else ('__getitem__', '__setitem__')
+    for name in names:
+        function = getattr(Tensor, name)
+        setattr(Tensor, name, wraps(function)(lambda *args, function=function: handle(function, args)))
+    try:
+        yield
+    finally:
+        for name in names:
+            delattr(Tensor, name)  # the base class has the original
+
+
+def _norm_of_norms(tensors: Sequence[Tensor], norm_type: float) -> Tensor:
+    norms = [torch.linalg.vector_norm(tensor, norm_type).to(tensors[0].device) for tensor in tensors]
+    return torch.linalg.vector_norm(torch.stack(norms), norm_type)  # type: ignore[no-any-return]
+
+
+# The norm of all gradients, for the guard. Without it (torch < 2.6), it is computed from the norm of each one.
+get_total_norm: Callable[..., Tensor] = getattr(nn.utils, 'get_total_norm', _norm_of_norms)
+
+
+def add_load_state_dict_pre_hook(module: nn.Module, hook: Callable[..., None]) -> None:
+    """Register ``hook(module, state_dict, prefix, ...)`` to run before ``module`` loads its state.
+
+    Without the public method (torch < 2.5), the private one with the same effect registers it.
+    """
+    public = getattr(module, 'register_load_state_dict_pre_hook', None)
+    (public or partial(module._register_load_state_dict_pre_hook, with_module=True))(hook)
+
+
+def add_safe_globals(allowed: list[Any]) -> bool:
+    """Allow ``torch.load(weights_only=True)`` to use objects, some as ``(object, name in the file)``.
+
+    Return False without an effect if torch (< 2.6) cannot. It then refuses files that need them.
+    """
+    available = hasattr(torch.serialization, 'get_unsafe_globals_in_checkpoint')  # added with the form with names
+    if available:
+        torch.serialization.add_safe_globals(allowed)
+    return available

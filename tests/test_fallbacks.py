@@ -1,0 +1,117 @@
+"""The tests of the cache, the conversion and folding pass without the names that torch 2.0 lacks."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.logging import HistoryBuffer
+from torch import nn
+
+import mmws.cli.onnx_export
+import mmws.ops.torch_compat
+from mmws import WSError, convert_
+from mmws.cli.load_model import check_model, load_trained
+from mmws.conversion.output_recorder import OutputRecorder
+from mmws.openmmlab.safe_globals import allow_log_history
+from tests.helpers.commands import REPOSITORY
+
+WITHOUT_NEW_NAMES = [sys.executable, '-m', 'pytest', '-q', '-p', 'tests.helpers.old_torch', '-p', 'no:cacheprovider']
+
+
+def test_without_new_names():
+    files = [f'tests/{name}.py' for name in (
+        'layers/test_weight_cache', 'layers/test_conv', 'layers/test_conv_transpose', 'conversion/test_convert',
+        'conversion/test_fold', 'conversion/test_parametrize_convs', 'conversion/test_swap_convs',
+        'openmmlab/test_guard_hook')]
+    run = subprocess.run([*WITHOUT_NEW_NAMES, *files], cwd=REPOSITORY, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout[-5000:] + run.stderr[-1000:]
+
+
+def test_weight_normalization_is_refused_before_the_model_changes():
+    code = ('import tests.helpers.old_torch, mmws; from torch import nn\n'
+            'net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)); before = repr(net)\n'
+            'try: mmws.convert_(net, weight="wn")\n'
+            'except mmws.WSError as error: print(error, repr(net) == before)')
+    run = subprocess.run([sys.executable, '-c', code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert run.stdout == f"ws option weight: 'wn' needs torch >= 2.1, this is {torch.__version__} True\n"
+
+
+def test_the_export_says_which_torch_it_needs(monkeypatch):
+    monkeypatch.setattr(mmws.cli.onnx_export, 'DYNAMIC', None)
+    with pytest.raises(WSError, match=r'needs torch >= 2\.6, this is '):
+        mmws.cli.onnx_export.export_onnx(nn.Conv2d(3, 8, 3))
+
+
+def test_indexing_is_recorded_where_torch_hides_it(monkeypatch):
+    """torch 2.0 hides it from a mode; here both see it, and the record is the same."""
+    monkeypatch.setattr(mmws.ops.torch_compat, '_SEES_INDEXING', False)
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8))
+    with OutputRecorder(net) as recorder:
+        out = net[0](torch.zeros(1, 3, 4, 4))
+        net[1](out)
+        assert out[0, 1, 2, 3] == net[0].bias[1]
+    assert recorder.consumers == {net[0]: [net[1], '__getitem__']}
+    assert not {'__getitem__', '__setitem__'} & vars(torch.Tensor).keys()
+
+
+@pytest.fixture
+def without_allowed_list():
+    torch.serialization.clear_safe_globals()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delattr(torch.serialization, 'get_unsafe_globals_in_checkpoint')
+        yield
+    allow_log_history()
+
+
+@pytest.mark.usefixtures('without_allowed_list')
+def test_a_checkpoint_with_a_log_history_needs_an_allowed_list(tmp_path):
+    config = Config({'default_scope': 'mmengine', 'model': {'type': 'ToyModel'}})
+    history = HistoryBuffer()
+    history.update(1.5)
+    torch.save({'state_dict': {'a.weight': torch.ones(2)}, 'message_hub': history}, tmp_path / 'x.pth')
+    assert not allow_log_history()
+    with pytest.raises(WSError, match=r'refused.*log history needs torch >= 2\.6, this is '):
+        load_trained(config, str(tmp_path / 'x.pth'))
+    with pytest.warns(UserWarning, match='not checked before the run'):
+        check_model(Config({'default_scope': 'mmdet', 'model': {'type': 'mmws.ConvWS2d', 'in_channels': 3,
+                                                                'out_channels': 4, 'kernel_size': 1}}),
+                    str(tmp_path / 'x.pth'), needs_all_weights=True)
+
+
+class Catches(nn.Module):
+    """A network that goes on after a layer fails."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer, self.conv, self.norm = layer, nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8)
+
+    def forward(self, x):
+        try:
+            self.layer(x[:, :1])
+        except RuntimeError:
+            x = x + 0
+        return self.norm(self.conv(x)).relu()
+
+
+class FailingNorm(nn.GroupNorm):
+    def forward(self, x):
+        raise RuntimeError
+
+
+def test_a_failed_pass_leaves_no_record():
+    net = Catches(FailingNorm(1, 1))
+    with OutputRecorder(net) as recorder:
+        with pytest.raises(RuntimeError, match='caught'), recorder.attempt():
+            net(torch.zeros(1, 3, 4, 4))
+        assert not recorder.consumers
+        net.layer = nn.Identity()
+        with recorder.attempt():
+            net(torch.zeros(1, 3, 4, 4))
+    assert recorder.consumers == {net.conv: [net.norm]}
+
+
+def test_a_network_that_catches_the_error_of_a_layer_is_converted():
+    net = Catches(nn.Conv2d(3, 8, 1))  # gets one channel
+    assert convert_(net).converted == ['conv']
