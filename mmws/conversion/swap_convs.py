@@ -10,6 +10,7 @@ from torch import nn
 from mmws.conversion.layer_types import class_name
 from mmws.layers.conv import ConvWS1d, ConvWS2d, ConvWS3d, WeightStandardized
 from mmws.layers.conv_transpose import ConvTransposeWS1d, ConvTransposeWS2d, ConvTransposeWS3d
+from mmws.layers.fx_leaf import fx_leaf
 from mmws.ops.standardize import check_fan_in
 
 __all__ = ['MMCV_CONV_WS', 'standardize_conv_', 'standardized_class', 'standardizes_itself']
@@ -81,6 +82,7 @@ class _WithOtherForward(WeightStandardized):
 
     plain: type[nn.Module]
 
+    @fx_leaf
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         copy = object.__new__(self.plain)
         copy.__dict__.update(self.__dict__, _parameters={**self._parameters, 'weight': self.standardized_weight()})

@@ -8,12 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from mmws.errors import WSError
+from mmws.layers.fx_leaf import fx_leaf
 from mmws.layers.weight_cache import WeightCache
 from mmws.ops.standardize import check_eps, check_fan_in, standardize_weight
 from mmws.ops.torch_compat import runs_eagerly
 
 __all__ = ['ConvWS1d', 'ConvWS2d', 'ConvWS3d', 'WeightStandardized']
 
+torch.fx.wrap('standardize_weight')  # a symbolic trace records the call
 FOLD_FIRST = 'standardization undoes the scale of a filter; fold first: model.eval(); model = mmws.fold(model)'
 
 
@@ -57,6 +59,10 @@ class WeightStandardized(nn.Module):
             self._cache = self._make_cache()
         return self._cache.standardize(weight, self.eps)
 
+    @fx_leaf
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input)  # type: ignore[no-any-return]
+
     def _make_cache(self) -> WeightCache:
         return WeightCache()
 
@@ -65,6 +71,10 @@ class WeightStandardized(nn.Module):
             raise WSError(f'cannot fuse a norm into this layer, {self}: it was called with a weight that is not its '
                           f'own (efficient_conv_bn_eval does this), but {FOLD_FIRST}')
         return super()._conv_forward(input, self.standardized_weight(), bias)  # type: ignore[misc,no-any-return]
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        raise WSError('torch.jit.script cannot compile a layer that standardizes its weight; fold first: '
+                      'model.eval(); model = mmws.fold(model)')
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != '_cache'}

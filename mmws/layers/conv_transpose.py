@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mmws.layers.conv import WeightStandardized
+from mmws.layers.fx_leaf import fx_leaf
 from mmws.layers.weight_cache import WeightCache
 
 __all__ = ['ConvTransposeWS1d', 'ConvTransposeWS2d', 'ConvTransposeWS3d']
@@ -28,6 +29,7 @@ class _Transposed(WeightStandardized):
     def _make_cache(self) -> WeightCache:
         return WeightCache(partial(_swap_channels, groups=self.groups))
 
+    @fx_leaf
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         dimensions = self.weight.dim() - 2
         convolve: Any = (torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d)[dimensions - 1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mmws.layers.fx_leaf import fx_leaf
 from mmws.ops.standardize import HALF
 
 __all__ = ['SwitchableNorm']
@@ -52,6 +53,7 @@ class SwitchableNorm(nn.Module):
         self.register_buffer('running_mean', torch.zeros(num_features))
         self.register_buffer('running_var', torch.ones(num_features))
 
+    @fx_leaf
     def forward(self, x: Tensor) -> Tensor:
         positions = x.flatten(2) if x.dim() > 2 else x.unsqueeze(2)
         positions = positions.float() if x.dtype in HALF else positions

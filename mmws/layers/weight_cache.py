@@ -46,9 +46,8 @@ class _Entry(NamedTuple):
 
     def is_valid(self, weight: Tensor, eps: float) -> bool:
         """Return False if the entry is stale: the weight, ``eps`` or the cached tensor changed."""
-        return (self.clone is not None and address(weight) == address(self.clone)
-                and weight.stride() == self.clone.stride() and weight.shape == self.clone.shape
-                and eps == self.eps and version(self.standardized) == self.version and _stream(weight) == self.stream)
+        return (self.clone is not None and _view(weight) == _view(self.clone) and eps == self.eps
+                and version(self.standardized) == self.version and _stream(weight) == self.stream)
 
     def can_be_overwritten(self, filters: Tensor) -> bool:
         """Return True if the next result can overwrite this one: new memory pages cost more than the arithmetic."""
@@ -153,6 +152,11 @@ class WeightCache:
         out = old.standardized if old is not None and old.can_be_overwritten(filters) else None
         standardized, factors = standardize_filters(filters, eps, out=out)
         return standardized.to(weight.dtype), factors
+
+
+def _view(tensor: Tensor) -> tuple[Any, ...]:
+    """Return all that the values of ``tensor`` depend on, apart from the memory at its address."""
+    return (address(tensor), tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype, tensor.is_neg())
 
 
 def _stream(weight: Tensor) -> int:

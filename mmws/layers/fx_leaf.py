@@ -1,0 +1,27 @@
+"""Make torch.fx record a call of a layer as one node, as it does for torch's own layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from torch import fx
+
+__all__ = ['fx_leaf']
+
+
+def fx_leaf(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate a ``forward`` that torch.fx must not look into.
+
+    The code of a standardized layer depends on the weight's type and size, which a symbolic trace cannot follow. A
+    traced network calls the layer itself, so it keeps its cache, and tools such as ``efficient_conv_bn_eval`` find it.
+    """
+    @wraps(forward)
+    def called(self: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
+        name = input.tracer.path_of_module(self) if isinstance(input, fx.Proxy) else ''  # type: ignore[attr-defined]
+        if name:  # a layer that is traced alone is the root, which is always looked into
+            return input.tracer.create_proxy('call_module', name, (input, *args), kwargs)
+        return forward(self, input, *args, **kwargs)
+
+    return called
