@@ -6,7 +6,8 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import fx, nn
 
 from mmws.conversion.decision import Decision
 from mmws.conversion.layer_types import is_norm
@@ -62,8 +63,7 @@ def convert_(model: nn.Module, *, norm: str = 'GN', weight: str = 'ws', num_grou
           unchanged     3: no norm follows: the output leaves the network
           norm          1: BatchNorm2d -> GroupNorm(8, 8)
     """
-    if not isinstance(model, nn.Module):
-        raise WSError(f'convert_: expected a network (nn.Module), got {model!r:.80}')
+    _check_network(model)
     options = Options.parse({'norm': norm, 'weight': weight, 'num_groups': num_groups, 'eps': eps, 'exclude': exclude,
                              'include': include, **unknown})
     placement = find_placement(model)
@@ -77,6 +77,19 @@ def convert_(model: nn.Module, *, norm: str = 'GN', weight: str = 'ws', num_grou
         missing = 'no norm follows a convolution' if any(map(is_norm, model.modules())) else 'it has no norm'
         warnings.warn(f'nothing was {WEIGHTS[weight][1]} in {type(model).__name__}: {missing}', stacklevel=2)
     return report
+
+
+def _check_network(model: Any) -> None:
+    """Refuse what has no convolution modules any more: a compiled script or an exported graph."""
+    if not isinstance(model, nn.Module):
+        raise WSError(f'convert_: expected a network (nn.Module), got {model!r:.80}')
+    for name, module in model.named_modules():
+        exported = isinstance(module, fx.GraphModule) and any(
+            str(node.target).startswith('aten.conv') for node in module.graph.nodes)
+        if exported or isinstance(module, torch.jit.ScriptModule):
+            raise WSError(f'convert_: {name or "the network"} is {"exported" if exported else "scripted or traced"}, its '
+                          f'layers cannot be replaced; convert the network first, then '
+                          f'{"torch.export" if exported else "torch.jit"}')
 
 
 def _convert_convs_(decisions: dict[nn.Module, Decision], names: dict[nn.Module, str], options: Options) -> Report:

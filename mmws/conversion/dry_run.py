@@ -42,8 +42,11 @@ def dry_run(model: nn.Module) -> tuple[Consumers, set[nn.Module]]:
     original: dict[Any, Any] = dict(zip(modules, originals))
     for training in (True, False):
         replica.train(training)  # not chained: a toolkit's override may return None
-        with torch.device('meta'):
-            recorded = run_in_parts(replica)
+        try:
+            with torch.device('meta'):
+                recorded = run_in_parts(replica)
+        except FOREIGN_ERRORS:
+            continue
         for conv, consumers in recorded.items():
             known = found.setdefault(original[conv], [])
             known += [consumer for other in consumers if (consumer := original.get(other, other)) not in known]
@@ -111,11 +114,21 @@ def _run(module: nn.Module, recorder: OutputRecorder, features: Any) -> tuple[se
 
 
 def _attempts(module: Any, features: Any) -> Iterator[Callable[[], Any]]:
-    """Yield calls of ``module`` on different inputs, the most likely to succeed first."""
+    """Yield calls of ``module`` on different inputs, the most likely to succeed first.
+
+    Yield fewer if an attribute of an unknown network is not what its name says.
+    """
+    try:
+        yield from _calls(module, features)
+    except FOREIGN_ERRORS:
+        return
+
+
+def _calls(module: Any, features: Any) -> Iterator[Callable[[], Any]]:
     needed = [parameter for parameter in inspect.signature(module.forward).parameters.values()
               if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
     for levels in _inputs(module):
-        if hasattr(module, 'extract_feat'):
+        if callable(getattr(module, 'extract_feat', None)):
             yield partial(module.extract_feat, levels[0])
         elif features is not None:
             yield partial(module, *[features] * len(needed))
@@ -128,13 +141,15 @@ def _inputs(module: nn.Module) -> Iterator[list[Tensor]]:
     """Yield feature pyramids of different sizes, finest level first, with the channels that ``module`` expects."""
     first: Any = next(inner for inner in module.modules() if is_conv(inner))
     sizes = [64, 14, 7]  # of features and regions
-    if first.in_channels <= 4:
+    in_channels = getattr(first, 'in_channels', first.weight.shape[1])
+    if in_channels <= 4:
         # Some transformers take images of one size only.
-        fixed: Any = [inner.img_size for inner in module.modules() if hasattr(inner, 'img_size')][:1]
-        sizes = [*[size[0] if isinstance(size, (list, tuple)) else size for size in fixed], 512, *sizes]
-    channels = getattr(module, 'in_channels', None)
-    if not isinstance(channels, (list, tuple)):
-        channels = [first.in_channels] * 5
+        fixed: list[Any] = [getattr(inner, 'img_size', None) for inner in module.modules()]
+        fixed = [size[0] if isinstance(size, (list, tuple)) else size for size in fixed if size]
+        sizes = [*[size for size in fixed if isinstance(size, int)][:1], 512, *sizes]
+    channels: Any = getattr(module, 'in_channels', None)
+    if not isinstance(channels, (list, tuple)) or not all(isinstance(count, int) for count in channels):
+        channels = [in_channels] * 5
     for size in sizes:
         yield [torch.empty(2, count, *[max(size >> level, 2)] * (first.weight.dim() - 2), dtype=first.weight.dtype)
                for level, count in enumerate(channels)]

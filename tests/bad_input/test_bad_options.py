@@ -68,9 +68,16 @@ def test_a_wrong_option_in_a_config_is_refused(config, message, mmdet_scope):
         MODELS.build({'type': 'mmws.ResNet', 'depth': 18, **config})
 
 
+def net():
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).eval()
+
+
 @pytest.mark.parametrize(('call', 'message'), [
     (lambda: convert_('ResNet'), r"convert_: expected a network \(nn\.Module\), got 'ResNet'"),
     (lambda: convert_(nn.Conv2d), r'convert_: expected a network \(nn\.Module\), got <class'),
+    (lambda: convert_(nn.Sequential(torch.jit.script(net()))), r'0 is scripted or traced.*convert the network first'),
+    (lambda: convert_(torch.jit.trace(net(), torch.zeros(1, 3, 8, 8))), 'the network is scripted or traced'),
+    (lambda: convert_(torch.export.export(net(), (torch.zeros(1, 3, 8, 8),)).module()), 'the network is exported'),
     (lambda: fold({'state_dict': {}}), r"fold: expected a network \(nn\.Module\), got \{'state_dict'"),
     (lambda: ConvWS2d(3, 4, 3, eps=-1.0), r'eps: expected a finite number >= 0, got -1\.0'),
     (lambda: ConvWS2d(3, 4, 3, eps=None), 'eps: expected a finite number >= 0, got None'),

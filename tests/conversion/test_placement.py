@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import copy
 
 import pytest
@@ -67,7 +69,7 @@ def test_norms_far_from_their_convs_in_the_tree():
 
     def forward(net, x):
         x = net.norm1(net.conv1(x))
-        for conv, norm in zip(net.convs, net.norms, strict=True):
+        for conv, norm in zip(net.convs, net.norms):
             x = norm(conv(x))
         return x
 
@@ -152,3 +154,54 @@ def test_norms_of_pooled_features_get_groups_of_several_channels():
     convert_(net)
     assert [net[i].num_groups for i in (1, 4, 6)] == [32, 4, 4]
     assert net(torch.randn(1, 3, 8, 8)).abs().sum() > 0
+
+
+class Unusual(nn.Module):
+    """Its attributes have the names that the dry run reads, and other meanings."""
+
+    def __init__(self, **attributes):
+        super().__init__()
+        self.norm, self.conv = nn.BatchNorm2d(8), nn.Conv2d(3, 8, 3)  # not in the order of the forward pass
+        vars(self).update(attributes)
+
+    def forward(self, x):
+        return self.norm(self.conv(x))
+
+
+@pytest.mark.parametrize('attributes', [
+    {'img_size': None}, {'img_size': 'large'}, {'img_size': [None]}, {'in_channels': [None, 64]}, {'in_channels': 'all'},
+    {'extract_feat': 3}], ids=str)
+def test_unusual_attributes(attributes):
+    assert convert_(Unusual(**attributes)).converted == ['conv']
+
+
+class RaisingProperty(Unusual):
+    @property
+    def extract_feat(self):
+        raise RuntimeError
+
+
+def test_the_module_tree_decides_if_the_network_cannot_be_inspected():
+    report = convert_(nn.Sequential(RaisingProperty(), nn.Conv2d(8, 4, 1), nn.BatchNorm2d(4)))
+    assert report.converted == ['1']
+    assert report.unseen == ['0.conv', '1']
+
+
+class OwnConv(nn.Module):
+    """A convolution of another library."""
+
+    out_channels = 8
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(8, 3, 3, 3))
+
+    def forward(self, x):
+        return functional.conv2d(x, self.weight)
+
+
+def test_a_convolution_without_in_channels():
+    report = convert_(nn.Sequential(OwnConv(), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8)))
+    assert report.skipped == {'0': 'no standardized class for OwnConv'}
+    assert report.converted == ['2']
+    assert not report.unseen
