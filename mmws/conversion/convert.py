@@ -87,9 +87,9 @@ def _check_network(model: Any) -> None:
         exported = isinstance(module, fx.GraphModule) and any(
             str(node.target).startswith('aten.conv') for node in module.graph.nodes)
         if exported or isinstance(module, torch.jit.ScriptModule):
-            raise WSError(f'convert_: {name or "the network"} is {"exported" if exported else "scripted or traced"}, its '
-                          f'layers cannot be replaced; convert the network first, then '
-                          f'{"torch.export" if exported else "torch.jit"}')
+            done, first = ('exported', 'torch.export') if exported else ('scripted or traced', 'torch.jit')
+            raise WSError(f'convert_: {name or "the network"} is {done}, its layers cannot be replaced; convert the '
+                          f'network before {first}')
 
 
 def _convert_convs_(decisions: dict[nn.Module, Decision], names: dict[nn.Module, str], options: Options) -> Report:

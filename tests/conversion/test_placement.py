@@ -169,8 +169,8 @@ class Unusual(nn.Module):
 
 
 @pytest.mark.parametrize('attributes', [
-    {'img_size': None}, {'img_size': 'large'}, {'img_size': [None]}, {'in_channels': [None, 64]}, {'in_channels': 'all'},
-    {'extract_feat': 3}], ids=str)
+    {'img_size': None}, {'img_size': 'large'}, {'img_size': [None]}, {'in_channels': [None, 64]},
+    {'in_channels': 'all'}, {'extract_feat': 3}], ids=str)
 def test_unusual_attributes(attributes):
     assert convert_(Unusual(**attributes)).converted == ['conv']
 
