@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+from collections import deque
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mmws.ops.torch_compat import BatchNorm, NormBase
+from mmws.ops.torch_compat import BatchNorm, NormBase, is_compiling, recomputes
 
 __all__ = ['BatchChannelNorm', 'EstimatedBatchChannelNorm', 'EstimatedBatchNorm', 'group_count']
+
+_PASSES = 32  # at most, before one backward pass: a head shared by the levels of a pyramid runs five times
 
 
 def group_count(channels: int, at_most: int = 32, pointwise: bool = False) -> int:
@@ -44,7 +50,8 @@ class EstimatedBatchNorm(NormBase):
         \hat\mu \gets (1 - r)\,\hat\mu + r\,\mathrm{mean}(x), \qquad
         y = \gamma \frac{x - \hat\mu}{\sqrt{\hat\sigma^2 + \epsilon}} + \beta
 
-    The variance uses the old estimate of the mean. ``EstBN`` of joe-siyuan-qiao/Batch-Channel-Normalization,
+    The variance uses the old estimate of the mean. If activation checkpointing runs the pass again, it gets the
+    estimates of the first time and updates nothing. ``EstBN`` of joe-siyuan-qiao/Batch-Channel-Normalization,
     arXiv 1911.09738 and 1903.10520v2. The authors' rate is a buffer, ``estbn_moving_speed``, which starts at 0 and
     which their training code sets; here it is ``momentum``.
 
@@ -59,20 +66,32 @@ class EstimatedBatchNorm(NormBase):
 
     running_mean: Tensor
     running_var: Tensor
+    _recent: deque[tuple[Tensor, ...]] | None = None  # batch mean, estimates: of the last passes
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training:
-            self._update(x.detach())
         # The backward pass reads copies, because the module may run again before it.
-        return functional.batch_norm(x, self.running_mean.clone(), self.running_var.clone(), self.weight, self.bias,
-                                     training=False, eps=self.eps)
+        mean, variance = self._estimate(x.detach()) if self.training else (
+            self.running_mean.clone(), self.running_var.clone())
+        return functional.batch_norm(x, mean, variance, self.weight, self.bias, training=False, eps=self.eps)
 
-    def _update(self, x: Tensor) -> None:
+    def _estimate(self, x: Tensor) -> tuple[Tensor, ...]:
         per_channel = x.transpose(0, 1).flatten(1).to(self.running_mean)
+        batch_mean = per_channel.mean(1)
+        if recomputes() and self._recent:
+            distances = torch.stack([recent[0] for recent in self._recent]) - batch_mean
+            return self._recent[int(distances.abs().sum(1).argmin())][1:]
         rate: float = self.momentum  # type: ignore[assignment]
         self.running_var.lerp_((per_channel - self.running_mean.unsqueeze(1)).square_().mean(1), rate)
-        self.running_mean.lerp_(per_channel.mean(1), rate)
+        self.running_mean.lerp_(batch_mean, rate)
         self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
+        estimates = self.running_mean.clone(), self.running_var.clone()
+        if not is_compiling():
+            self._recent = self._recent or deque(maxlen=_PASSES)
+            self._recent.appendleft((batch_mean, *estimates))
+        return estimates
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != '_recent'}
 
 
 class BatchChannelNorm(nn.Module):
@@ -117,8 +136,17 @@ class BatchChannelNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         channels = self.num_features // self.num_groups
-        return functional.group_norm(self.bn(x), self.num_groups, self.weight.repeat_interleave(channels),
+        normalized = self._recomputed(x) if recomputes() else self.bn(x)
+        return functional.group_norm(normalized, self.num_groups, self.weight.repeat_interleave(channels),
                                      self.bias.repeat_interleave(channels), self.eps)
+
+    def _recomputed(self, x: Tensor) -> Tensor:
+        """Return ``bn(x)`` and leave the statistics as they are."""
+        buffers, self.bn._buffers = self.bn._buffers, copy.deepcopy(self.bn._buffers)
+        try:
+            return self.bn(x)  # type: ignore[no-any-return]
+        finally:
+            self.bn._buffers = buffers
 
     def extra_repr(self) -> str:
         return f'{self.num_groups}, {self.num_features}, eps={self.eps:g}'

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from mmws.layers.fx_leaf import fx_leaf
 from mmws.ops.standardize import HALF
+from mmws.ops.torch_compat import recomputes
 
 __all__ = ['SwitchableNorm']
 
@@ -65,23 +66,25 @@ class SwitchableNorm(nn.Module):
         weights, var_weights = self.mean_weight.softmax(0), self.var_weight.softmax(0)
         mean = weights[0] * mean + weights[1] * layer_mean + weights[2] * batch_mean
         variance = var_weights[0] * variance + var_weights[1] * layer_variance + var_weights[2] * batch_variance
-        return self._scale(positions, mean, (variance + self.eps).rsqrt()).view(x.shape).to(x.dtype)
+        return self._scale(x.to(positions), mean, (variance + self.eps).rsqrt()).to(x.dtype)
 
     def _batch_statistics(self, mean: Tensor, square: Tensor) -> tuple[Tensor, Tensor]:
         if not self.training:
             return self.running_mean, self.running_var
         batch_mean = mean.mean(0)
         batch_variance = square.mean(0) - batch_mean ** 2
-        self.running_mean.lerp_(batch_mean.detach().to(self.running_mean), 1 - self.momentum)
-        self.running_var.lerp_(batch_variance.detach().to(self.running_var), 1 - self.momentum)
+        if not recomputes():
+            self.running_mean.lerp_(batch_mean.detach().to(self.running_mean), 1 - self.momentum)
+            self.running_var.lerp_(batch_variance.detach().to(self.running_var), 1 - self.momentum)
         return batch_mean, batch_variance
 
-    def _scale(self, positions: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    def _scale(self, x: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
         """Apply statistics and affine parameters as one factor and one term per image and channel."""
         shift = -mean * scale
         if self.weight is not None:  # None, as for affine=False in torch
             scale, shift = scale * self.weight, shift * self.weight + self.bias
-        return torch.addcmul(shift.unsqueeze(2), positions, scale.unsqueeze(2))
+        per_channel = (*scale.shape, *[1] * (x.dim() - 2))
+        return torch.addcmul(shift.view(per_channel), x, scale.view(per_channel))
 
     def extra_repr(self) -> str:
         return f'{self.num_features}, eps={self.eps:g}, momentum={self.momentum:g}'

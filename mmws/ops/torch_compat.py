@@ -21,7 +21,7 @@ from torch.utils import _pytree
 __all__ = ['DETECTS_WRITES', 'DYNAMIC', 'NORMALIZE', 'BatchNorm', 'ConvNd', 'ConvTransposeNd', 'InstanceNorm',
            'NormBase', 'SpectralParametrization', 'WeightNormParametrization', 'add_load_state_dict_pre_hook',
            'add_safe_globals', 'address', 'get_total_norm', 'indexing_shown_to', 'is_compiling', 'lazy_clone',
-           'runs_eagerly', 'storage_users', 'tree_leaves', 'version']
+           'recomputes', 'runs_eagerly', 'storage_users', 'tree_leaves', 'version']
 
 ConvNd = nn.modules.conv._ConvNd  # to recognize a convolution of any dimension
 ConvTransposeNd = nn.modules.conv._ConvTransposeNd  # to recognize a transposed one: its outputs are on axis 1
@@ -54,6 +54,14 @@ def runs_eagerly(tensor: Tensor) -> bool:
             and (tensor.is_cpu or tensor.is_cuda) and not torch._C._is_tracing()
             and torch._C._len_torch_dispatch_stack() == 0 and torch._C._functorch.peek_interpreter_stack() is None
             and forward_ad._current_level < 0)
+
+
+def recomputes() -> bool:
+    """Return True inside a backward pass: activation checkpointing runs the forward pass of its layers there again.
+
+    The norms then keep their running statistics. Without ``_current_graph_task_id`` they update them twice.
+    """
+    return getattr(torch._C, '_current_graph_task_id', lambda: -1)() != -1
 
 
 def version(tensor: Tensor) -> int:

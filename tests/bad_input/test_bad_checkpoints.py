@@ -57,7 +57,7 @@ FILES = {
     'integers': ('pth', saved(shapes_of(**{STEM: torch.ones(64, 3, 7, 7).int()})),
                       r'conv1\.weight has dtype torch\.int32, expected floating point numbers'),
     'numbers as names': ('pth', saved({0: torch.ones(1)}), 'unknown format; .* got the tensors 0'),
-    'a number as a name': ('pth', saved(shapes_of() | {7: torch.ones(1)}), r'7 of shape \(1,\) does not belong to'),
+    'a number as a name': ('pth', saved({**shapes_of(), 7: torch.ones(1)}), r'7 of shape \(1,\) does not belong to'),
     'a stem of one dimension': ('pth', saved(shapes_of(**{STEM: torch.ones(64)})), r'conv1\.weight has shape \(64,\)'),
     'a truncated safetensors file': ('safetensors', safetensors({'a': {}})[:5], 'cannot use x.safetensors: '),
     'a torch file named .safetensors': ('safetensors', saved({'a': torch.ones(1)}), 'cannot use x.safetensors: '),
@@ -79,25 +79,25 @@ def test_a_folder_is_refused_as_checkpoint(name):
 
 
 def changed(weights, rename=lambda key: key, drop='nothing', **tensors):
-    return {rename(key): tensor for key, tensor in (weights | tensors).items() if drop not in key}
+    return {rename(key): tensor for key, tensor in {**weights, **tensors}.items() if drop not in key}
 
 
 MODELS = {
     'of BatchNorm': ('test.py', lambda base: changed(base, lambda key: key.replace('gn', 'bn')),
                      'does not fit .*: it has no weights for 62 parameters of the model, such as backbone.gn1.weight'),
     'of a shallower network': ('test.py', lambda base: changed(base, drop='layer4'), 'no weights for 15 parameters'),
-    'of other shapes': ('test.py', lambda base: base | {'backbone.conv1.weight': torch.ones(3, 3)},
+    'of other shapes': ('test.py', lambda base: {**base, 'backbone.conv1.weight': torch.ones(3, 3)},
                         r'size mismatch for backbone\.conv1\.weight'),
-    'of NaN values': ('test.py', lambda base: base | {'backbone.gn1.bias': torch.full((32,), float('nan'))},
+    'of NaN values': ('test.py', lambda base: {**base, 'backbone.gn1.bias': torch.full((32,), float('nan'))},
                       'contains NaN values'),
     'of the optimizer': ('test.py', lambda base: {'optimizer': {'state': {}}}, 'it contains no tensors by name'),
     'of a command': ('test.py', lambda base: COMMAND, r'cannot use x\.pth \(nothing in it was executed\): .*system'),
     'to train on, of text': ('train.py', lambda base: {'a': 'x'}, 'it contains no tensors by name'),
-    'to fold, of NaN values': ('fold_checkpoint.py', lambda base: base | {'backbone.gn1.bias': torch.full((32,), float(
+    'to fold, of NaN values': ('fold_checkpoint.py', lambda base: {**base, 'backbone.gn1.bias': torch.full((32,), float(
         'nan'))}, r'backbone\.gn1\.bias contains NaN values'),
-    'to fold, one too many': ('fold_checkpoint.py', lambda base: base | {'a.weight': torch.ones(1)}, 'Unexpected key'),
-    'to export, of other shapes': ('export_onnx.py', lambda base: base | {
-        'neck.lateral_convs.0.conv.weight': torch.ones(2)}, r'size mismatch for neck\.lateral_convs\.0\.conv\.weight'),
+    'to fold, one too many': ('fold_checkpoint.py', lambda base: {**base, 'a.weight': torch.ones(1)}, 'Unexpected key'),
+    'to export, of other shapes': ('export_onnx.py', lambda base: {
+        **base, 'neck.lateral_convs.0.conv.weight': torch.ones(2)}, r'size mismatch for neck\.lateral_convs\.0\.conv'),
     'to publish, without a state_dict': ('publish_model.py', lambda base: base, r'x\.pth has no state_dict, which'),
     'to publish, complex': ('publish_model.py', lambda base: {'state_dict': changed(base, **{
         'backbone.gn1.bias': base['backbone.gn1.bias'].cfloat()})}, 'contains complex numbers'),

@@ -29,12 +29,12 @@ def with_content(change):
 
 
 def without(part, key):
-    return with_content(lambda content: content | {
-        part: [{name: value for name, value in one.items() if name != key} for one in content[part]]})
+    return with_content(lambda content: {
+        **content, part: [{name: value for name, value in one.items() if name != key} for one in content[part]]})
 
 
 def with_each(part, **values):
-    return with_content(lambda content: content | {part: [one | values for one in content[part]]})
+    return with_content(lambda content: {**content, part: [{**one, **values} for one in content[part]]})
 
 
 def remove(pattern):
@@ -58,15 +58,15 @@ DETECTION = {
     'bytes': (lambda: ANNOTATIONS.write_bytes(b'\x89PNG'), f'{READ}UnicodeDecodeError'),
     'a folder': (replace_by_folder, f'{READ}IsADirectoryError'),
     'a list': (with_content(lambda content: [content]), f'{READ}AssertionError: annotation file format'),
-    'without images': (with_content(lambda content: content | {'images': []}), f'{READ}it has no images'),
+    'without images': (with_content(lambda content: {**content, 'images': []}), f'{READ}it has no images'),
     'without the key images': (with_content(lambda content: {'categories': content['categories']}), READ),
     'without categories': (with_content(lambda content: {'images': content['images']}), READ),
-    'without annotations': (with_content(lambda content: content | {'annotations': []}), NO_OBJECT + CLASSES),
+    'without annotations': (with_content(lambda content: {**content, 'annotations': []}), NO_OBJECT + CLASSES),
     'of other images': (with_each('annotations', image_id=99), NO_OBJECT),
     'of other categories': (with_each('annotations', category_id=99), NO_OBJECT),
     'with other names': (with_each('categories', name='digit'), rf'train\.json has only 0 of the 10 {CLASSES}'),
-    'with another spelling of a name': (with_content(lambda content: content | {'categories': [
-        one | {'name': one['name'].replace('3', 'three')} for one in content['categories']]}), 'only 9 of the 10 cla'),
+    'with another spelling of a name': (with_content(lambda content: {**content, 'categories': [
+        {**one, 'name': one['name'].replace('3', 'three')} for one in content['categories']]}), 'only 9 of the 10 cla'),
     'without boxes': (without('annotations', 'bbox'), f'{READ}KeyError: bbox'),
     'with boxes of three numbers': (with_each('annotations', bbox=[1, 2, 3]), f'{READ}ValueError: not enough values'),
     'without the names of the images': (without('images', 'file_name'), f'{READ}KeyError: file_name'),
