@@ -75,7 +75,7 @@ def net():
 @pytest.mark.parametrize(('call', 'message'), [
     (lambda: convert_('ResNet'), r"convert_: expected a network \(nn\.Module\), got 'ResNet'"),
     (lambda: convert_(nn.Conv2d), r'convert_: expected a network \(nn\.Module\), got <class'),
-    (lambda: convert_(nn.Sequential(torch.jit.script(net()))), r'0 is scripted or traced.*the network before torch\.jit'),
+    (lambda: convert_(nn.Sequential(torch.jit.script(net()))), r'0 is scripted or traced.*before torch\.jit'),
     (lambda: convert_(torch.jit.trace(net(), torch.zeros(1, 3, 8, 8))), 'the network is scripted or traced'),
     (lambda: convert_(torch.export.export(net(), (torch.zeros(1, 3, 8, 8),)).module()), 'the network is exported'),
     (lambda: fold({'state_dict': {}}), r"fold: expected a network \(nn\.Module\), got \{'state_dict'"),
