@@ -66,7 +66,7 @@ class WeightCache:
     changes, so the step copies nothing. On a GPU all weights that one step changed are standardized together, in the
     first forward pass that needs one of them.
 
-    A weight is not cached if writes cannot be detected: torch has no copy-on-write (before 2.3), other objects use the
+    A weight is not cached if writes cannot be detected: torch has no copy-on-write (before 2.4), other objects use the
     memory (numpy arrays, flat parameters), torch does not own it (shared memory, files), or a CUDA graph is captured.
 
     Args:
@@ -166,8 +166,8 @@ def _stream(weight: Tensor) -> int:
 
 def _copy_on_write_clone(weight: Tensor) -> Tensor | None:
     """Return a lazy clone of ``weight``, or None if writes to the weight cannot be detected."""
-    if storage_users(weight) > 2 or (weight.is_cuda and torch.cuda.is_current_stream_capturing()):
-        return None  # users besides the weight and the object that the count creates
+    if storage_users(weight) > 1 or (weight.is_cuda and torch.cuda.is_current_stream_capturing()):
+        return None
     try:
         return lazy_clone(weight.detach())
     except RuntimeError:  # torch does not own the memory: shared, pinned, memory-mapped

@@ -35,9 +35,11 @@ WeightNormParametrization = getattr(parametrizations, '_WeightNorm', None)
 NORMALIZE: dict[str, Callable[..., nn.Module]] = {
     option: getattr(parametrizations, name) for option, name in (('wn', 'weight_norm'), ('spectral', 'spectral_norm'))
     if hasattr(parametrizations, name)}
-# To detect writes to a weight by copy-on-write. Without it (torch < 2.3), each call standardizes its weight again.
+# To detect writes to a weight by copy-on-write. Without it, each call standardizes its weight again. torch 2.3 has the
+# names, but a read ends copy-on-write there.
 DETECTS_WRITES = (hasattr(Tensor, '_lazy_clone') and hasattr(torch._C, '_data_address')
-                  and hasattr(torch._C, '_storage_Use_Count'))
+                  and hasattr(torch._C, '_storage_Use_Count')
+                  and [int(part) for part in torch.__version__.split('.')[:2]] >= [2, 4])
 # A dynamic size in an exported graph. Without it (torch < 2.6), the export to ONNX is refused.
 DYNAMIC = getattr(getattr(getattr(torch, 'export', None), 'Dim', None), 'DYNAMIC', None)
 # Is torch.compile tracing the code? It must not trace the cache. Without torch.compiler.is_compiling (torch < 2.3), an
@@ -81,11 +83,15 @@ def address(tensor: Tensor) -> int:
 
 
 def storage_users(tensor: Tensor) -> int:
-    """Return the number of references to the storage, including one that this call creates.
+    """Return the number of users of the memory: 1 if no other tensor, numpy array or view uses it.
 
     The weight cache detects other users of the memory. Without ``_storage_Use_Count``, see :data:`DETECTS_WRITES`.
     """
-    return torch._C._storage_Use_Count(tensor.untyped_storage()._cdata)
+    return torch._C._storage_Use_Count(tensor.untyped_storage()._cdata) - _COUNTED_TOO
+
+
+_COUNTED_TOO = 0  # a newer torch also counts the object that `untyped_storage()` returns; 2.6 does not
+_COUNTED_TOO = storage_users(torch.empty(1)) - 1 if DETECTS_WRITES else 0
 
 
 def lazy_clone(tensor: Tensor) -> Tensor:
