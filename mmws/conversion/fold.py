@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -58,7 +59,7 @@ def fold(model: nn.Module) -> nn.Module:
     for module in folded.modules():
         if weight_form(module) in ('wn', 'spectral'):
             remove_parametrization_(module)
-        _remove_mmws_hooks_(module)
+        _remove_functions_(module)
     return folded
 
 
@@ -89,8 +90,15 @@ def _fold_conv_(conv: Any, kind: type[nn.Module], shared: dict[tuple[nn.Paramete
     conv.weight = shared[raw, eps]
 
 
-def _remove_mmws_hooks_(module: nn.Module) -> None:
-    """Remove the checks of loaded weights; a pickle with them would need mmws."""
+def _remove_functions_(module: nn.Module) -> None:
+    """Remove what acts on loaded and initial weights: functions of mmws and of torch's weight normalization.
+
+    A pickle with the first would need mmws; the second cannot be pickled.
+    """
+    foreign = ('mmws.', 'torch.nn.utils.parametrizations')
     hooks: dict[int, Any] = module._load_state_dict_pre_hooks
-    for key in [key for key, hook in hooks.items() if getattr(hook.hook, '__module__', '').startswith('mmws.')]:
+    for key in [key for key, hook in hooks.items() if getattr(hook.hook, '__module__', '').startswith(foreign)]:
         del hooks[key]
+    for name in [name for name, value in vars(module).items()
+                 if isinstance(value, partial) and value.func.__module__.startswith('mmws.')]:
+        delattr(module, name)

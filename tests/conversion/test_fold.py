@@ -15,6 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mmws import ConvTransposeWS2d, ConvWS1d, ConvWS2d, ConvWS3d, WSError, convert_, fold, standardize_weight
 from mmws.conversion.swap_convs import standardize_conv_
+from tests.helpers.pairs import pairs
 
 
 def batch_normed() -> nn.Module:
@@ -70,7 +71,7 @@ def test_sharing_is_kept_and_a_plain_conv_keeps_the_raw_weight():
     folded, x = fold(net), torch.randn(1, 4, 3, 3)
     assert folded[0] is folded[4]
     assert folded[0].weight is folded[1].weight is not folded[2].weight
-    assert all(torch.allclose(conv(x), original(x), atol=1e-6) for conv, original in zip(folded, net, strict=True))
+    assert all(torch.allclose(conv(x), original(x), atol=1e-6) for conv, original in pairs(folded, net))
     assert torch.equal(folded[3].weight, plain.weight)
     assert len(list(folded.parameters())) == 7  # three weights, four biases
 
@@ -81,7 +82,7 @@ def test_a_folded_network_needs_no_mmws(mmdet_scope):
     folded, x = fold(net), torch.randn(1, 3, 64, 64)
     assert b'mmws' in pickle.dumps(net)
     assert b'mmws' not in pickle.dumps(folded)
-    for output, expected in zip(folded(x), net(x), strict=True):
+    for output, expected in pairs(folded(x), net(x)):
         assert gap(output, expected) < 1e-5
     assert folded.state_dict().keys() == net.state_dict().keys()
 
@@ -190,3 +191,17 @@ def test_convs_of_every_library_fold_to_their_plain_class(conv):
     assert type(folded) is plain
     torch.testing.assert_close(folded(x), conv(x))
     assert 'eps' not in vars(folded)
+
+
+@pytest.mark.parametrize('weight', ['ws', 'wn', 'spectral'])
+def test_a_pickle_of_a_folded_model_does_not_need_mmws(weight, mmdet_scope):
+    net = MODELS.build({'type': 'mmws.ResNet', 'depth': 18, 'ws': {'weight': weight}})
+    net.eval()  # mmdet's returns None
+    folded = fold(net)
+    pickled = pickle.dumps(folded)
+    assert b'mmws' not in pickled
+    x = torch.randn(1, 3, 32, 32)
+    for out, expected in pairs(pickle.loads(pickled)(x), net(x)):
+        assert gap(out, expected) < 1e-4
+    folded.init_weights()  # the toolkit's own
+    assert not torch.equal(folded.conv1.weight, fold(net).conv1.weight)
