@@ -5,16 +5,12 @@ import sys
 
 import pytest
 import torch
-from mmengine.config import Config
-from mmengine.logging import HistoryBuffer
 from torch import nn
 
 import mmws.cli.onnx_export
 import mmws.ops.torch_compat
 from mmws import WSError, convert_
-from mmws.cli.load_model import check_model, load_trained
 from mmws.conversion.output_recorder import OutputRecorder
-from mmws.openmmlab.safe_globals import allow_log_history
 from tests.helpers.commands import REPOSITORY
 
 WITHOUT_NEW_NAMES = [sys.executable, '-m', 'pytest', '-q', '-p', 'tests.helpers.old_torch', '-p', 'no:cacheprovider']
@@ -54,30 +50,6 @@ def test_indexing_is_recorded_where_torch_hides_it(monkeypatch):
         assert out[0, 1, 2, 3] == net[0].bias[1]
     assert recorder.consumers == {net[0]: [net[1], '__getitem__']}
     assert not {'__getitem__', '__setitem__'} & vars(torch.Tensor).keys()
-
-
-@pytest.fixture
-def without_allowed_list():
-    torch.serialization.clear_safe_globals()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delattr(torch.serialization, 'get_unsafe_globals_in_checkpoint')
-        yield
-    allow_log_history()
-
-
-@pytest.mark.usefixtures('without_allowed_list')
-def test_a_checkpoint_with_a_log_history_needs_an_allowed_list(tmp_path):
-    config = Config({'default_scope': 'mmengine', 'model': {'type': 'ToyModel'}})
-    history = HistoryBuffer()
-    history.update(1.5)
-    torch.save({'state_dict': {'a.weight': torch.ones(2)}, 'message_hub': history}, tmp_path / 'x.pth')
-    assert not allow_log_history()
-    with pytest.raises(WSError, match=r'refused.*log history needs torch >= 2\.6, this is '):
-        load_trained(config, str(tmp_path / 'x.pth'))
-    with pytest.warns(UserWarning, match='not checked before the run'):
-        check_model(Config({'default_scope': 'mmdet', 'model': {'type': 'mmws.ConvWS2d', 'in_channels': 3,
-                                                                'out_channels': 4, 'kernel_size': 1}}),
-                    str(tmp_path / 'x.pth'), needs_all_weights=True)
 
 
 class Catches(nn.Module):

@@ -17,8 +17,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mmws.checkpoint.numpy_pickle import load_arrays
+from mmws.checkpoint.torch_pickle import load_without_history
 from mmws.errors import FOREIGN_ERRORS, WSError
 from mmws.files import check_input
+from mmws.ops.torch_compat import ALLOWS_NAMED_GLOBALS
 
 __all__ = ['Checkpoint', 'read_checkpoint', 'sha256_of']
 
@@ -54,7 +56,8 @@ class Checkpoint:
 def read_checkpoint(path: str | Path) -> Checkpoint:
     """Read a file of torch (any version), safetensors, or Caffe2's pickled arrays.
 
-    torch's files are read with ``torch.load(weights_only=True)``. There is no fallback.
+    torch's files are read with ``torch.load(weights_only=True)``; in torch < 2.6, which then refuses the log history
+    of mmengine's checkpoints, with a restricted unpickler.
 
     Raises:
         WSError: if the file does not exist, is malformed, contains more than tensors, numbers and text, or has a weight
@@ -98,6 +101,8 @@ def _load(path: Path) -> Any:
             return _load_safetensors(path)
         if start.startswith(b'PK'):
             _check_zip(path)
+            if not ALLOWS_NAMED_GLOBALS:
+                return load_without_history(path)
         elif start != LEGACY_TORCH:
             file.seek(0)
             return load_arrays(file)

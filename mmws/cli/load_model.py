@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
-import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
 from torch import Tensor, nn
@@ -14,7 +11,7 @@ from mmws.checkpoint.reader import Checkpoint
 from mmws.cli.config import silence
 from mmws.errors import FOREIGN_ERRORS, WSError, format_exception, near_matches, without_prefix
 from mmws.openmmlab.config_tree import dicts_in
-from mmws.openmmlab.mmengine_compat import find_type
+from mmws.openmmlab.mmengine_compat import explain_operators, find_type
 from mmws.openmmlab.safe_globals import allow_log_history
 
 __all__ = ['check_model', 'load_trained']
@@ -33,22 +30,13 @@ def check_model(config: Config, checkpoint: str = '', needs_all_weights: bool = 
     Raises:
         WSError: if the model cannot be built, or the checkpoint cannot be read or does not fit.
     """
-    refused = ''
     with silence():
         model = _build_model(config)
         if checkpoint and '://' not in checkpoint:
-            try:
-                tensors = _read(checkpoint).tensors
-            except WSError as error:
-                if allow_log_history():
-                    raise
-                refused = str(error)  # the toolkit can read the file without an allowed list
-            else:
-                if needs_all_weights:
-                    tensors = {without_prefix(name, 'module.'): tensor for name, tensor in tensors.items()}
-                    _load_weights(config, model, checkpoint, tensors, strict=False)
-    if refused:
-        warnings.warn(f'the weights are not checked before the run: {refused}', stacklevel=2)
+            tensors = _read(checkpoint).tensors
+            if needs_all_weights:
+                tensors = {without_prefix(name, 'module.'): tensor for name, tensor in tensors.items()}
+                _load_weights(config, model, checkpoint, tensors, strict=False)
 
 
 def load_trained(config: Config, path: str) -> tuple[nn.Module, Checkpoint]:
@@ -68,18 +56,15 @@ def load_trained(config: Config, path: str) -> tuple[nn.Module, Checkpoint]:
 
 
 def _read(path: str) -> Checkpoint:
-    complete = allow_log_history()
-    try:
-        return read_checkpoint(path)
-    except WSError as error:
-        needs = '' if complete else f'. A checkpoint with a log history needs torch >= 2.6, this is {torch.__version__}'
-        raise WSError(f'{error}{needs}') from None
+    allow_log_history()
+    return read_checkpoint(path)
 
 
 def _build_model(config: Config) -> nn.Module:
     with MODELS.switch_scope_and_registry(config.default_scope) as registry:
         try:
-            return MODELS.build(config.model)  # type: ignore[no-any-return]
+            with explain_operators():
+                return MODELS.build(config.model)  # type: ignore[no-any-return]
         except WSError:
             raise
         except (*FOREIGN_ERRORS, OSError) as error:

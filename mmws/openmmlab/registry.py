@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, update_wrapper
 from importlib import import_module
 from typing import Any
 
@@ -51,7 +51,7 @@ class _PrefixRegistry(Registry):  # type: ignore[misc]
         if key in LAYER_TYPES:
             return LAYER_TYPES[key]
         _find(key)  # reports an unknown name before anything is built
-        return partial(build, key)
+        return update_wrapper(partial(build, key), build)  # mmengine < 0.8 logs the `__name__`
 
 
 allow_log_history()

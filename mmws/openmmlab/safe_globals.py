@@ -1,7 +1,7 @@
 """Allow ``torch.load(weights_only=True)`` to read the log history in mmengine's checkpoints.
 
-Without this, mmengine 0.10.7 cannot test or resume from its own checkpoints under torch >= 2.6. Older versions of torch
-load them by default without the allowed list, but cannot read them with ``weights_only=True``.
+Without this, mmengine 0.10.7 cannot test or resume from its own checkpoints under torch >= 2.6. With an older torch,
+mmengine needs no list, and :mod:`mmws.checkpoint.torch_pickle` reads the files.
 """
 
 from __future__ import annotations
@@ -17,21 +17,18 @@ from mmws.ops.torch_compat import add_safe_globals
 __all__ = ['allow_log_history']
 
 
-def allow_log_history() -> bool:
+def allow_log_history() -> None:
     """Add mmengine's ``HistoryBuffer`` to the allowed list: its class, its arrays and its four statistics.
-
-    Return False if torch (< 2.6) has no list for it.
 
     Example:
         >>> import torch
         >>> allow_log_history()
-        True
         >>> HistoryBuffer in torch.serialization.get_safe_globals()
         True
     """
     reconstruct: Any = np.zeros(0).__reduce__()[0]
     scalar: Any = np.float64(0).__reduce__()[0]
-    return add_safe_globals([
+    add_safe_globals([
         HistoryBuffer, np.ndarray, np.dtype, *(type(np.dtype(name)) for name in ('float64', 'int64')),
         (reconstruct, 'numpy.core.multiarray._reconstruct'), (reconstruct, 'numpy._core.multiarray._reconstruct'),
         (scalar, 'numpy.core.multiarray.scalar'), (scalar, 'numpy._core.multiarray.scalar'),

@@ -18,10 +18,10 @@ from torch.nn.utils import parametrizations
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree
 
-__all__ = ['DETECTS_WRITES', 'DYNAMIC', 'NORMALIZE', 'BatchNorm', 'ConvNd', 'ConvTransposeNd', 'InstanceNorm',
-           'NormBase', 'SpectralParametrization', 'WeightNormParametrization', 'add_load_state_dict_pre_hook',
-           'add_safe_globals', 'address', 'get_total_norm', 'indexing_shown_to', 'is_compiling', 'lazy_clone',
-           'recomputes', 'runs_eagerly', 'storage_users', 'tree_leaves', 'version']
+__all__ = ['ALLOWS_NAMED_GLOBALS', 'DETECTS_WRITES', 'DYNAMIC', 'NORMALIZE', 'BatchNorm', 'ConvNd', 'ConvTransposeNd',
+           'InstanceNorm', 'NormBase', 'SpectralParametrization', 'WeightNormParametrization',
+           'add_load_state_dict_pre_hook', 'add_safe_globals', 'address', 'get_total_norm', 'indexing_shown_to',
+           'is_compiling', 'lazy_clone', 'recomputes', 'runs_eagerly', 'storage_users', 'tree_leaves', 'version']
 
 ConvNd = nn.modules.conv._ConvNd  # to recognize a convolution of any dimension
 ConvTransposeNd = nn.modules.conv._ConvTransposeNd  # to recognize a transposed one: its outputs are on axis 1
@@ -163,12 +163,15 @@ def add_load_state_dict_pre_hook(module: nn.Module, hook: Callable[..., None]) -
     (public or partial(module._register_load_state_dict_pre_hook, with_module=True))(hook)
 
 
-def add_safe_globals(allowed: list[Any]) -> bool:
+# Can `torch.load(weights_only=True)` be told to accept objects under the name that they have in a file? Without it
+# (torch < 2.6), checkpoints with a log history are read by a restricted unpickler.
+ALLOWS_NAMED_GLOBALS = hasattr(torch.serialization, 'get_unsafe_globals_in_checkpoint')  # a name added at the same time
+
+
+def add_safe_globals(allowed: list[Any]) -> None:
     """Allow ``torch.load(weights_only=True)`` to use objects, some as ``(object, name in the file)``.
 
-    Return False without an effect if torch (< 2.6) cannot. It then refuses files that need them.
+    No effect without :data:`ALLOWS_NAMED_GLOBALS`.
     """
-    available = hasattr(torch.serialization, 'get_unsafe_globals_in_checkpoint')  # added with the form with names
-    if available:
+    if ALLOWS_NAMED_GLOBALS:
         torch.serialization.add_safe_globals(allowed)
-    return available

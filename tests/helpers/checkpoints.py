@@ -19,8 +19,8 @@ def shapes_of(**changes):
     """Return zeros in the shapes of the authors' ResNet-50; ``changes`` replaces a tensor, None removes it."""
     tensors = {f'module.{re.sub("gn", "bn", key)}': torch.zeros(1).expand(shape).contiguous()
                for key, shape in resnet_shapes(ONLY_NAMES)[1].items()}
-    tensors |= {f'module.{key}': value for key, value in changes.items() if value is not None}
-    return {key: value for key, value in tensors.items() if changes.get(key.removeprefix('module.'), 0) is not None}
+    tensors.update({f'module.{key}': value for key, value in changes.items()})
+    return {key: value for key, value in tensors.items() if value is not None}
 
 
 CAFFE2 = {'conv1': 'branch2a', 'conv2': 'branch2b', 'conv3': 'branch2c', 'downsample': 'branch1'}
@@ -46,7 +46,9 @@ def torch_zip(tensors, replace=(), compress=zipfile.ZIP_STORED, byteorder=b'litt
             if entry.filename.endswith('data.pkl') and replace:
                 assert replace[0] in data
                 data = data.replace(*replace)
-            target.writestr(entry.filename, byteorder if entry.filename.endswith('byteorder') else data)
+            if not entry.filename.endswith('/byteorder'):
+                target.writestr(entry.filename, data)
+        target.writestr(f'{source.infolist()[0].filename.split("/")[0]}/byteorder', byteorder)  # torch 2.0 writes none
     return out.getvalue()
 
 
