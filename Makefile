@@ -7,7 +7,9 @@
 # make study       compare the normalization layers: docs/results.md, 2.5 h at most; QUICK=1: work_dirs, under 10 min
 # make trust       test interruption, low precision, fuzzing and pinned versions: docs/trust.md, 1 h; NAME=fuzz: one part
 # make lock        write requirements/*.lock, with hashes; run it after a change of requirements/*.txt
-# make setup       make .venv; STACK=openmmlab makes .venv-openmmlab with the upstream distributions
+# make setup       make .venv; STACK=openmmlab makes .venv-openmmlab with the upstream distributions; so do guide, prebuilt,
+#                  oldest and newest, the environments of `make matrix`
+# make matrix      run all tests in each environment, old and new: docs/compatibility.md; ENV=guide: one environment again
 
 PYTHON ?= python3
 STACK ?= onedl
@@ -17,10 +19,13 @@ RUN := $(VENV)/bin/python
 COMPILE := ../work_dirs/audit/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--custom-compile-command 'make lock'
 
-.PHONY: setup lock demo demo-seg sweep bench study trust test test-peers lint
+.PHONY: setup matrix lock demo demo-seg sweep bench study trust test test-peers lint
 
 setup:
 	@$(PYTHON) requirements/setup_env.py $(VENV) $(STACK)
+
+matrix:  # ENV of the command line only: shells have a variable with this name
+	@$(PYTHON) requirements/matrix.py $(if $(filter command%,$(origin ENV)),$(ENV))
 
 demo: CONFIG := configs/demo/mask_rcnn_r18_gnws_digits.py
 demo-seg: CONFIG := configs/demo/deeplabv3_r18_gnws_digits.py
@@ -43,6 +48,7 @@ test-peers: setup
 lint: setup
 	$(RUN) -m ruff check
 	$(RUN) -m mypy
+	$(VENV)/bin/vermin --quiet --violations --target=3.8- configs examples mmws requirements setup.py tests tools
 	$(VENV)/bin/lint-imports --config pyproject.toml --no-logo
 
 lock:

@@ -1,6 +1,7 @@
 """Add the configs and tools to the package; pyproject.toml has the other settings."""
 
 import shutil
+import sys
 from pathlib import Path
 
 from setuptools import setup
@@ -9,6 +10,9 @@ from setuptools.command.build_py import build_py
 PACKAGED = ('configs', 'tools', 'model-index.yml')
 INHERIT = "globals().update(__import__('mmws.openmmlab.stock_configs', fromlist=['x']).read_mmws_config({name!r}))\n"
 HERE = Path(__file__).resolve().parent
+
+if sys.version_info < (3, 8):  # noqa: UP036 - pip checks it too
+    sys.exit(f'mmws needs Python >= 3.8, this is {sys.version.split()[0]}')
 
 
 class BuildWithConfigs(build_py):
@@ -36,6 +40,8 @@ def copy(source: Path, target: Path) -> None:
 
 def link(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
+    if target.is_symlink():  # of a checkout that has moved
+        target.unlink()
     if not target.exists():
         target.symlink_to(source)
 

@@ -1,7 +1,8 @@
 """DeepLabv3 with ResNet-101, GroupNorm + Weight Standardization: the authors' network and recipe on VOC 2012 + aug.
 
 Network: output stride 16, 256 channels, rates 6/12/18, no auxiliary head, no dropout.
-Schedule: 50 epochs, SGD, learning rate 0.007 at 16 images per step (4 GPUs, 4 images each).
+Schedule: 50 epochs, SGD, learning rate 0.007 at 16 images per step: 4 per GPU, so 4 GPUs. The number of steps is for
+16 images too: for another number of GPUs, set `train_dataloader.batch_size`, so that the two give 16.
 Weights: jhu://resnet101_gn_ws. The test uses whole images, without crops.
 mIoU 77.20 with GN+WS and 76.49 with BatchNorm, reported by the authors: README of chenxi116/DeepLabv3.pytorch
 (arXiv 1903.10520).
@@ -41,22 +42,22 @@ test_pipeline = [
 ]
 _base_.dataset_train.pipeline = train_pipeline
 _base_.dataset_aug.pipeline = train_pipeline
-train_dataloader = dict(dataset=dict(datasets=[_base_.dataset_train, _base_.dataset_aug]))
+train_dataloader = dict(batch_size=4, dataset=dict(datasets=[_base_.dataset_train, _base_.dataset_aug]))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
-steps = 10582 * 50 // 16
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=steps, val_interval=steps // 10)
+auto_scale_lr = dict(enable=False, base_batch_size=16)
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=10582 * 50 // 16, val_interval=10582 * 5 // 16)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
     type='OptimWrapper', optimizer=dict(type='SGD', lr=0.007, momentum=0.9, weight_decay=1e-4))
-param_scheduler = [dict(type='PolyLR', power=0.9, eta_min=0, begin=0, end=steps, by_epoch=False)]
+param_scheduler = [dict(type='PolyLR', power=0.9, eta_min=0, begin=0, end=train_cfg['max_iters'], by_epoch=False)]
 default_hooks = dict(
     guard=dict(type='mmws.GuardHook'),
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=steps // 10),
+    checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=train_cfg['val_interval']),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='SegVisualizationHook'))

@@ -3,6 +3,9 @@
 ``import mmws`` needs only torch. mmengine imports ``mmws.registry`` when a config has ``type='mmws.<Name>'``.
 """
 
+from mmws.version import __version__  # refuses an old torch, with which the other imports fail
+
+# isort: split
 from mmws.conversion.convert import convert_
 from mmws.conversion.fold import fold
 from mmws.conversion.options import Options
@@ -13,7 +16,6 @@ from mmws.layers.conv_transpose import ConvTransposeWS1d, ConvTransposeWS2d, Con
 from mmws.moved import install as _find_moved_modules
 from mmws.openmmlab.stock_configs import stock_config
 from mmws.ops.standardize import standardize_weight
-from mmws.version import __version__
 
 __all__ = ['ConvTransposeWS1d', 'ConvTransposeWS2d', 'ConvTransposeWS3d', 'ConvWS1d', 'ConvWS2d', 'ConvWS3d', 'Options',
            'Report', 'WSError', '__version__', 'convert_', 'fold', 'standardize_weight', 'stock_config']

@@ -5,11 +5,11 @@ from __future__ import annotations
 import difflib
 import re
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 
 __all__ = ['FOREIGN_ERRORS', 'WSError', 'format_exception', 'near_matches', 'one_line_errors',
-           'without_prefix']
+           'shortened', 'without_prefix']
 
 FOREIGN_ERRORS = (RuntimeError, TypeError, ValueError, AttributeError, LookupError, AssertionError, ArithmeticError,
                   NameError, ImportError)
@@ -53,6 +53,19 @@ def format_exception(error: BaseException) -> str:
         return without_prefix(text.splitlines()[-1], 'mmws.errors.WSError: ')
     kind = [] if isinstance(error, WSError) else [type(error).__name__]
     return ': '.join([*kind, *([f'{" ".join(text.split()):.1000}'] if text else [])])
+
+
+def shortened(value: object) -> str:
+    """Return the start of a value's repr for an error message; for a mapping, its first keys.
+
+    Example:
+        >>> shortened({'conv.weight': [0.0] * 1000, 'conv.bias': [0.0]})
+        "dict with the keys 'conv.weight', 'conv.bias'"
+    """
+    if not isinstance(value, Mapping):
+        return f'{value!r:.80}'
+    more = f' and {len(value) - 3} more' if len(value) > 3 else ''
+    return f'{type(value).__name__} with the keys {", ".join(map(repr, [*value][:3]))}{more}'
 
 
 def without_prefix(text: str, prefix: str) -> str:

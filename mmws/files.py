@@ -11,7 +11,8 @@ from typing import Any
 
 from mmws.errors import WSError, near_matches
 
-__all__ = ['atomic_write', 'check_input', 'check_output', 'check_output_folder', 'read_json', 'write_json']
+__all__ = ['atomic_write', 'check_input', 'check_output', 'check_output_folder', 'read_json', 'save_figure',
+           'write_json', 'write_text']
 
 
 def check_input(kind: str, path: str | Path) -> Path:
@@ -92,8 +93,19 @@ def read_json(path: Path) -> Any:
 
 def write_json(path: str | Path, content: Any, indent: int | None = None) -> None:
     """Write ``content`` as JSON with a final newline. A failure leaves the old file unchanged."""
+    write_text(path, f'{json.dumps(content, indent=indent)}\n')
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write ``text``. A failure leaves the old file unchanged."""
     with atomic_write(path) as partial:
-        partial.write_text(f'{json.dumps(content, indent=indent)}\n')
+        partial.write_text(text)
+
+
+def save_figure(figure: Any, path: Path, dpi: int) -> None:
+    """Save a figure of matplotlib in the format that the suffix names. A failure leaves the old file unchanged."""
+    with atomic_write(path) as partial:
+        figure.savefig(partial, dpi=dpi, format=path.suffix[1:])
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Make a virtual environment with the pinned stack. ``make setup`` runs it. It needs only Python's standard library.
+"""Make a virtual environment with pinned versions. ``make setup`` runs it. It needs only Python's standard library.
 
 usage: python3 requirements/setup_env.py VENV STACK
 """
@@ -6,8 +6,6 @@ usage: python3 requirements/setup_env.py VENV STACK
 from __future__ import annotations
 
 import hashlib
-import os
-import re
 import shutil
 import subprocess
 import sys
@@ -15,76 +13,67 @@ import time
 import urllib.request
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-MMCV = {'onedl': 'onedl-mmcv', 'openmmlab': 'mmcv'}
+import mmcv_wheel
+import stacks
+from mmcv_wheel import RUN_AGAIN, say
+from stacks import HERE, STACKS
+
 CPU_TORCH = HERE / 'torch-cpu.lock'
 MMCV_BUILD_REQUIREMENTS = (
     'setuptools', 'wheel', 'ninja', 'psutil', 'packaging', 'numpy',
     'filelock', 'fsspec', 'jinja2', 'markupsafe', 'mpmath', 'networkx', 'sympy', 'typing-extensions')  # torch's
 LOCKED = ('--require-hashes', '--no-deps', '--no-build-isolation')
-RUN_AGAIN = 'run the same command again; it skips the finished steps.'
-ADVICE = f"""\
-Detection needs mmcv's compiled operators. To build them here, install a compiler:
-  Debian/Ubuntu   apt-get install g++ python3-dev
-  Fedora          dnf install gcc-c++ python3-devel
-  NVIDIA GPU      the CUDA toolkit (nvcc), in the version that `python -c 'import torch; print(torch.version.cuda)'`
-                  prints, with CUDA_HOME set to its folder
-Or install a prebuilt wheel: https://mmwheels.onedl.ai has wheels for some Python and CUDA versions.
-Then {RUN_AGAIN}"""
+UNLOCKED = ('--no-deps',)
 
 
 def main() -> None:
-    if len(sys.argv) != 3 or sys.argv[2] not in MMCV:
-        sys.exit(f'usage: make setup [STACK={"|".join(MMCV)}]')
-    if sys.version_info[:2] != (3, 11):
-        sys.exit(f'the pinned versions are for Python 3.11, this is {sys.version.split()[0]}; run `make setup '
-                 'PYTHON=python3.11`, or install mmws into an existing environment (see "Install" in README.md)')
-    venv, stack = Path(sys.argv[1]).absolute(), sys.argv[2]
-    locks = [HERE / f'{name}.lock' for name in ('torch', 'common', stack)]
-    stamp, state = venv / 'mmws-setup', _state(locks, venv)
+    if len(sys.argv) != 3 or sys.argv[2] not in STACKS:
+        sys.exit(f'usage: make setup [STACK={"|".join(STACKS)}]')
+    set_up(Path(sys.argv[1]).absolute(), sys.argv[2])
+
+
+def set_up(venv: Path, name: str) -> None:
+    """Make ``venv`` with the stack ``name``. An environment with the same inputs is left unchanged.
+
+    Raises:
+        SystemExit: with the reason, if a step fails.
+    """
+    stack, files = STACKS[name], stacks.pin_files(name)
+    stamp, state = venv / 'mmws-setup', _state(files, venv)
     if stamp.is_file() and stamp.read_text() == state:
         return
-    pins = read_locks(locks)
-    started = time.monotonic()
-    say(f'setting up {venv} with the {stack} stack ({pins["torch"].split()[0]}, {pins[MMCV[stack]].split()[0]})')
-    python = make_venv(venv)
-    say('1/4 torch and build tools (download: 0.2 GB, or several GB on a machine with a GPU)')
-    install_torch(python)
-    (venv / 'build.lock').write_text(''.join(pins[name] for name in MMCV_BUILD_REQUIREMENTS))
-    install_locked(python, venv / 'build.lock')
+    started, pins = time.monotonic(), stacks.read_pins(files)
+    base = stacks.find_python(stack.python)
+    say(f'setting up {venv} with the {name} stack (Python {stack.python}, {pins["torch"].split()[0]}, '
+        f'{pins[stack.mmcv].split()[0]})')
+    python = make_venv(base, venv)
+    options = LOCKED if stack.locked else UNLOCKED
+    say('1/4 torch and build tools (download: several GB; onedl and openmmlab without a GPU: 0.2 GB)')
+    install_first(python, pins, stack.locked)
     say('2/4 mmcv with compiled operators')
-    wheel = mmcv_wheel(python, pins[MMCV[stack]], venv / 'mmcv-build.log')
-    pip(python, '--no-deps', str(wheel))
+    wheel = mmcv_wheel.mmcv_wheel(python, pins[stack.mmcv], options, venv / 'mmcv-build.log')
+    pip(python, '--no-deps', '--force-reinstall', str(wheel))  # pip would keep one that is built for another torch
     say('3/4 the toolkits')
-    for lock in locks[1:]:
-        install_locked(python, lock)
-    check_operators(python)
+    for path in files[-2:]:  # without torch.lock
+        pip(python, *options, '-r', str(path))
+    mmcv_wheel.check_operators(python)
     say('4/4 mmws')
     pip(python, '--no-deps', '--no-build-isolation', '-e', str(HERE.parent))
     stamp.write_text(state)
     say(f'done in {(time.monotonic() - started) / 60:.1f} min')
 
 
-def say(text: str) -> None:
-    print(f'[setup] {text}', flush=True)
-
-
-def read_locks(locks: list[Path]) -> dict[str, str]:
-    """Return each distribution's entry in the lock files, with its version and hashes in pip's format."""
-    entries = re.findall(r'^([\w-]+)(==.*\n(?: .*\n)+)', ''.join(path.read_text() for path in locks), re.M)
-    return {name: name + pin for name, pin in entries}
-
-
-def _state(locks: list[Path], venv: Path) -> str:
+def _state(files: list[Path], venv: Path) -> str:
     """Return a fingerprint of the environment's inputs: setup runs again when it changes."""
-    inputs = [*locks, CPU_TORCH, Path(__file__), HERE.parent / 'setup.py', HERE.parent / 'pyproject.toml']
-    digest = hashlib.sha256(b''.join(path.read_bytes() for path in inputs)).hexdigest()
-    return f'{digest} {venv} {sys.version.split()[0]}\n'
+    scripts = [HERE / f'{name}.py' for name in ('setup_env', 'mmcv_wheel', 'stacks')]
+    inputs = [*files, CPU_TORCH, *scripts, HERE.parent / 'setup.py', HERE.parent / 'pyproject.toml']
+    return f'{hashlib.sha256(b"".join(path.read_bytes() for path in inputs)).hexdigest()} {venv}\n'
 
 
-def make_venv(venv: Path) -> Path:
+def make_venv(base: str, venv: Path) -> Path:
     python = venv / 'bin' / 'python'
-    if not python.exists() and subprocess.run([sys.executable, '-m', 'venv', venv]).returncode:
+    complete = python.exists() and (venv / 'bin' / 'pip').exists()
+    if not complete and subprocess.run([base, '-m', 'venv', '--clear', venv]).returncode:
         shutil.rmtree(venv, ignore_errors=True)
         sys.exit('cannot make a virtual environment; on Debian/Ubuntu: apt-get install python3-venv')
     return python
@@ -99,18 +88,25 @@ def run_pip(python: Path, *arguments: str) -> int:
     return subprocess.run([python, '-m', 'pip', 'install', '-q', '--disable-pip-version-check', *arguments]).returncode
 
 
-def install_locked(python: Path, lock: Path) -> None:
-    """Install the distributions in ``lock``. pip refuses a file with another hash."""
-    pip(python, *LOCKED, '-r', str(lock))
+def install_first(python: Path, pins: dict[str, str], locked: bool) -> None:
+    """Install what the build of mmcv needs. From a list without hashes, install all but the toolkits."""
+    if locked:
+        install_locked_torch(python)
+        names = MMCV_BUILD_REQUIREMENTS
+    else:
+        names = [name for name in pins if not name.startswith(('mm', 'onedl-mm'))]
+    path = python.parents[1] / 'build-requirements.txt'
+    path.write_text(''.join(pins[name] for name in names))
+    pip(python, *(LOCKED if locked else UNLOCKED), '-r', str(path))
 
 
-def install_torch(python: Path) -> None:
+def install_locked_torch(python: Path) -> None:
     """Install torch: without a GPU the CPU build if it is available, else PyPI's CUDA build, ten times its size."""
     if sys.platform == 'linux' and not shutil.which('nvidia-smi'):
         if not run_pip(python, *LOCKED, '-r', str(CPU_TORCH), *torch_index()):
             return
         say("cannot install torch's CPU build, see above; installing PyPI's CUDA build instead (several GB)")
-    install_locked(python, HERE / 'torch.lock')
+    pip(python, *LOCKED, '-r', str(HERE / 'torch.lock'))
 
 
 def torch_index() -> list[str]:
@@ -120,65 +116,6 @@ def torch_index() -> list[str]:
     except OSError:
         return []
     return ['--extra-index-url', index]
-
-
-def mmcv_wheel(python: Path, locked: str, log: Path) -> Path:
-    """Return the mmcv wheel with compiled operators: from this machine's cache, or built now."""
-    requirement = locked.split()[0]
-    torch = subprocess.run([python, '-c', 'import torch; print(torch.__version__, torch.cuda.is_available())'],
-                           capture_output=True, text=True, check=True).stdout.split()
-    cache = Path(os.environ.get('XDG_CACHE_HOME', '~/.cache')).expanduser() / 'mmws'
-    tag = f'cp{sys.version_info.major}{sys.version_info.minor}'
-    folder = cache / f'{requirement}-{tag}-torch{torch[0]}-{"cuda" if torch[1] == "True" else "cpu"}'
-    if not list(folder.glob('*.whl')):
-        build_wheel(python, locked, folder, log)
-    wheel = next(folder.glob('*.whl'))
-    say(f'using {wheel}')
-    return wheel
-
-
-def build_wheel(python: Path, locked: str, folder: Path, log: Path) -> None:
-    requirement, lock = locked.split()[0], log.with_suffix('.lock')
-    lock.write_text(locked)
-    jobs = str(min(os.cpu_count() or 1, 8))
-    say(f'building {requirement}, once on this machine: about 7 minutes on 2 cores, several times longer for CUDA. '
-        f'Cache: {folder}. Compiler output: {log}')
-    partial = folder.with_name(f'{folder.name}.partial')
-    shutil.rmtree(partial, ignore_errors=True)
-    command = [python, '-m', 'pip', 'wheel', '-v', *LOCKED, '--no-cache-dir', '--disable-pip-version-check',
-               '-w', partial, '-r', lock]
-    environment = {'MAX_JOBS': jobs, **os.environ, 'MMCV_WITH_OPS': '1'}
-    with log.open('w') as file, subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment) as process:
-        show_progress(process.stdout, file)
-    if process.returncode:
-        tail = ''.join(log.read_text().splitlines(keepends=True)[-15:])
-        sys.exit(f'{tail}\n[setup] building {requirement} failed; full output: {log}.\n{ADVICE}')
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
-
-
-def show_progress(output, file) -> None:
-    """Copy the compiler's output to ``file``; print ninja's ``[step/steps]`` with an estimate of the time left."""
-    started = shown = time.monotonic()
-    terminal = sys.stdout.isatty()
-    for line in output:
-        file.write(line)
-        step = re.match(r'\s*\[(\d+)/(\d+)\]', line)
-        now = time.monotonic()
-        if step and (now - shown > (1 if terminal else 30) or step[1] == step[2]):
-            shown, done, steps = now, int(step[1]), int(step[2])
-            left = (now - started) / done * (steps - done)
-            print(f'[setup] compiling {done}/{steps}, about {left / 60:.1f} min left', end='\r' if terminal else '\n',
-                  flush=True)
-    if terminal:
-        print()
-
-
-def check_operators(python: Path) -> None:
-    check = subprocess.run([python, '-c', 'import mmcv._ext'], capture_output=True, text=True)
-    if check.returncode:
-        sys.exit(f'{check.stderr}\n[setup] mmcv is installed, but its compiled operators cannot be imported.\n{ADVICE}')
 
 
 if __name__ == '__main__':

@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import logging
 import random
 import subprocess
@@ -15,6 +17,8 @@ from mmengine.visualization import Visualizer
 
 from mmws.data.digits import make_digits
 from tests.helpers.commands import REPOSITORY, tracked_files
+
+collect_ignore = ['helpers/old_torch.py']  # a plugin: importing it for its doctests would change torch for all tests
 
 
 class TorchSeed:
@@ -64,7 +68,7 @@ def reset_mmengine() -> Iterator[None]:
     logging.disable(disabled)
     for logger in MMLogger._instance_dict.values():
         logger._cache.clear()  # it caches the disabled levels
-    for kind, instances in zip(kinds, before, strict=True):
+    for kind, instances in zip(kinds, before):
         kind._instance_dict.clear()
         kind._instance_dict.update(instances)
 

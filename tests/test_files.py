@@ -1,10 +1,13 @@
+import re
 import resource
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 from mmws import WSError
-from mmws.files import atomic_write, check_output_folder, read_json, write_json
+from mmws.files import atomic_write, check_output_folder, read_json, save_figure, write_json
+from tests.helpers.commands import REPOSITORY, tracked_files
 
 
 @pytest.mark.parametrize('failure', [KeyboardInterrupt, OSError, WSError])
@@ -47,3 +50,25 @@ def test_json_reads_back_and_a_failure_keeps_the_old_file(tmp_path):
     with pytest.raises(TypeError):
         write_json(tmp_path / 'x.json', print)
     assert [path.read_text() for path in tmp_path.iterdir()] == [text]
+
+
+def test_a_figure_that_cannot_be_drawn_keeps_the_old_file(tmp_path):
+    path = tmp_path / 'x.png'
+    save_figure(Figure(), path, dpi=10)
+    content = path.read_bytes()
+    assert content.startswith(b'\x89PNG')
+    figure = Figure()
+    figure.subplots().set_title('$\\unknown$')
+    with pytest.raises(ValueError, match='unknown'):
+        save_figure(figure, path, dpi=10)
+    assert [other.read_bytes() for other in tmp_path.iterdir()] == [content]
+
+
+def test_no_result_is_written_in_place():
+    """Each call that writes a file writes the temporary path of ``atomic_write``, except for data sets."""
+    calls = [(name, call) for name in tracked_files() if re.match(r'(mmws|tools)/(?!data/).*\.py$', name)
+             for call in re.findall(r"[\w.]+\.(?:write_text|write_bytes|savefig|open)\((?:'[wa][^)]*|\w*)",
+                                    (REPOSITORY / name).read_text())
+             if re.search(r"(text|bytes|savefig)\(|open\('", call)]
+    assert len(calls) >= 6
+    assert not [call for call in calls if 'partial' not in call[1]]

@@ -1,10 +1,12 @@
 import importlib
 import pkgutil
 import re
+import runpy
 import subprocess
 import sys
 import zipfile
 from types import ModuleType
+from unittest.mock import patch
 
 import pytest
 
@@ -59,3 +61,17 @@ def test_the_contributing_page_names_files_that_exist():
     named = set(re.findall(r'`((?:mmws|tests|docs|configs|tools)/[\w./]*[\w/])`', page))
     assert len(named) > 15
     assert not [name for name in named if not (REPOSITORY / name).exists()]
+
+
+def test_an_installation_replaces_the_links_of_a_checkout_that_moved(tmp_path):
+    with patch('setuptools.setup'):
+        link = runpy.run_path(str(REPOSITORY / 'setup.py'))['link']
+    for name in ('old', 'new'):
+        (tmp_path / name).mkdir()
+    (tmp_path / '.mim').mkdir()
+    dangling, other = tmp_path / '.mim' / 'configs', tmp_path / '.mim' / 'tools'
+    dangling.symlink_to(tmp_path / 'gone')
+    other.symlink_to(tmp_path / 'old')
+    for target in (dangling, other):
+        link(tmp_path / 'new', target)
+        assert target.resolve() == tmp_path / 'new'

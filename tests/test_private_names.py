@@ -1,8 +1,10 @@
 """Private names of torch and mmengine are in one module each."""
 
+from __future__ import annotations
+
 import ast
 from collections.abc import Iterator
-from functools import cache
+from functools import lru_cache
 
 import pytest
 
@@ -31,7 +33,7 @@ def root(node: ast.expr) -> str:
     return node.id if isinstance(node, ast.Name) else ''
 
 
-@cache
+@lru_cache(maxsize=None)
 def own_names() -> frozenset[str]:
     """Return the private names that mmws itself defines."""
     names = set()
@@ -52,7 +54,7 @@ def private_names(source: str) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             module = getattr(node, 'module', None) or node.names[0].name
-            modules |= {(name.asname or name.name).partition('.')[0]: module for name in node.names}
+            modules.update({(name.asname or name.name).partition('.')[0]: module for name in node.names})
             names = [*module.split('.'), *(name.name for name in node.names)]
             yield from filter(is_private, names if is_other(module) else ())
     for node in ast.walk(tree):

@@ -12,7 +12,7 @@ def test_document_matches_the_results():
 
 
 def test_each_check_has_results():
-    checks = {path.stem.removeprefix('test_') for path in (REPOSITORY / 'tests' / 'trust').glob('test_*.py')}
+    checks = {path.stem[len('test_'):] for path in (REPOSITORY / 'tests' / 'trust').glob('test_*.py')}
     assert {path.stem for path in (REPOSITORY / 'docs' / 'trust').glob('*.json')} == checks
 
 

@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """Measure the cost of Weight Standardization, compared to other implementations, and of a whole training step."""
 
+from __future__ import annotations
+
 import argparse
 import logging
 from dataclasses import replace
@@ -17,10 +19,10 @@ try:
     from mmws.experiments.benchmark.report import columns, describe_machine, rows, write
     from mmws.experiments.benchmark.timing import Scenario, measure
     from mmws.files import check_output_folder
-except ModuleNotFoundError as error:
+except (ModuleNotFoundError, ValueError) as error:
     raise SystemExit(f'error: tools/{Path(__file__).name} needs mmws.experiments, which is not in the installed '
                      'package; run it from a checkout of the repository (pip install -e .)'
-                     if error.name == 'mmws.experiments' else
+                     if getattr(error, 'name', '') == 'mmws.experiments' else
                      f'error: {error}; install the missing package (see Install in README.md)') from None
 
 EAGER = {name: form for name, form in COST_FORMS.items() if not form.compiled}

@@ -10,7 +10,7 @@ try:
     from mmws.checkpoint.writer import ENDINGS
     from mmws.errors import one_line_errors
     from mmws.files import check_output
-except ModuleNotFoundError as error:
+except (ModuleNotFoundError, ValueError) as error:
     raise SystemExit(f'error: {error}; install the missing package (see Install in README.md)') from None
 
 

@@ -13,7 +13,7 @@ try:
     from mmws.errors import one_line_errors
     from mmws.files import atomic_write, check_output
     from mmws.version import __version__
-except ModuleNotFoundError as error:
+except (ModuleNotFoundError, ValueError) as error:
     raise SystemExit(f'error: {error}; install the missing package (see Install in README.md)') from None
 
 

@@ -19,10 +19,10 @@ try:
     from mmws.experiments.landscape import measure_landscape
     from mmws.experiments.short_run import load_training_configs
     from mmws.files import check_output_folder
-except ModuleNotFoundError as error:
+except (ModuleNotFoundError, ValueError) as error:
     raise SystemExit(f'error: tools/{Path(__file__).name} needs mmws.experiments, which is not in the installed '
                      'package; run it from a checkout of the repository (pip install -e .)'
-                     if error.name == 'mmws.experiments' else
+                     if getattr(error, 'name', '') == 'mmws.experiments' else
                      f'error: {error}; install the missing package (see Install in README.md)') from None
 
 

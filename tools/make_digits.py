@@ -6,7 +6,7 @@ import argparse
 try:
     from mmws.data.digits import make_digits
     from mmws.errors import one_line_errors
-except ModuleNotFoundError as error:
+except (ModuleNotFoundError, ValueError) as error:
     raise SystemExit(f'error: {error}; install the missing package (see Install in README.md)') from None
 
 

@@ -9,8 +9,8 @@ try:
     from mmws.cli.load_model import load_trained
     from mmws.cli.publish import model_card, publish_model
     from mmws.errors import one_line_errors
-    from mmws.files import atomic_write, check_output
-except ModuleNotFoundError as error:
+    from mmws.files import check_output, write_text
+except (ModuleNotFoundError, ValueError) as error:
     raise SystemExit(f'error: {error}; install the missing package (see Install in README.md)') from None
 
 
@@ -26,8 +26,7 @@ def main() -> None:
         model, checkpoint = load_trained(config, arguments.checkpoint)
         card = model_card(config, model, checkpoint.meta, arguments.checkpoint.absolute().parent)
         written = publish_model(arguments.checkpoint, arguments.out)
-        with atomic_write(written.with_suffix('.md')) as partial:
-            partial.write_text(card)
+        write_text(written.with_suffix('.md'), card)
     print(f'{written}\n{written.with_suffix(".md")}')
 
 

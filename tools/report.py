@@ -17,7 +17,7 @@ try:
     from mmws.cli.config import CfgOptions
     from mmws.cli.conversion_report import ConversionReport, inspect_conversion, write_config
     from mmws.errors import one_line_errors
-except ModuleNotFoundError as error:
+except (ModuleNotFoundError, ValueError) as error:
     raise SystemExit(f'error: {error}; install the missing package (see Install in README.md)') from None
 
 

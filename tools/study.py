@@ -23,10 +23,10 @@ try:
     from mmws.experiments.study.report import write_report
     from mmws.experiments.study.results import Results
     from mmws.experiments.study.schema import Study, check_task, shorten
-except ModuleNotFoundError as error:
+except (ModuleNotFoundError, ValueError) as error:
     raise SystemExit(f'error: tools/{Path(__file__).name} needs mmws.experiments, which is not in the installed '
                      'package; run it from a checkout of the repository (pip install -e .)'
-                     if error.name == 'mmws.experiments' else
+                     if getattr(error, 'name', '') == 'mmws.experiments' else
                      f'error: {error}; install the missing package (see Install in README.md)') from None
 
 MAKERS = {'digits': make_digits, 'single_digits': make_single_digits}
@@ -63,9 +63,9 @@ def run(study: Study, results: Results, processes: int) -> None:
     done = [run for run in runs if run.name in results.done]
     if len(done) == len(runs):
         return
-    results.start(describe_machine('cuda' if torch.cuda.is_available() else 'cpu',
-                                   f'{os.cpu_count()} cores, {processes} runs at a time, one thread each')
-                  | {'command': ' '.join(['python', *sys.argv])})
+    machine = describe_machine('cuda' if torch.cuda.is_available() else 'cpu',
+                               f'{os.cpu_count()} cores, {processes} runs at a time, one thread each')
+    results.start({**machine, 'command': ' '.join(['python', *sys.argv])})
     seconds = {task.name: task.seconds for task in study.tasks}
     with Progress(TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
                   speed_estimate_period=3600, console=Console(soft_wrap=True)) as progress:

@@ -10,7 +10,7 @@ try:
 
     from mmws.cli.training_summary import summarize
     from mmws.errors import one_line_errors
-except ModuleNotFoundError as error:
+except (ModuleNotFoundError, ValueError) as error:
     raise SystemExit(f'error: {error}; install the missing package (see Install in README.md)') from None
 
 

@@ -4,6 +4,8 @@
 Writes a table with a row per config, and prints the totals. Models that several configs share are checked once.
 """
 
+from __future__ import annotations
+
 import argparse
 import csv
 import os
@@ -20,12 +22,12 @@ try:
     from mmws.errors import WSError, one_line_errors
     from mmws.experiments.sweep import Row, check_placement, prepare_sweep_worker, read_model
     from mmws.experiments.worker import worker_pool
-    from mmws.files import check_output
+    from mmws.files import atomic_write, check_output
     from mmws.openmmlab.stock_configs import stock_configs
-except ModuleNotFoundError as error:
+except (ModuleNotFoundError, ValueError) as error:
     raise SystemExit(f'error: tools/{Path(__file__).name} needs mmws.experiments, which is not in the installed '
                      'package; run it from a checkout of the repository (pip install -e .)'
-                     if error.name == 'mmws.experiments' else
+                     if getattr(error, 'name', '') == 'mmws.experiments' else
                      f'error: {error}; install the missing package (see Install in README.md)') from None
 
 BAR = TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
@@ -46,10 +48,10 @@ def main() -> None:
             raise WSError(f'--processes: expected at least one, got {options.processes}')
     with Progress(*BAR) as progress, worker_pool(options.processes, prepare_sweep_worker) as pool:
         rows = sweep(names, pool, progress)
-    with options.table.open('w', newline='') as file:
+    with atomic_write(options.table) as partial, partial.open('w', newline='') as file:
         writer = csv.DictWriter(file, [column.name for column in fields(Row)], lineterminator='\n')
         writer.writeheader()
-        writer.writerows(asdict(row) | {'skipped': '; '.join(f'{count} {why}' for why, count in row.skipped.items())}
+        writer.writerows({**asdict(row), 'skipped': '; '.join(f'{count} {why}' for why, count in row.skipped.items())}
                          for row in rows)
     show(rows)
     if any(row.verdict == 'fail' for row in rows):

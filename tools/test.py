@@ -3,7 +3,7 @@
 
 try:
     from mmws.cli.run_toolkit import run_script
-except ModuleNotFoundError as error:
+except (ModuleNotFoundError, ValueError) as error:
     raise SystemExit(f'error: {error}; install the missing package (see Install in README.md)') from None
 
 if __name__ == '__main__':

@@ -53,6 +53,7 @@ test_dataloader = val_dataloader
 val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator
 
+auto_scale_lr = dict(enable=False, base_batch_size=1)
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=steps, val_interval=500)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')

@@ -62,6 +62,7 @@ test_dataloader = val_dataloader
 val_evaluator = dict(type='CocoMetric', ann_file=data_root + 'annotations/val.json', metric=['bbox', 'segm'])
 test_evaluator = val_evaluator
 
+auto_scale_lr = dict(enable=False, base_batch_size=1)
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=steps, val_interval=500)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')

@@ -30,5 +30,6 @@ val_cfg = dict()
 test_cfg = dict()
 optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-4))
 param_scheduler = dict(type='MultiStepLR', by_epoch=False, milestones=[84, 108], gamma=0.1)
+auto_scale_lr = dict(enable=False, base_batch_size=64)
 work_dir = 'work_dirs/study/classification'
 randomness = dict(seed=0)

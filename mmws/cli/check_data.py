@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,14 @@ from mmws.openmmlab.config_tree import dicts_in
 __all__ = ['check_content', 'check_files', 'datasets_of', 'files_of', 'first_classes', 'missing_files']
 
 HOW_TO_GET = {
+    'imagenet': 'get ImageNet 2012 from https://image-net.org/download-images',
     'coco': 'get COCO 2017 from https://cocodataset.org/#download',
     'VOCdevkit': 'get VOC 2012 from http://host.robots.ox.ac.uk/pascal/VOC/voc2012/',
     'data/study': 'run `make study`, which makes it',
     'digits': 'run `python tools/make_digits.py`',
 }
 LARGE = 2**26  # bytes: larger annotation files are not checked here, to save time
+MANY = 100_000  # files: larger folders, whose names are the annotations, are not checked here either
 NO_IMAGES = 'need at least one array to concatenate'  # numpy's error when mmengine finds no image
 
 
@@ -41,14 +44,17 @@ def check_files(config: Config, loaders: Sequence[str]) -> None:
 
 def missing_files(config: Config, loaders: Sequence[str]) -> list[Path]:
     """Return the missing annotation files and image folders of the data loaders and of their evaluators."""
+    scope = config.get('default_scope')
     parts = [dataset for name in loaders for dataset in datasets_of(config.get(name))]
     parts += [part for name in loaders for _, part in dicts_in(config.get(name.replace('dataloader', 'evaluator')))]
-    return [path for path in dict.fromkeys(path for part in parts for path in files_of(part)) if not path.exists()]
+    paths = dict.fromkeys(path for part in parts for path in files_of(part, scope))
+    return [path for path in paths if not path.exists()]
 
 
 def datasets_of(loader: Any) -> Iterator[ConfigDict]:
     """Return the config of each dataset in the config of a data loader, inside of wrappers and lists too."""
-    return (part for _, part in dicts_in(loader) if 'pipeline' in part and {'ann_file', 'data_prefix'} & part.keys())
+    keys = {'ann_file', 'data_prefix', 'data_root'}
+    return (part for _, part in dicts_in(loader) if 'pipeline' in part and keys & part.keys())
 
 
 def first_classes(classes: Sequence[Any]) -> str:
@@ -61,15 +67,32 @@ def first_classes(classes: Sequence[Any]) -> str:
     return ', '.join(map(str, classes[:5])) + (', ...' if len(classes) > 5 else '')
 
 
-def files_of(part: ConfigDict) -> Iterator[Path]:
-    """Yield the local files and folders that the config of a dataset or of an evaluator names."""
+def files_of(part: ConfigDict, scope: str | None = None) -> Iterator[Path]:
+    """Yield the local files and folders that the config of a dataset or of an evaluator names.
+
+    If it names only ``data_root``, as mmpretrain's ImageNet does, the dataset's class in ``scope`` knows the others.
+    """
     if part.get('backend_args'):
         return  # on a server
     root = Path(str(part.get('data_root') or ''))
     prefixes = part.get('data_prefix') or {}
-    for name in [part.get('ann_file'), *(prefixes.values() if isinstance(prefixes, dict) else [prefixes])]:
+    names = [part.get('ann_file'), *(prefixes.values() if isinstance(prefixes, dict) else [prefixes])]
+    if part.get('data_root') and not any(names):
+        names, root = _known_to_class(part, scope), Path()
+    for name in names:
         if name and '://' not in f'{root}{name}':
             yield root / str(name)
+
+
+def _known_to_class(part: ConfigDict, scope: str | None) -> list[str]:
+    """Return the files and folders of a dataset that its class derives from ``data_root`` and other arguments."""
+    try:
+        with silence(), DATASETS.switch_scope_and_registry(scope):
+            dataset = DATASETS.build({**part, 'pipeline': [], 'lazy_init': True})
+    except (*FOREIGN_ERRORS, OSError):
+        return [part.data_root]  # an unusual class; `check_content` builds it and reports errors
+    downloads = getattr(dataset, 'download', False)
+    return [] if downloads else [dataset.ann_file, *dataset.data_prefix.values()]
 
 
 def check_content(config: Config, loaders: Sequence[str]) -> None:
@@ -81,13 +104,22 @@ def check_content(config: Config, loaders: Sequence[str]) -> None:
     """
     for name in loaders:
         for dataset in datasets_of(config.get(name)):
-            large = any(path.is_file() and path.stat().st_size > LARGE for path in files_of(dataset))
-            if 'type' in dataset and not large and not dataset.get('backend_args'):
+            paths = list(files_of(dataset, config.default_scope))
+            readable = 'type' in dataset and not dataset.get('backend_args') and (paths or not dataset.get('data_root'))
+            if readable and not _is_large(paths):
                 _check_dataset(f'{config.filename}: {name}', dataset, config.default_scope)
 
 
+def _is_large(paths: Sequence[Path]) -> bool:
+    files = [path for path in paths if path.is_file()]
+    if any(path.stat().st_size > LARGE for path in files):
+        return True
+    inside = chain.from_iterable(chain.from_iterable((names for _, _, names in os.walk(path)) for path in paths))
+    return not files and sum(1 for _ in islice(inside, MANY + 1)) > MANY
+
+
 def _check_dataset(where: str, config: ConfigDict, scope: str) -> None:
-    source = next(files_of(config), config.get('data_root'))
+    source = next(files_of(config, scope), config.get('data_root'))
     with silence(), DATASETS.switch_scope_and_registry(scope):
         try:
             dataset = DATASETS.build(config)

@@ -17,6 +17,8 @@ from mmengine.registry import MODELS
 
 from mmws.errors import FOREIGN_ERRORS, WSError, format_exception, near_matches
 from mmws.files import check_input
+from mmws.openmmlab.mmengine_compat import external_base
+from mmws.openmmlab.stock_configs import stock_config
 from mmws.openmmlab.toolkits import SCOPE_ADVICE, TOOLKITS
 
 __all__ = ['CfgOptions', 'load_config', 'silence']
@@ -54,15 +56,26 @@ def load_config(path: str, options: Mapping[str, Any] | None = None,
     except WSError as error:
         raise WSError(f'{path}: {error}') from None
     except CONFIG_ERRORS as error:
-        raise WSError(f'{path}: cannot read this config or one of its bases: {format_exception(error)}') from None
+        base = external_base(error)
+        why = _explain_base(base) if base else f'cannot read this config or one of its bases: {format_exception(error)}'
+        raise WSError(f'{path}: {why}') from None
     for key in needs:
-        if not config.get(key):
+        if config.get(key) is None or (not config[key] and key != 'test_cfg'):  # mmpretrain's test_cfg is empty
             advice = f'; {SCOPE_ADVICE}' if key == 'default_scope' else ''
             raise WSError(f'{path} has no {key}{advice}')
         if key == 'model':
             _check_model(path, config.model)
     _check_scope(path, config.get('default_scope'))
     return config
+
+
+def _explain_base(name: str) -> str:
+    """Return what to write for a ``<package>::<path>`` that mmengine cannot inherit."""
+    try:
+        stock_config(name)
+    except WSError as error:
+        return f'_base_ {name!r}: {error}'
+    return f"mmengine cannot inherit {name!r}; write __import__('mmws').stock_config({name!r}) in its place in _base_"
 
 
 def _check_model(path: str, model: Any) -> None:
@@ -84,11 +97,17 @@ def silence() -> Iterator[None]:
     """Suppress the prints, warnings and log messages of the toolkits, which repeat them in the run itself."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
+    _clear_cached_levels()
     try:
         with redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter('ignore')
             yield
     finally:
         logging.disable(disabled)
-        logger = MMLogger.get_current_instance()
-        logger.setLevel(logger.level)  # clears the logger's cache of disabled levels
+        _clear_cached_levels()
+
+
+def _clear_cached_levels() -> None:
+    """Make mmengine's logger notice ``logging.disable``: it caches which levels are enabled."""
+    logger = MMLogger.get_current_instance()
+    logger.setLevel(logger.level)

@@ -23,6 +23,7 @@ from mmws.conversion.report import Report
 from mmws.conversion.swap_convs import standardizes_itself
 from mmws.errors import FOREIGN_ERRORS, WSError, without_prefix
 from mmws.files import atomic_write
+from mmws.openmmlab.mmengine_compat import explain_operators
 from mmws.openmmlab.stock_configs import stock_config
 
 __all__ = ['ConversionReport', 'inspect_conversion', 'write_config']
@@ -72,7 +73,8 @@ def inspect_conversion(name: str, ws: Mapping[str, Any]) -> ConversionReport:
     options = {key: value for key, value in {**(config.model.get('ws') or {}), **ws}.items() if key != 'pretrained'}
     with DefaultScope.overwrite_default_scope(config.get('default_scope') or name.partition('::')[0]):
         try:
-            model = MODELS.build(model_config)
+            with explain_operators():
+                model = MODELS.build(model_config)
         except FOREIGN_ERRORS as error:
             raise WSError(f'{name}: cannot build the model without the mmws. prefix: {error}') from None
     before = sum(parameter.numel() for parameter in model.parameters())
@@ -84,6 +86,7 @@ def inspect_conversion(name: str, ws: Mapping[str, Any]) -> ConversionReport:
         'convolutions': len(convs), 'convolutions, standardized': forms.count('ws'),
         **{f'convolutions, {WEIGHTS[form][1]}': forms.count(form) for form in ('wn', 'spectral') if form in forms},
         f'BatchNorm replaced by {NORMS.get(report.norm, NORMS["GN"]).name}': len(report.norms),
+        'modules, unchanged': len(report.skipped), 'convolutions, not run': len(report.unseen),
         'parameters, before': before, 'parameters, after': sum(parameter.numel() for parameter in model.parameters()),
         'parameters in standardized weights': sum(conv.weight.numel() for conv in convs if standardizes_itself(conv))})
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from functools import partial
+from functools import partial, reduce
 from itertools import zip_longest
 from math import gcd
 from typing import Any
@@ -135,5 +135,5 @@ def _num_groups(path: str, folded: nn.Module) -> int:
     if len(first) > 1:
         listed = ' and '.join(f'{name} {count}' for count, name in sorted(first.items()))
         raise WSError(f'the toolkit alone cannot build this network: {listed} groups, but norm_cfg of '
-                      f'{path or "the model"} sets one number; train with ws=dict(num_groups={gcd(*first)})')
+                      f'{path or "the model"} sets one number; train with ws=dict(num_groups={reduce(gcd, first)})')
     return next(iter(first), 32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 import time
 from pathlib import Path
@@ -12,7 +13,8 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from mmws.cli.run_toolkit import toolkit_script_path
+from mmws.cli.config import silence
+from mmws.cli.toolkit_script import toolkit_script_path
 from mmws.conversion.layer_types import is_norm
 from mmws.errors import WSError
 from mmws.files import read_json
@@ -23,6 +25,7 @@ from mmws.version import __version__
 __all__ = ['model_card', 'publish_model']
 
 TIMEOUT = 60.0  # seconds: the script renames the file in a process that it does not wait for
+GIT_HASH = r'\+?([0-9a-f]{40}|unknown|None)$'  # mmengine adds the one of the current folder to its version
 
 
 def publish_model(checkpoint: str | Path, out: Path) -> Path:
@@ -42,7 +45,8 @@ def publish_model(checkpoint: str | Path, out: Path) -> Path:
     with TemporaryDirectory(dir=out.parent, prefix='.') as folder:
         inner = Path(folder) / out.name
         try:
-            runpy.run_path(str(script))['process_checkpoint'](str(checkpoint), str(inner))
+            with silence():  # the script logs a path in the temporary folder
+                runpy.run_path(str(script))['process_checkpoint'](str(checkpoint), str(inner))
         except RuntimeError as error:  # torch's error on a full disk
             raise WSError(f'{out} could not be written; is the disk full? {error}') from None
         deadline = time.monotonic() + TIMEOUT
@@ -68,7 +72,8 @@ def model_card(config: Config, model: nn.Module, meta: dict[str, Any], work_dir:
     """
     convs = [module for module in model.modules() if isinstance(module, WeightStandardized)]
     norms = sorted({type(module).__name__ for module in model.modules() if is_norm(module)})
-    versions = {key[:-len('_version')]: meta[key] for key in meta if key.endswith('_version')}
+    versions = {key[:-len('_version')]: re.sub(GIT_HASH, '', str(value)) for key, value in meta.items()
+                if key.endswith('_version')}
     versions.update({'torch': torch.__version__, 'mmws': __version__})
     dataset = config.get('train_dataloader', {}).get('dataset', {})
     summary = work_dir / 'summary.json'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import cycle
 from pathlib import Path
 from typing import Any, Dict, List
@@ -15,7 +16,7 @@ from mmengine.config import Config
 from mmws.cli.config import load_config
 from mmws.conversion.options import Options
 from mmws.errors import WSError, without_prefix
-from mmws.files import read_json, write_json
+from mmws.files import read_json, save_figure, write_json
 from mmws.openmmlab.config_tree import dicts_in
 from mmws.openmmlab.toolkits import METRICS
 
@@ -31,9 +32,10 @@ def summarize(work_dir: str | Path) -> dict[str, Any]:
         work_dir: of ``tools/train.py`` and ``tools/test.py --show-dir <work_dir>/pictures``.
 
     Returns:
-        The content of ``summary.json``: the metrics of the last test, ``steps``, ``images_per_step``,
-        ``train_seconds`` (training time without validation; steps lost in an interruption do not count), ``norm``,
-        ``weight`` and ``ws``, which is true for ``weight='ws'``.
+        The content of ``summary.json``: the metrics of the last test, ``steps``, ``images_per_step`` (images of an
+        update: on all GPUs, in all steps whose gradients are accumulated), ``train_seconds`` (training time without
+        validation; steps lost in an interruption do not count), ``norm``, ``weight``, ``ws``, which is true for
+        ``weight='ws'``, and ``replaced_weights``, if there are any: pretrained weights of the config, and those used.
 
     Raises:
         WSError: if the folder has no log of a training, or no result of a test.
@@ -43,8 +45,8 @@ def summarize(work_dir: str | Path) -> dict[str, Any]:
     config = _config(work_dir)
     summary = {
         **_scores(_last_test(work_dir)),
-        'steps': training[-1]['step'], 'images_per_step': config.train_dataloader.batch_size,
-        'train_seconds': round(_seconds(training), 1), **_normalization(config)}
+        'steps': training[-1]['step'], 'images_per_step': _images_per_step(config, work_dir),
+        'train_seconds': round(_seconds(training), 1), **_normalization(config), **_replaced_weights(work_dir)}
     write_json(work_dir / 'summary.json', summary, indent=2)
     _plot_curves(training, validation, work_dir / 'curves.png')
     pictures = sorted((work_dir / 'pictures').rglob('*.[jp][pn]g'))[:8]
@@ -85,6 +87,20 @@ def _config(work_dir: Path) -> Config:
     if dumped is None:
         raise WSError(f'{work_dir} has no config; training writes one there when it starts')
     return load_config(str(dumped), needs=('model', 'train_dataloader'))
+
+
+def _images_per_step(config: Config, work_dir: Path) -> int:
+    training = [path for path in sorted(work_dir.glob('*/vis_data/scalars.json')) if '"loss"' in path.read_text()]
+    logs = ''.join(path.read_text() for path in sorted(training[-1].parents[1].glob('*.log')))
+    gpus = re.findall(r'GPU number: (\d+)', logs) or [1]
+    accumulated = config.get('optim_wrapper', {}).get('accumulative_counts', 1)
+    return int(config.train_dataloader.batch_size * int(gpus[-1]) * accumulated)
+
+
+def _replaced_weights(work_dir: Path) -> dict[str, dict[str, str]]:
+    logs = ''.join(path.read_text() for path in sorted(work_dir.glob('*/*.log')))
+    replaced = {old: new for new, old in re.findall(r'using the GN\+WS weights (\S+) instead of ([^\s,]+)', logs)}
+    return {'replaced_weights': replaced} if replaced else {}
 
 
 def _last_test(work_dir: Path) -> dict[str, Any]:
@@ -129,7 +145,7 @@ def _plot_curves(training: Lines, validation: Lines, path: Path) -> None:
     right.grid(alpha=0.3)
     if validation:
         right.legend()
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path, dpi=120)
 
 
 def _plot_pictures(pictures: list[Path], path: Path) -> None:
@@ -142,4 +158,4 @@ def _plot_pictures(pictures: list[Path], path: Path) -> None:
     for axes in figure.axes:
         axes.axis('off')
     with matplotlib.rc_context({'image.interpolation': 'bilinear'}):
-        figure.savefig(path, dpi=80)
+        save_figure(figure, path, dpi=80)

@@ -10,7 +10,7 @@ import torch
 from torch import fx, nn
 
 from mmws.conversion.decision import Decision
-from mmws.conversion.layer_types import is_norm
+from mmws.conversion.layer_types import class_name, is_norm
 from mmws.conversion.module_tree import module_names
 from mmws.conversion.options import Options
 from mmws.conversion.parametrize_convs import WEIGHTS, reparametrize_conv_, weight_form
@@ -18,7 +18,8 @@ from mmws.conversion.placement import apply_globs_, find_placement
 from mmws.conversion.replace_norms import replace_batch_norms_
 from mmws.conversion.report import Report
 from mmws.conversion.swap_convs import standardize_conv_, standardized_class, standardizes_itself
-from mmws.errors import WSError
+from mmws.conversion.trained_norms import trained_batch_norms, warn_of_lost_training, watch_loads_
+from mmws.errors import WSError, shortened
 
 __all__ = ['convert_', 'unsupported_reason']
 
@@ -31,7 +32,8 @@ def convert_(model: nn.Module, *, norm: str = 'GN', weight: str = 'ws', num_grou
     Modules keep their identity, parameters, hooks, sharing and modes. State-dict keys become those of a network built
     with the new norm: where a module stores the name of its norm, as mmcv's do, ``bn1`` becomes ``gn1``. The new
     GN, LN or IN is trainable if its convolution is, even if the BatchNorm was frozen. A second conversion with
-    the same options changes nothing.
+    the same options changes nothing. A network that was trained with BatchNorm loses what it learned, wholly or in
+    part: a warning says so, here and when such weights load into the converted network.
 
     Args:
         model: any network; the OpenMMLab packages are not needed.
@@ -68,11 +70,16 @@ def convert_(model: nn.Module, *, norm: str = 'GN', weight: str = 'ws', num_grou
                              'include': include, **unknown})
     placement = find_placement(model)
     apply_globs_(placement.decisions, model, options)
+    trained = {norm: (name, type(norm)) for norm, name in trained_batch_norms(model).items()}
     report = _convert_convs_(placement.decisions, module_names(model), options)
     report.skipped.update(_unregistered_modules(model))
     if norm != 'keep':
         report.norms, kept = replace_batch_norms_(model, norm, num_groups, placement.producers(), placement.pointwise)
         report.skipped.update(kept)
+        watch_loads_(model, {model.get_submodule(name) for name in report.norms})
+    changed = _norms_after_changed(report, model, placement.decisions)
+    warn_of_lost_training(model, [name for norm, (name, kind) in trained.items()
+                                  if type(norm) is not kind or norm in changed])
     if weight not in ('plain', *map(weight_form, placement.decisions)):
         missing = 'no norm follows a convolution' if any(map(is_norm, model.modules())) else 'it has no norm'
         warnings.warn(f'nothing was {WEIGHTS[weight][1]} in {type(model).__name__}: {missing}', stacklevel=2)
@@ -82,10 +89,13 @@ def convert_(model: nn.Module, *, norm: str = 'GN', weight: str = 'ws', num_grou
 def _check_network(model: Any) -> None:
     """Refuse what has no convolution modules any more: a compiled script or an exported graph."""
     if not isinstance(model, nn.Module):
-        raise WSError(f'convert_: expected a network (nn.Module), got {model!r:.80}')
+        raise WSError(f'convert_: expected a network (nn.Module), got {shortened(model)}')
     for name, module in model.named_modules():
         exported = isinstance(module, fx.GraphModule) and any(
             str(node.target).startswith('aten.conv') for node in module.graph.nodes)
+        if type(module).__module__.startswith(('torch.ao.nn.', 'torch.nn.quantized', 'torch.nn.qat')):
+            raise WSError(f'convert_: {name or "the network"} is quantized or prepared for it, its class is '
+                          f'{class_name(module)}; convert the network first: convert_, train, fold, then quantize')
         if exported or isinstance(module, torch.jit.ScriptModule):
             done, first = ('exported', 'torch.export') if exported else ('scripted or traced', 'torch.jit')
             raise WSError(f'convert_: {name or "the network"} is {done}, its layers cannot be replaced; convert the '
@@ -97,8 +107,9 @@ def _convert_convs_(decisions: dict[nn.Module, Decision], names: dict[nn.Module,
     for conv, decision in decisions.items():
         form = weight_form(conv)
         if not decision.reason and form not in ('plain', weight):
-            raise WSError(f'ws option weight: {names[conv]} is already {WEIGHTS[form][1]}, cannot change it to '
-                          f'{weight!r}; set weight={form!r}, or build the network with plain convolutions')
+            raise WSError(f'ws option weight: {names[conv] or "the network"} is already {WEIGHTS[form][1]}, '
+                          f'cannot change it to {weight!r}; set weight={form!r}, '
+                          'or build the network with plain convolutions')
     not_run = [names[conv] for conv in decisions if not decisions[conv].ran]
     report = Report(unseen=not_run, norm=options.norm, weight=weight)
     for conv, decision in decisions.items():
@@ -109,6 +120,12 @@ def _convert_convs_(decisions: dict[nn.Module, Decision], names: dict[nn.Module,
             standardize_conv_(conv, options.eps) if weight == 'ws' else reparametrize_conv_(conv, weight)
             report.converted.append(names[conv])
     return report
+
+
+def _norms_after_changed(report: Report, model: nn.Module, decisions: dict[nn.Module, Decision]) -> set[nn.Module]:
+    """Return the norms whose input changed; weight normalization starts from the weights as they are."""
+    converted = [model.get_submodule(name) for name in report.converted if report.weight != 'wn']
+    return {norm for conv in converted for norm in decisions[conv].norms}
 
 
 def _unregistered_modules(model: nn.Module) -> dict[str, str]:
@@ -122,6 +139,10 @@ def _unregistered_modules(model: nn.Module) -> dict[str, str]:
 def unsupported_reason(conv: nn.Module) -> str:
     """Return the reason why ``conv`` cannot be standardized, independent of its consumers; empty if it can."""
     form = weight_form(conv)
+    for hook in conv._forward_pre_hooks.values():
+        if type(hook).__module__ in ('torch.nn.utils.weight_norm', 'torch.nn.utils.spectral_norm'):
+            name = type(hook).__module__.rpartition('.')[2]
+            return f'torch.nn.utils.{name} computes its weight; undo it first with torch.nn.utils.remove_{name}'
     if standardizes_itself(conv) or form in ('wn', 'spectral'):
         return f'already {WEIGHTS[form][1]}'
     standardized = standardized_class(conv)

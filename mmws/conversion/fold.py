@@ -7,11 +7,12 @@ from functools import partial
 from typing import Any
 
 from torch import nn
+from torch.nn.utils import parametrize
 
 from mmws.conversion.layer_types import class_name
 from mmws.conversion.parametrize_convs import remove_parametrization_, weight_form
 from mmws.conversion.swap_convs import MMCV_CONV_WS
-from mmws.errors import WSError
+from mmws.errors import WSError, shortened
 from mmws.layers.conv import WeightStandardized
 from mmws.ops.standardize import standardize_weight
 
@@ -46,7 +47,7 @@ def fold(model: nn.Module) -> nn.Module:
         ['Conv2d', 'GroupNorm']
     """
     if not isinstance(model, nn.Module):
-        raise WSError(f'fold: expected a network (nn.Module), got {model!r:.80}')
+        raise WSError(f'fold: expected a network (nn.Module), got {shortened(model)}')
     for name, module in model.named_modules():
         if module.training:
             raise WSError(f'fold: {name or "the model"} ({type(module).__name__}) is in training mode; '
@@ -68,6 +69,9 @@ def _plain_class(module: nn.Module, name: str) -> type[nn.Module] | None:
     kind = type(module)
     if not isinstance(module, WeightStandardized):
         return nn.Conv2d if class_name(module) == MMCV_CONV_WS else None
+    if parametrize.is_parametrized(module, 'weight'):
+        raise WSError(f'fold: the weight of {name or "the module"} has a parametrization of other code; remove it '
+                      "first: torch.nn.utils.parametrize.remove_parametrizations(module, 'weight')")
     if not kind.__module__.startswith('mmws.'):
         raise WSError(f'fold: {name or "the module"} has class {kind.__name__}, an unknown subclass of a standardized '
                       'convolution; its plain class is not known')

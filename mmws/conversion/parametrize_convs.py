@@ -50,9 +50,9 @@ def reparametrize_conv_(conv: nn.Module, weight: str) -> nn.Module:
         weight: ``'wn'`` or ``'spectral'``.
 
     Example:
-        >>> conv = reparametrize_conv_(nn.Conv2d(2, 4, 1), 'wn')
+        >>> conv = reparametrize_conv_(nn.Conv2d(2, 4, 1), 'spectral')
         >>> sorted(conv.state_dict())
-        ['bias', 'parametrizations.weight.original0', 'parametrizations.weight.original1']
+        ['bias', 'parametrizations.weight.0._u', 'parametrizations.weight.0._v', 'parametrizations.weight.original']
     """
     NORMALIZE[weight](conv, dim=int(isinstance(conv, ConvTransposeNd)))
     add_load_state_dict_pre_hook(conv, _load_plain_weight)

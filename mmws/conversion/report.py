@@ -9,6 +9,8 @@ from mmws.conversion.replace_norms import NORMS
 
 __all__ = ['Report']
 
+ITSELF = 'the network itself'  # the name of the root is ''
+
 
 @dataclass
 class Report:
@@ -40,8 +42,8 @@ class Report:
 
     def __str__(self) -> str:
         lines = [self.summary()]
-        lines += [f'  {WEIGHTS[self.weight][1]}  {name}' for name in self.converted]
-        lines += [f'  unchanged     {name}: {reason}' for name, reason in self.skipped.items()]
-        lines += [f'  not run       {name}: decided by the module tree' for name in self.unseen]
-        lines += [f'  norm          {name}: {change}' for name, change in self.norms.items()]
+        lines += [f'  {WEIGHTS[self.weight][1]}  {name or ITSELF}' for name in self.converted]
+        lines += [f'  unchanged     {name or ITSELF}: {reason}' for name, reason in self.skipped.items()]
+        lines += [f'  not run       {name or ITSELF}: decided by the module tree' for name in self.unseen]
+        lines += [f'  norm          {name or ITSELF}: {change}' for name, change in self.norms.items()]
         return '\n'.join(lines)

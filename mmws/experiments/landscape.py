@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from mmws.errors import WSError
 from mmws.experiments.short_run import base_rate, short_run
-from mmws.files import write_json
+from mmws.files import save_figure, write_json
 from mmws.openmmlab.mmengine_compat import run_forward
 
 __all__ = ['MULTIPLES', 'measure_landscape', 'plot_landscapes', 'probe']
@@ -65,7 +65,7 @@ class _ProbeHook(Hook):  # type: ignore[misc]
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         if batch_idx % self.every == 0:
             model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-            self.measurements.append({'step': batch_idx} | probe(model, data_batch, base_rate(runner)))
+            self.measurements.append({'step': batch_idx, **probe(model, data_batch, base_rate(runner))})
 
 
 def probe(model: nn.Module, batch: Any, rate: float) -> dict[str, Any]:
@@ -100,15 +100,15 @@ def probe(model: nn.Module, batch: Any, rate: float) -> dict[str, Any]:
     losses, changes = [], []
     for multiple in MULTIPLES:
         with torch.no_grad():
-            for parameter, origin, direction in zip(parameters, start, gradient, strict=True):
+            for parameter, origin, direction in zip(parameters, start, gradient):
                 parameter.copy_(origin - multiple * rate * direction)
         new_loss, new_gradient = _loss_and_gradient(model, parameters, batch)
         losses.append(new_loss)
-        changes.append(_norm([a - b for a, b in zip(gradient, new_gradient, strict=True)]))
+        changes.append(_norm([a - b for a, b in zip(gradient, new_gradient)]))
     lengths = [multiple * rate * length for multiple in MULTIPLES]
     return {'loss': loss, 'losses': losses, 'gradient_norm': length, 'gradient_changes': changes,
-            'beta': max(change / step for change, step in zip(changes, lengths, strict=True)),
-            'lipschitz': max(abs(new_loss - loss) / step for new_loss, step in zip(losses, lengths, strict=True))}
+            'beta': max(change / step for change, step in zip(changes, lengths)),
+            'lipschitz': max(abs(new_loss - loss) / step for new_loss, step in zip(losses, lengths))}
 
 
 def _loss_and_gradient(model: Any, parameters: Sequence[Tensor], batch: Any) -> tuple[float, list[Tensor]]:
@@ -116,7 +116,8 @@ def _loss_and_gradient(model: Any, parameters: Sequence[Tensor], batch: Any) -> 
     with _same_random_numbers():
         data = model.data_preprocessor(copy.deepcopy(batch), True)
         loss, _ = model.parse_losses(run_forward(model, data, mode='loss'))
-    return loss.item(), list(torch.autograd.grad(loss, parameters, materialize_grads=True))
+    gradient = torch.autograd.grad(loss, parameters, allow_unused=True)
+    return loss.item(), [torch.zeros_like(of) if part is None else part for part, of in zip(gradient, parameters)]
 
 
 @contextmanager
@@ -136,9 +137,8 @@ def _norm(tensors: Sequence[Tensor]) -> float:
 def plot_landscapes(measured: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
     """Draw by name the ranges of loss and gradient change over the step sizes, and the two constants."""
     figure = Figure(figsize=(13, 7), layout='constrained')
-    for axes, (key, text) in zip(figure.subplots(2, 2).flat, PANELS.items(), strict=True):
-        for (name, points), style, hatch in zip(measured.items(), ('-', '--', '-.', ':'), ('///', '...', '', '++'),
-                                                strict=False):
+    for axes, (key, text) in zip(figure.subplots(2, 2).flat, PANELS.items()):
+        for (name, points), style, hatch in zip(measured.items(), ('-', '--', '-.', ':'), ('///', '...', '', '++')):
             steps = [point['step'] for point in points]
             values = [np.atleast_1d(point[key]) for point in points]
             low, high = [value.min() for value in values], [value.max() for value in values]
@@ -149,4 +149,4 @@ def plot_landscapes(measured: Mapping[str, Sequence[Mapping[str, Any]]], path: P
         axes.set(xlabel='step', ylabel=text, yscale='log')
         axes.legend()
         axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path, dpi=120)

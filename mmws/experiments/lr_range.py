@@ -14,7 +14,7 @@ from mmengine.config import Config
 
 from mmws.errors import WSError
 from mmws.experiments.short_run import LossRecorder, base_rate, short_run
-from mmws.files import write_json
+from mmws.files import save_figure, write_json
 
 __all__ = ['measure_lr_ranges', 'plot_lr_ranges', 'usable_range']
 
@@ -107,14 +107,14 @@ def plot_lr_ranges(results: Mapping[str, Mapping[str, Any]], path: Path) -> None
     """Draw the smoothed loss of each result against the rate; the line is thick in the usable range."""
     figure = Figure(figsize=(7, 4.5), layout='constrained')
     axes = figure.subplots()
-    for (name, result), style in zip(results.items(), ['-', '--', '-.', ':'] * len(results), strict=False):
-        points = list(zip(result['rates'], result['smoothed'], strict=False))
+    for (name, result), style in zip(results.items(), ['-', '--', '-.', ':'] * len(results)):
+        points = list(zip(result['rates'], result['smoothed']))
         low, high = result['usable'] or (math.inf, math.inf)
         usable = [(rate, loss) for rate, loss in points if low <= rate <= high]
-        axes.plot(*zip(*points, strict=True), style, color='black', linewidth=1, label=name)
-        axes.plot(*zip(*usable, strict=True) if usable else ([], []), style, color='black', linewidth=3)
+        axes.plot(*zip(*points), style, color='black', linewidth=1, label=name)
+        axes.plot(*zip(*usable) if usable else ([], []), style, color='black', linewidth=3)
     top = 1.5 * max(max(result['losses'][:5]) for result in results.values())
     axes.set(xscale='log', xlabel='learning rate', ylabel='training loss, smoothed', ylim=(0, top))
     axes.legend()
     axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path, dpi=120)

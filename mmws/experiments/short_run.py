@@ -48,8 +48,9 @@ def load_training_configs(path: str, options: dict[str, Any], against: Sequence[
     """
     parser = ArgumentParser()
     parser.add_argument('--options', nargs='+', action=CfgOptions)
-    others = {', '.join(each): options | parser.parse_args(['--options', *each]).options for each in against}
-    return {name: load_training_config(path, each) for name, each in ({Path(path).stem: options} | others).items()}
+    named = {Path(path).stem: options}
+    named.update((', '.join(each), {**options, **parser.parse_args(['--options', *each]).options}) for each in against)
+    return {name: load_training_config(path, each) for name, each in named.items()}
 
 
 class LossRecorder(Hook):  # type: ignore[misc]

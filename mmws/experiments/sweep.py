@@ -7,35 +7,38 @@ import gc
 import logging
 import pickle
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
+from itertools import product
 from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, DefaultScope
 from torch import distributed, nn
+from torch.overrides import TorchFunctionMode
 
 from mmws.conversion.convert import unsupported_reason
 from mmws.conversion.dry_run import run_in_parts
 from mmws.conversion.layer_types import is_batch_norm, is_conv
-from mmws.conversion.output_recorder import OutputRecorder
+from mmws.conversion.output_recorder import Consumers, OutputRecorder
 from mmws.conversion.placement import decide
 from mmws.conversion.swap_convs import standardized_class, standardizes_itself
 from mmws.errors import FOREIGN_ERRORS, WSError
 from mmws.experiments.demo_samples import demo_samples
-from mmws.experiments.worker import prepare_worker
+from mmws.experiments.worker import prepare_worker, release_memory
 from mmws.openmmlab.config_tree import dicts_in, map_dicts
 from mmws.openmmlab.stock_configs import stock_config
 from mmws.ops.torch_compat import BatchNorm
 
 __all__ = ['Row', 'check_placement', 'prepare_sweep_worker', 'read_model']
 
-SIZE = (128, 128)
-_OVERRIDES = {'pretrained': None, 'teacher_ckpt': None, 'checkpoint': None, 'nms_pre': 50, 'max_per_img': 5}
-"""No weights to download, few regions to process. The network stays the same."""
-
-Consumers = dict[nn.Module, list[nn.Module | str]]
+SIZES = (128, 128), (320, 320)
+"""Height and width of the images in pixels; the second for networks that cannot process the first."""
+_OVERRIDES = {'pretrained': None, 'teacher_ckpt': None, 'checkpoint': None, 'img_size': SIZES[0], 'nms_pre': 50,
+              'max_per_img': 5, 'num_proposals': 5, 'use_torchvision': False}
+"""No weights to download, a small image, few regions to process. The network stays the same."""
 
 
 @dataclass
@@ -53,8 +56,11 @@ class Row:
 
 
 def prepare_sweep_worker() -> None:
-    """Prepare a process for checks of models: no output, and a process group for mmcv's SyncBN."""
+    """Prepare a process for checks of models: no output, a process group for mmcv's SyncBN, and all types loaded."""
     prepare_worker(logging.ERROR)
+    for package in ('mmdet', 'mmseg'):
+        import_module(f'{package}.models')
+    gc.freeze()  # no collection visits what is loaded: half a million objects
     distributed.init_process_group('gloo', store=distributed.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
 
 
@@ -76,7 +82,7 @@ def _simplify(part: dict[str, Any], path: str) -> dict[str, Any]:
         changed['num'] = 8
     if isinstance(part.get('init_cfg'), dict) and part['init_cfg'].get('type') == 'Pretrained':
         changed['init_cfg'] = None
-    return dict(sorted((part | changed).items(), key=lambda item: str(item[0])))
+    return dict(sorted({**part, **changed}.items(), key=lambda item: str(item[0])))
 
 
 def check_placement(name: str, scope: str, model: bytes) -> Row:
@@ -85,12 +91,13 @@ def check_placement(name: str, scope: str, model: bytes) -> Row:
     The run is real: on the CPU, with the toolkit's ``loss``, ``predict`` and ``forward`` on a small random image.
     ``scope`` and ``model`` are from :func:`read_model`; ``name`` is for the row.
     """
-    gc.collect()  # reference cycles hold the previous model
+    release_memory()  # of the previous model
+    torch.manual_seed(0)
     row = Row(name)
     with DefaultScope.overwrite_default_scope(scope):
         config = ConfigDict(pickle.loads(model))
         try:
-            stock = MODELS.build(copy.deepcopy(config))
+            stock = _build_structure(copy.deepcopy(config))
         except (*FOREIGN_ERRORS, OSError) as error:
             row.verdict, row.why = 'cannot build', f'{type(error).__name__}: {" ".join(str(error).split())[:200]}'
             return row
@@ -99,7 +106,7 @@ def check_placement(name: str, scope: str, model: bytes) -> Row:
         consumers = _run_on_samples(converted, scope, num_classes)
     names = {module: name for name, module in converted.named_modules()}
     errors = [*_placement_errors(consumers, names), *_conversion_errors(stock, converted, names)]
-    convs = [module for module in converted.modules() if is_conv(module)]
+    convs = _convs(converted)
     row.convs, row.converted = len(convs), sum(map(standardizes_itself, convs))
     row.norms = sum(map(is_batch_norm, stock.modules()))
     row.unrun = sum(conv not in consumers for conv in convs)
@@ -110,24 +117,46 @@ def check_placement(name: str, scope: str, model: bytes) -> Row:
     return row
 
 
+def _build_structure(config: ConfigDict) -> nn.Module:
+    """Build a model without values: on the meta device in the end, as not all models can be built there."""
+    with _WithoutRandomValues():
+        model: nn.Module = MODELS.build(config)
+    return model.to('meta')
+
+
+class _WithoutRandomValues(TorchFunctionMode):
+    """Context that leaves weights as allocated. Their random values take most of the time to build a model."""
+
+    def __torch_function__(self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(function, '__name__', '').endswith(('uniform_', 'normal_')):  # of a tensor, and in torch.nn.init
+            return args[0] if args else kwargs['tensor']
+        return function(*args, **kwargs)
+
+
 def _run_on_samples(model: nn.Module, scope: str, num_classes: int) -> Consumers:
     """Return the consumers of each convolution that ran, from all runs that ended without an error."""
     consumers: Consumers = {}
-    convs = {module for module in model.modules() if is_conv(module)}
-    for part in (model, *model.children()):
-        for mode in ('loss', 'tensor', 'predict') if hasattr(part, 'data_preprocessor') else ():
-            if convs <= consumers.keys():
-                return consumers
-            samples = demo_samples(scope, SIZE, num_classes)
-            with OutputRecorder(model) as recorder, torch.no_grad():
-                try:
-                    part.train(mode == 'loss')
-                    part(torch.randn(1, 3, *SIZE), samples, mode=mode)
-                except FOREIGN_ERRORS:
-                    continue
-            for conv, seen in recorder.consumers.items():
-                consumers.setdefault(conv, []).extend(consumer for consumer in seen if consumer not in consumers[conv])
-    return run_in_parts(model) | consumers  # the run of single parts reaches the remaining convolutions
+    parts = [part for part in (model, *model.children()) if hasattr(part, 'data_preprocessor')]
+    for size, part, mode in product(SIZES, parts, ('loss', 'tensor', 'predict')):
+        if consumers.keys() >= set(_convs(part)):
+            continue
+        samples = demo_samples(scope, size, num_classes)
+        with OutputRecorder(model) as recorder, torch.no_grad():
+            try:
+                part.train(mode == 'loss')
+                part(torch.randn(1, 3, *size), samples, mode=mode)
+            except FOREIGN_ERRORS:
+                continue
+        for conv, seen in recorder.consumers.items():
+            consumers.setdefault(conv, []).extend(consumer for consumer in seen if consumer not in consumers[conv])
+    if consumers.keys() >= set(_convs(model)):
+        return consumers
+    return {**run_in_parts(model), **consumers}  # the run of single parts reaches the remaining convolutions
+
+
+def _convs(model: nn.Module) -> list[nn.Module]:
+    return [module for module in model.modules() if is_conv(module)]
 
 
 def _placement_errors(consumers: Consumers, names: Mapping[nn.Module, str]) -> Iterator[str]:
@@ -141,7 +170,10 @@ def _placement_errors(consumers: Consumers, names: Mapping[nn.Module, str]) -> I
 
 def _conversion_errors(stock: nn.Module, converted: nn.Module, names: Mapping[nn.Module, str]) -> Iterator[str]:
     """Yield each unexpected difference. Expected: BatchNorm -> GroupNorm, convolution -> its WS class."""
-    for before, after in zip(stock.modules(), converted.modules(), strict=True):
+    befores, afters = list(stock.modules()), list(converted.modules())
+    if len(befores) != len(afters):
+        yield f'{len(afters)} modules instead of {len(befores)}'
+    for before, after in zip(befores, afters):
         replaced = is_batch_norm(before) and isinstance(after, nn.GroupNorm)
         standardized = is_conv(before) and type(after) is standardized_class(before)
         if type(after) is not type(before) and not replaced and not standardized:

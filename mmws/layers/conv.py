@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from mmws.errors import WSError
 from mmws.layers.fx_leaf import fx_leaf
 from mmws.layers.weight_cache import WeightCache
 from mmws.ops.standardize import check_eps, check_fan_in, standardize_weight
-from mmws.ops.torch_compat import runs_eagerly
+from mmws.ops.torch_compat import is_compiling, runs_eagerly
 
 __all__ = ['ConvWS1d', 'ConvWS2d', 'ConvWS3d', 'WeightStandardized']
 
@@ -41,6 +42,10 @@ class WeightStandardized(nn.Module):
         comparable = type(old) is type(value) is nn.Parameter and old.shape == value.shape  # not a DTensor
         before = self.filters() if comparable else None
         super().__setattr__(name, value)
+        if name == 'qconfig' and value is not None:  # set by torch.ao.quantization
+            warnings.warn('torch does not know standardized layers: their weights stay without fake quantization; '
+                          'fold first: model.eval(); model = mmws.fold(model); then prepare the folded network',
+                          stacklevel=2)
         if before is not None and _fuses_norm(before, self.filters()):
             self._parameters['weight'] = old
             raise WSError(f'cannot fuse a norm into this layer, {self}: the new weight is the old one with a factor '
@@ -67,7 +72,7 @@ class WeightStandardized(nn.Module):
         return WeightCache()
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if 'weight' in self._parameters and weight is not self.weight:
+        if not is_compiling() and 'weight' in self._parameters and weight is not self.weight:
             raise WSError(f'cannot fuse a norm into this layer, {self}: it was called with a weight that is not its '
                           f'own (efficient_conv_bn_eval does this), but {FOLD_FIRST}')
         return super()._conv_forward(input, self.standardized_weight(), bias)  # type: ignore[misc,no-any-return]

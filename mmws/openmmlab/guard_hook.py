@@ -18,7 +18,7 @@ from mmws.errors import WSError
 from mmws.openmmlab.find_nan import find_nan, first_three, is_finite
 from mmws.openmmlab.mmengine_compat import requested_checkpoint, set_checkpoint
 from mmws.openmmlab.registry import HOOKS
-from mmws.ops.torch_compat import get_total_norm
+from mmws.ops.torch_compat import add_step_pre_hook, get_total_norm
 
 __all__ = ['GuardHook']
 
@@ -62,7 +62,7 @@ class GuardHook(Hook):  # type: ignore[misc]
         """Check the gradients before each update."""
         wrapper = runner.optim_wrapper
         for each in [wrapper] if isinstance(wrapper, OptimWrapper) else wrapper.values():
-            each.optimizer.register_step_pre_hook(lambda optimizer, *_: self._check_gradients(runner, optimizer))
+            add_step_pre_hook(each.optimizer, lambda optimizer, *_: self._check_gradients(runner, optimizer))
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Keep the batch for :func:`mmws.openmmlab.find_nan.find_nan`."""

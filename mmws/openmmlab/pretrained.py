@@ -14,6 +14,7 @@ from mmws.conversion.layer_types import is_conv, is_norm
 from mmws.conversion.parametrize_convs import WEIGHTS, weight_form
 from mmws.conversion.replace_norms import NORMS
 from mmws.conversion.report import Report
+from mmws.conversion.trained_norms import stop_watching_loads_, unused_statistics
 from mmws.errors import WSError
 from mmws.layers.conv import WeightStandardized
 from mmws.openmmlab.config_tree import dicts_in
@@ -60,6 +61,7 @@ def fit_weights(model: nn.Module, report: Report) -> None:
         WSError: if the published weights are for another architecture, norm or weight form, or the input is BGR.
     """
     requests = list(_pretrained_modules(model, report))
+    stop_watching_loads_(model)
     for module in {model, *(module for _, module, _ in requests)}:
         add_load_state_dict_pre_hook(module, _warn_of_statistics)
     for name, module, init_cfg in requests:
@@ -67,7 +69,8 @@ def fit_weights(model: nn.Module, report: Report) -> None:
         where = f'{name or "the model"}.init_cfg'
         batch_norm_weights = [f'{source}://{own}' for source in ('torchvision', 'open-mmlab') if own]
         if (report.norm, report.weight) == ('GN', 'ws') and weights in batch_norm_weights:
-            print_log(f'mmws: {where}: using the GN+WS weights {GN_WS_WEIGHTS[own]} instead of {weights}', 'current')
+            print_log(f'mmws: {where}: using the GN+WS weights {GN_WS_WEIGHTS[own]} instead of {weights}, which do not '
+                      f'fit; to choose others, set ws=dict(pretrained=...)', 'current', logging.WARNING)
             weights = init_cfg['checkpoint'] = GN_WS_WEIGHTS[own]
         if weights in GN_WS_WEIGHTS.values():
             _check_published(weights, where, module, report)
@@ -147,8 +150,7 @@ def _load_summary(module: nn.Module) -> str:
 
 def _warn_of_statistics(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
     """Warn if a checkpoint has running statistics of replaced BatchNorms; a load_state_dict pre-hook."""
-    used = {f'{prefix}{name}' for name, _ in module.named_buffers()}
-    unused = [key for key in state_dict if key.startswith(prefix) and key.endswith('.running_mean') and key not in used]
+    unused = unused_statistics(module, state_dict, prefix)
     if unused:
         print_log(f'mmws: the checkpoint has BatchNorm statistics ({unused[0]} and {len(unused) - 1} more), which do '
                   f'not fit the other norms of this network. {_load_summary(module)}', 'current', logging.WARNING)

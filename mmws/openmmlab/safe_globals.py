@@ -18,14 +18,7 @@ __all__ = ['allow_log_history']
 
 
 def allow_log_history() -> None:
-    """Add mmengine's ``HistoryBuffer`` to the allowed list: its class, its arrays and its four statistics.
-
-    Example:
-        >>> import torch
-        >>> allow_log_history()
-        >>> HistoryBuffer in torch.serialization.get_safe_globals()
-        True
-    """
+    """Add mmengine's ``HistoryBuffer`` to the allowed list: its class, its arrays and its four statistics."""
     reconstruct: Any = np.zeros(0).__reduce__()[0]
     scalar: Any = np.float64(0).__reduce__()[0]
     add_safe_globals([

@@ -17,14 +17,14 @@ __all__ = ['read_mmws_config', 'stock_config', 'stock_configs']
 
 
 def stock_config(name: str) -> str:
-    """Return the path of a config in a toolkit's package, for ``_base_``.
+    """Return the path of a config in a toolkit's package or in mmws, for ``_base_`` or for an inferencer.
 
-    mmengine's own ``_base_ = 'mmseg::...'`` requires a distribution named mmsegmentation (OneDL's has another name) and
-    refuses ``+`` in a path, as in mmdet's ``gn+ws``. mmengine evaluates ``_base_`` without the imports of the file, so
-    write ``_base_ = __import__('mmws').stock_config('mmseg::...')``.
+    mmengine's own ``_base_ = 'mmseg::...'`` requires a distribution named mmsegmentation (OneDL's has another name),
+    refuses ``+`` in a path, as in mmdet's ``gn+ws``, and knows the packages of OpenMMLab only. mmengine evaluates
+    ``_base_`` without the imports of the file, so write ``_base_ = __import__('mmws').stock_config('mmseg::...')``.
 
     Args:
-        name: ``<package>::<path below its configs>``.
+        name: ``<package>::<path below its configs>``, such as ``mmws::mask_rcnn_r50_gnws.py``.
 
     Raises:
         WSError: if the package is not installed or the config does not exist.

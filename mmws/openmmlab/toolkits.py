@@ -35,7 +35,9 @@ TOOLKITS = {toolkit.scope: toolkit for toolkit in (
             {'coco/bbox_mAP': Metric('box_ap', 'box AP'), 'coco/segm_mAP': Metric('mask_ap', 'mask AP')}),
     Toolkit('mmseg', ('onedl-mmsegmentation', 'mmsegmentation'), ('decode_head', 'auxiliary_head'),
             {'mIoU': Metric('miou', 'mean IoU', out_of=100)}, rgb_switch='channel_conversion'),
-    Toolkit('mmpretrain', ('onedl-mmpretrain', 'mmpretrain'), rgb_switch='to_rgb', group_width='width_per_group'),
+    Toolkit('mmpretrain', ('onedl-mmpretrain', 'mmpretrain'), (),
+            {f'accuracy/top{k}': Metric(f'top{k}', f'top-{k} accuracy', out_of=100) for k in (1, 5)},
+            rgb_switch='to_rgb', group_width='width_per_group'),
 )}
 """To support another toolkit, for example mmpose, add a row."""
 

@@ -1,7 +1,12 @@
-"""Published GN+WS weights by name: ``init_cfg=dict(type='Pretrained', checkpoint='jhu://resnet50_gn_ws')``."""
+"""Published GN+WS weights by name: ``init_cfg=dict(type='Pretrained', checkpoint='jhu://resnet50_gn_ws')``.
+
+``jhu://`` is the name to write: a folder, the toolkit's mirror and the authors' host can have the file, and no code in
+it runs. ``open-mmlab://jhu/resnet50_gn_ws`` names the same weights on the mirror alone, which mmengine loads.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -20,6 +25,7 @@ __all__ = ['AUTHORS_FILES', 'GN_WS_WEIGHTS', 'canonical_name', 'load_from_jhu']
 
 SCHEME = 'jhu://'
 FOLDER_VARIABLE = 'MMWS_CHECKPOINTS'
+HASH_VARIABLE = 'MMWS_SHA256'
 HOST = 'http://cs.jhu.edu/~syqiao/WeightStandardization/'
 AUTHORS_FILES = {'resnet50': 'R-50-GN-WS.pth.tar', 'resnet101': 'R-101-GN-WS.pth.tar',
                  'resnext50_32x4d': 'X-50-GN-WS.pth.tar', 'resnext101_32x4d': 'X-101-GN-WS.pth.tar'}
@@ -47,8 +53,9 @@ def load_from_jhu(filename: str, map_location: Any = None) -> dict[str, Any]:
     """Load the authors' weights from the first source that has them, under the toolkit's names.
 
     Sources: the folder ``MMWS_CHECKPOINTS``, the mirror that mmengine knows as ``open-mmlab://jhu/...``, the authors'
-    host (downloads go to torch's cache). The SHA-256 of a file must match ``-<hash>`` in its name or ``<file>.sha256``,
-    if there is one. The reader executes no code from the file, and converts the authors' own files.
+    host (downloads go to torch's cache). The SHA-256 of a file must match ``<file>.sha256``, ``-<hash>`` in its name or
+    ``MMWS_SHA256``, the first that there is; a download by plain HTTP without any of them warns. The reader executes no
+    code from the file, and converts the authors' own files.
 
     Args:
         filename: one of :data:`GN_WS_WEIGHTS`.
@@ -104,18 +111,32 @@ def _download(url: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         print_log(f'mmws: downloading {url} to {path}', 'current')
         torch.hub.download_url_to_file(url, str(path), _hash_in(path))
-    return _check_hash(path)
+    return _check_hash(path, url)
 
 
-def _check_hash(path: Path) -> Path:
-    """Refuse a file, for example an incomplete one, whose hash differs from its name or from ``<file>.sha256``."""
+def _check_hash(path: Path, url: str = '') -> Path:
+    """Refuse a file whose hash differs from the known one; warn if it came by plain HTTP and none is known."""
     from mmws.checkpoint.reader import sha256_of
-    hash_file = path.with_name(f'{path.name}.sha256')
-    expected = hash_file.read_text().strip()[:64] if hash_file.is_file() else _hash_in(path)
-    found = sha256_of(path)
+    expected, found = _known_hash(path), sha256_of(path)
     if not found.startswith(expected):
         raise WSError(f'{path}: expected sha256 {expected}, got {found}; delete the file and download it again')
+    if not expected and url.startswith('http:'):
+        print_log(f'mmws: {path} came from {url} by plain HTTP, and its hash is not known: others on the network '
+                  f'could have changed it. If you know that its sha256, {found}, is right, set {HASH_VARIABLE} to it '
+                  f'or write it into {path.name}.sha256 beside the file', 'current', logging.WARNING)
     return path
+
+
+def _known_hash(path: Path) -> str:
+    """Return the hash in ``<file>.sha256``, else in the file's name, else in the environment; '' without any."""
+    beside = path.with_name(f'{path.name}.sha256')
+    if not beside.is_file() and (_hash_in(path) or HASH_VARIABLE not in os.environ):
+        return _hash_in(path)
+    where, text = (beside, beside.read_text()) if beside.is_file() else (HASH_VARIABLE, os.environ[HASH_VARIABLE])
+    digits = text.strip()[:64].lower()
+    if not re.fullmatch('[0-9a-f]{64}', digits):
+        raise WSError(f'{where}: expected a sha256 of 64 hexadecimal digits, got {text.strip()[:80]!r}')
+    return digits
 
 
 def _hash_in(path: Path) -> str:

@@ -61,7 +61,7 @@ def standardize_weight(weight: Tensor, eps: float = 1e-5, unbiased: bool = True)
         The standardized weight: shape, dtype, device and memory format of ``weight``.
 
     Raises:
-        ValueError: if the fan-in is below 2.
+        ValueError: if the fan-in is below 2, or the dtype is one of integers.
 
     Example:
         >>> w = standardize_weight(torch.tensor([[[1., 2., 3.]], [[7., 7., 7.]]]))
@@ -71,6 +71,9 @@ def standardize_weight(weight: Tensor, eps: float = 1e-5, unbiased: bool = True)
                 [[ 0.,  0.,  0.]]])
     """
     check_fan_in(weight)
+    if not (weight.is_floating_point() or weight.is_complex()):
+        raise ValueError(f'weight standardization needs a floating dtype, got {weight.dtype} (weight of shape '
+                         f'{tuple(weight.shape)}); convert it first, for example with weight.float()')
     wide = weight.float() if weight.dtype in HALF else weight
     if not runs_eagerly(weight):
         return _formula(wide, eps, unbiased).to(weight.dtype)

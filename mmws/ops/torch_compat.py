@@ -20,8 +20,9 @@ from torch.utils import _pytree
 
 __all__ = ['ALLOWS_NAMED_GLOBALS', 'DETECTS_WRITES', 'DYNAMIC', 'NORMALIZE', 'BatchNorm', 'ConvNd', 'ConvTransposeNd',
            'InstanceNorm', 'NormBase', 'SpectralParametrization', 'WeightNormParametrization',
-           'add_load_state_dict_pre_hook', 'add_safe_globals', 'address', 'get_total_norm', 'indexing_shown_to',
-           'is_compiling', 'lazy_clone', 'recomputes', 'runs_eagerly', 'storage_users', 'tree_leaves', 'version']
+           'add_load_state_dict_pre_hook', 'add_safe_globals', 'add_step_pre_hook', 'address', 'get_total_norm',
+           'indexing_shown_to', 'is_compiling', 'lazy_clone', 'recomputes', 'runs_eagerly', 'storage_users',
+           'tree_leaves', 'version']
 
 ConvNd = nn.modules.conv._ConvNd  # to recognize a convolution of any dimension
 ConvTransposeNd = nn.modules.conv._ConvTransposeNd  # to recognize a transposed one: its outputs are on axis 1
@@ -143,6 +144,18 @@ def indexing_shown_to(handle: Callable[[Any, tuple[Any, ...]], Any]) -> Iterator
     finally:
         for name in names:
             delattr(Tensor, name)  # the base class has the original
+
+
+def add_step_pre_hook(optimizer: Any, hook: Callable[..., None]) -> None:
+    """Register ``hook(optimizer, ...)`` to run before each step.
+
+    In torch 2.0 and 2.1, ``torch.compile`` switches the hooks of each optimizer class off that was not used before it.
+    They are switched on again.
+    """
+    step = type(optimizer).step
+    if getattr(step, 'hooked', False) and step.__code__.co_name != 'wrapper':  # marked, but not wrapped
+        type(optimizer).step = optimizer.profile_hook_step(step)
+    optimizer.register_step_pre_hook(hook)
 
 
 def _norm_of_norms(tensors: Sequence[Tensor], norm_type: float) -> Tensor:

@@ -188,7 +188,7 @@ def test_missing_permissions_give_one_line(command, message, tmp_path, request):
     torch.save(shapes_of(), 'secret.pth')
     Path('secret.pth').chmod(0)
     Path('locked').mkdir(mode=0o555)
-    for path in (tmp_path, *tmp_path.parents[:3]):  # only the user can enter pytest's folders
+    for path in (tmp_path, *list(tmp_path.parents)[:3]):  # only the user can enter pytest's folders
         path.chmod(path.stat().st_mode | 0o055)
     request.getfixturevalue('unprivileged')
     assert re.search(message, tool_error(*command))

@@ -10,6 +10,7 @@ from torch import nn
 
 from mmws import ConvWS2d, WSError, convert_, fold
 from tests.helpers.commands import REPOSITORY, refusal, tool_error
+from tests.helpers.torch_versions import needs_torch
 
 DETECTION = str(REPOSITORY / 'configs' / 'demo' / 'mask_rcnn_r18_gnws_digits.py')
 
@@ -77,8 +78,10 @@ def net():
     (lambda: convert_(nn.Conv2d), r'convert_: expected a network \(nn\.Module\), got <class'),
     (lambda: convert_(nn.Sequential(torch.jit.script(net()))), r'0 is scripted or traced.*before torch\.jit'),
     (lambda: convert_(torch.jit.trace(net(), torch.zeros(1, 3, 8, 8))), 'the network is scripted or traced'),
-    (lambda: convert_(torch.export.export(net(), (torch.zeros(1, 3, 8, 8),)).module()), 'the network is exported'),
-    (lambda: fold({'state_dict': {}}), r"fold: expected a network \(nn\.Module\), got \{'state_dict'"),
+    pytest.param(lambda: convert_(torch.export.export(net(), (torch.zeros(1, 3, 8, 8),)).module()),
+                 'the network is exported', marks=needs_torch('2.1', 'torch.export.export')),
+    (lambda: fold({'state_dict': {}}), r"fold: expected a network .* got dict with the keys 'state_dict'$"),
+    (lambda: convert_(nn.Conv2d(3, 8, 3).state_dict()), r".* got OrderedDict with the keys 'weight', 'bias'$"),
     (lambda: ConvWS2d(3, 4, 3, eps=-1.0), r'eps: expected a finite number >= 0, got -1\.0'),
     (lambda: ConvWS2d(3, 4, 3, eps=None), 'eps: expected a finite number >= 0, got None'),
 ])

@@ -6,7 +6,7 @@ The source networks are torchvision's with the authors' convolution and GroupNor
 import pickle
 import re
 import struct
-from functools import cache, partial
+from functools import lru_cache, partial
 
 import pytest
 import torch
@@ -21,6 +21,7 @@ from mmws.checkpoint.authors_imagenet import resnet_shapes
 from tests.helpers.authors import Authors
 from tests.helpers.checkpoints import CAFFE2
 from tests.helpers.commands import REPOSITORY
+from tests.helpers.pairs import pairs
 
 ARCHITECTURES = {'resnet50': ('ResNet', 50, {}), 'resnet101': ('ResNet', 101, {}),
                  'resnext50_32x4d': ('ResNeXt', 50, {'groups': 32, 'base_width': 4}),
@@ -36,7 +37,7 @@ class AuthorsConv2d(nn.Conv2d):
         return F.conv2d(x, weight / std, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
 
-@cache
+@lru_cache(maxsize=None)
 def source_network(architecture):
     """Return the network in float64, to avoid rounding errors over 53 layers, with weights that fit in float32."""
     groups = {'groups': 32, 'width_per_group': 4} if 'resnext' in architecture else {}
@@ -92,7 +93,7 @@ class Python2Pickler(pickle._Pickler):
         value = value if isinstance(value, bytes) else value.encode()
         self.write(pickle.BINSTRING + struct.pack('<i', len(value)) + value)
 
-    dispatch = pickle._Pickler.dispatch | {bytes: save_string, str: save_string}
+    dispatch = {**pickle._Pickler.dispatch, bytes: save_string, str: save_string}  # noqa: RUF012
 
 
 def save_caffe2_checkpoint(net, path, python2):
@@ -107,9 +108,9 @@ def save_caffe2_checkpoint(net, path, python2):
 @torch.no_grad()
 def assert_same_features(state_dict, architecture, in_scope, swap=False):
     target, source = target_network(architecture, in_scope), source_network(architecture)
-    target.load_state_dict({key: value.double() for key, value in state_dict.items()}, strict=True, assign=True)
+    target.to_empty(device='cpu').double().load_state_dict(state_dict, strict=True)
     x = torch.randn(1, 3, 64, 64).double()
-    for a, b in zip(target(x), features(source, x.flip(1) if swap else x), strict=True):
+    for a, b in pairs(target(x), features(source, x.flip(1) if swap else x)):
         assert (a - b).norm() <= 1e-9 * b.norm()
 
 
@@ -140,9 +141,8 @@ def test_converted_caffe2_weights_give_the_same_features_in_bgr_and_rgb(python2,
 
 
 HEAD = {'bottleneck.conv': 'conv2', 'bottleneck.gn': 'bn2', 'conv_seg': 'conv3', 'image_pool.1.conv': 'aspp5',
-        'image_pool.1.gn': 'aspp5_bn'}
-HEAD |= {f'aspp_modules.{i}.conv': f'aspp{i + 1}' for i in range(4)}
-HEAD |= {f'aspp_modules.{i}.gn': f'aspp{i + 1}_bn' for i in range(4)}
+        'image_pool.1.gn': 'aspp5_bn', **{f'aspp_modules.{i}.conv': f'aspp{i + 1}' for i in range(4)},
+        **{f'aspp_modules.{i}.gn': f'aspp{i + 1}_bn' for i in range(4)}}
 
 
 def authors_deeplab_name(key):
@@ -161,7 +161,7 @@ def test_converted_authors_deeplab_gives_the_same_logits(in_scope, tmp_path):
     renamed = {authors_deeplab_name(key): value for key, value in weights.items()}
     torch.save({'epoch': 50, 'state_dict': renamed, 'optimizer': {'state': {0: torch.ones(3)}}}, tmp_path / 'd.pth')
     converted = convert_checkpoint(tmp_path / 'd.pth')
-    net.load_state_dict({key: value.double() for key, value in converted.state_dict.items()}, strict=True, assign=True)
+    net.to_empty(device='cpu').double().load_state_dict(converted.state_dict, strict=True)
     image = torch.randn(1, 3, 65, 97).double()
     logits = net.encode_decode(image, [{'img_shape': (65, 97)}])
     expected = Authors({key: value.double() for key, value in weights.items()}).logits(image)

@@ -22,7 +22,7 @@ def test_the_toolkits_own_weights_stay_unchanged(tmp_path):
     converted = convert_checkpoint(tmp_path / 'b.pth')
     assert all(torch.equal(value, weights[key]) for key, value in converted.state_dict.items())
     assert converted.meta['CLASSES'] == ('a', 'b')
-    model = {f'backbone.{key}': value for key, value in weights.items()} | {'head.w': torch.ones(1)}
+    model = {**{f'backbone.{key}': value for key, value in weights.items()}, 'head.w': torch.ones(1)}
     torch.save(model, tmp_path / 'm.pth')
     assert convert_checkpoint(tmp_path / 'm.pth').state_dict.keys() == model.keys()
     del model['backbone.layer4.2.gn3.bias']

@@ -14,7 +14,7 @@ from mmws.cli.check_config import check_classes
      'auxiliary_head.num_classes is 19, but PascalVOCDataset in loader has 21 classes: background, aeroplane'),
 ])
 def test_wrong_num_classes_is_refused(scope, dataset, model, message):
-    loader = {'dataset': dataset | {'pipeline': [], 'ann_file': ''}}
+    loader = {'dataset': {**dataset, 'pipeline': [], 'ann_file': ''}}
     config = Config({'default_scope': scope, 'model': model, 'loader': loader})
     with pytest.raises(WSError, match=message):
         check_classes(config, 'loader')
@@ -23,7 +23,7 @@ def test_wrong_num_classes_is_refused(scope, dataset, model, message):
 def test_correct_num_classes_and_unknown_classes_pass():
     for dataset in ({'type': 'CocoDataset', 'metainfo': {'classes': ['a']}}, {'type': 'BaseDetDataset'}):
         config = Config({'default_scope': 'mmdet', 'model': {'bbox_head': {'num_classes': 1}},
-                         'loader': {'dataset': dataset | {'pipeline': [], 'ann_file': ''}}})
+                         'loader': {'dataset': {**dataset, 'pipeline': [], 'ann_file': ''}}})
         check_classes(config, 'loader')
     check_classes(Config({'default_scope': 'mmdet', 'model': {}}), 'loader')
     panoptic = {'roi_head': {'bbox_head': {'num_classes': 80}}, 'panoptic_head': {'num_classes': 133}}

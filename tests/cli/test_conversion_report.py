@@ -7,6 +7,7 @@ from rich.console import Console
 
 from mmws.cli.conversion_report import inspect_conversion, write_config
 from tests.helpers.commands import REPOSITORY, tool
+from tests.helpers.torch_versions import needs_weight_norm
 
 RETINANET = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
 
@@ -28,14 +29,16 @@ def test_the_tree_marks_each_conv_and_merges_equal_blocks():
     assert len(lines) < 80
     content = report.as_dict()
     assert content['convolutions'] == len(content['standardized']) + len(content['plain']) == 38
+    assert (content['modules, unchanged'], content['convolutions, not run']) == (len(content['plain']), 0)
     total = sum(parameter.numel() for parameter in report.model.parameters())
     assert content['parameters, before'] == content['parameters, after'] == total
     assert content['parameters in standardized weights'] < total
 
 
 @pytest.mark.parametrize(('ws', 'counted', 'shown'), [
-    ({'weight': 'wn', 'norm': 'SN'}, {'convolutions, standardized': 0, 'convolutions, weight-normalized': 20,
-                                      'BatchNorm replaced by SwitchableNorm': 20}, 'conv1 wn     ParametrizedConv2d'),
+    pytest.param({'weight': 'wn', 'norm': 'SN'}, {
+        'convolutions, standardized': 0, 'convolutions, weight-normalized': 20,
+        'BatchNorm replaced by SwitchableNorm': 20}, 'conv1 wn     ParametrizedConv2d', marks=needs_weight_norm),
     ({'weight': 'plain', 'norm': 'keep'}, {'convolutions, standardized': 0}, 'plain  Conv2d 3 -> 64, 7x7: ws option'),
 ])
 def test_other_norms_and_weights_are_reported(ws, counted, shown):
@@ -45,7 +48,9 @@ def test_other_norms_and_weights_are_reported(ws, counted, shown):
 
 
 def test_a_conv_outside_the_dry_run_and_a_shared_conv_are_marked():
-    shown = text(inspect_conversion('mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py', {}))
+    report = inspect_conversion('mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py', {})
+    assert report.totals['convolutions, not run'] == len(report.report.unseen) > 0
+    shown = text(report)
     assert 'no norm follows: ReLU (not run, decided by the module tree)' in shown
     shown = text(inspect_conversion('mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py', {}))
     assert '(same module as bbox_head.cls_convs.0.0.conv)' in shown

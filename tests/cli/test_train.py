@@ -17,6 +17,7 @@ from mmengine.config import Config
 from mmseg.apis import inference_model, init_model
 
 from mmws import ConvWS2d
+from mmws.checkpoint import read_checkpoint
 from mmws.openmmlab.safe_globals import allow_log_history
 from tests.helpers.commands import REPOSITORY, free_port, run, tool
 
@@ -66,7 +67,7 @@ def test_the_dumped_config_and_the_checkpoint_can_be_loaded(trained, digits):
     model = init_detector(config, str(trained / 'work_dir' / 'iter_4.pth'), device='cpu')
     assert type(model.backbone.conv1) is ConvWS2d
     allow_log_history()  # OneDL's mmengine removes it after each load
-    saved = torch.load(trained / 'work_dir' / 'iter_4.pth', weights_only=True)['state_dict']
+    saved = read_checkpoint(trained / 'work_dir' / 'iter_4.pth').tensors
     assert saved.keys() == model.state_dict().keys()
     assert all(torch.equal(value, saved[key]) for key, value in model.state_dict().items())
     image = cv2.imread(str(digits / 'images' / 'val' / '000000.jpg'))
@@ -177,6 +178,8 @@ def test_labels_out_of_range_are_one_line_with_the_file(segmenter, digits, tmp_p
 
 def test_two_processes_train_and_test_through_the_launcher(segmenter, tmp_path):
     folder = shutil.copytree(segmenter, tmp_path / 'run', ignore=shutil.ignore_patterns('work_dir'))
+    with (folder / 'config.py').open('a') as file:
+        file.write('model_wrapper_cfg = dict(gradient_as_bucket_view=True)\n')
     for script, arguments in (('dist_train.sh', []), ('dist_test.sh', [str(folder / 'work_dir' / 'iter_2.pth')])):
         result = run(str(REPOSITORY / 'tools' / script), 'config.py', *arguments, '2', '--cfg-options',
                      'randomness.seed=3', folder=folder, PORT=f'{free_port()}')
@@ -185,3 +188,5 @@ def test_two_processes_train_and_test_through_the_launcher(segmenter, tmp_path):
         for expected in ('GPU number: 2', 'Distributed launcher: pytorch', 'seed: 3', 'mIoU'):
             assert expected in output
     assert torch.load(folder / 'work_dir' / 'iter_2.pth', weights_only=False)['meta']['iter'] == 2
+    wrapper = Config.fromfile(folder / 'work_dir' / 'config.py').model_wrapper_cfg
+    assert wrapper == {'type': 'MMDistributedDataParallel', 'gradient_as_bucket_view': True, 'device_ids': None}

@@ -1,6 +1,7 @@
 import json
 
 import pytest
+from mmengine.registry import MODELS
 
 from mmws import WSError
 from mmws.cli.training_summary import read_scalars, summarize
@@ -11,8 +12,8 @@ def write_run(work_dir, name, steps, validation=(), test=None, time=0.5):
     folder.mkdir(parents=True)
     lines = [{'loss': 1 / step, 'time': time, 'step': step} for step in steps]
     lines += [{'coco/bbox_mAP': ap, 'coco/segm_mAP': ap / 2, 'step': step + 0.5} for step, ap in validation]
-    lines = [line | {'step': int(line['step'])} for line in sorted(lines, key=lambda line: line['step'])]
-    text = ''.join(json.dumps(line if 'loss' in line else line | {'step': 0}) + '\n' for line in lines)
+    lines = [{**line, 'step': int(line['step'])} for line in sorted(lines, key=lambda line: line['step'])]
+    text = ''.join(json.dumps(line if 'loss' in line else {**line, 'step': 0}) + '\n' for line in lines)
     (folder / 'scalars.json').write_text(text + '{"cut off')
     if test:
         (work_dir / name / f'{name}.json').write_text(json.dumps(test))
@@ -46,3 +47,24 @@ def test_missing_inputs_are_named(tmp_path):
     (tmp_path / 'config.py').write_text("model = dict(type='FCOS')\ntrain_dataloader = dict(batch_size=1)")
     with pytest.raises(WSError, match=r'no result of a test; run tools/test\.py first'):
         summarize(tmp_path)
+
+
+def test_a_classifier_on_several_gpus(tmp_path):
+    write_run(tmp_path, '2026_1', [50])
+    write_run(tmp_path, '2026_2', [100], test={'accuracy/top1': 75.5, 'accuracy/top5': 92.25})
+    write_run(tmp_path, '2026_3', [], test={'accuracy/top1': 75.5, 'accuracy/top5': 92.25})
+    for name, gpus in (('2026_1', 2), ('2026_2', 8), ('2026_3', 1)):
+        (tmp_path / name / f'{name}.log').write_text(f'INFO - \nRuntime environment:\n    GPU number: {gpus}\n')
+    (tmp_path / 'config.py').write_text("model = dict(type='mmws.X')\ntrain_dataloader = dict(batch_size=4)\n"
+                                        "optim_wrapper = dict(accumulative_counts=3)\n")
+    summary = summarize(tmp_path)
+    assert {'top1': 0.755, 'top5': 0.9225, 'images_per_step': 4 * 8 * 3}.items() <= summary.items()
+
+
+def test_replaced_pretrained_weights_are_named(tmp_path, mmdet_scope, log):
+    init_cfg = {'type': 'Pretrained', 'checkpoint': 'torchvision://resnet50'}
+    MODELS.build({'type': 'mmws.ResNet', 'depth': 50, 'init_cfg': init_cfg})
+    write_run(tmp_path, '2026_1', [50], test={'mIoU': 50})
+    (tmp_path / '2026_1' / '2026_1.log').write_text('\n'.join(log))
+    (tmp_path / 'config.py').write_text("model = dict(type='mmws.X')\ntrain_dataloader = dict(batch_size=4)\n")
+    assert summarize(tmp_path)['replaced_weights'] == {'torchvision://resnet50': 'jhu://resnet50_gn_ws'}

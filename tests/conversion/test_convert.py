@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from mmws import ConvWS1d, ConvWS2d, ConvWS3d, Options, WSError, convert_
+from tests.helpers.pairs import pairs
 
 
 class Block(nn.Module):
@@ -66,7 +67,7 @@ def test_mode_gradients_sharing_and_copies_are_kept():
     assert report.converted == ['0.0']
     assert net[0][0] is net[1][0] is conv
     assert net[0][1] is net[1][1] is norm
-    assert all(after is before for after, before in zip(net.parameters(), parameters, strict=True))
+    assert all(after is before for after, before in pairs(net.parameters(), parameters))
     assert not any(parameter.requires_grad for parameter in net.parameters())
     assert not any(module.training for module in net.modules())
     x = torch.randn(1, 4, 3, 3)
@@ -184,3 +185,20 @@ def test_the_report_lists_convolutions_that_did_not_run():
     assert report.unseen == ['0']
     assert report.converted == ['0']
     assert '  not run       0: decided by the module tree' in str(report)
+
+
+@pytest.mark.filterwarnings('ignore:.*weight_norm:FutureWarning', 'ignore:nothing was')
+@pytest.mark.parametrize('name', ['weight_norm', 'spectral_norm'])
+def test_a_weight_that_a_hook_of_torch_computes_stays(name):
+    net = nn.Sequential(getattr(nn.utils, name)(nn.Conv2d(3, 8, 3)), nn.BatchNorm2d(8))
+    report = convert_(net)
+    assert report.skipped == {'0': f'torch.nn.utils.{name} computes its weight; undo it first with '
+                                   f'torch.nn.utils.remove_{name}'}
+    getattr(nn.utils, f'remove_{name}')(net[0])
+    assert convert_(net).converted == ['0']
+
+
+@pytest.mark.filterwarnings('ignore:nothing was')
+def test_a_lone_layer_has_a_name_in_the_report():
+    assert '  unchanged     the network itself: no norm follows' in str(convert_(nn.Conv2d(3, 8, 3)))
+    assert '  norm          the network itself: BatchNorm2d -> GroupNorm' in str(convert_(nn.BatchNorm2d(8)))

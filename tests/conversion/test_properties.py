@@ -3,12 +3,15 @@
 The networks are float64: whether two gradients agree does not depend on how close a float32 variance is to 0.
 """
 
+from __future__ import annotations
+
 import copy
 import io
 import pickle
 
 import pytest
 import torch
+import torch._dynamo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmengine.model import ExponentialMovingAverage
@@ -17,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmws import convert_, fold
 from mmws.layers.conv import WeightStandardized
+from tests.helpers.torch_versions import HALF, ONE_GRAPH
 
 pytestmark = pytest.mark.filterwarnings('ignore:nothing was standardized')
 CHANNELS = 8
@@ -143,7 +147,7 @@ def test_a_folded_network_has_the_same_output(net):
     torch.testing.assert_close(folded(x()), net(x()))
 
 
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('dtype', [HALF, torch.bfloat16])
 @settings(max_examples=15)
 @given(net=networks())
 def test_in_half_precision_the_folded_network_has_the_same_output(dtype, net):
@@ -178,12 +182,12 @@ WAYS = {
     'moving average': averaged,
     'hooked': lambda net: net.register_forward_hook(lambda *_: None) and net,
     'checkpointed': lambda net: lambda image: checkpoint(net, image, use_reentrant=False),
-    'compiled': lambda net: torch._dynamo.reset() or torch.compile(net, backend='eager', fullgraph=True),
+    'compiled': lambda net: torch._dynamo.reset() or torch.compile(net, backend='eager', fullgraph=ONE_GRAPH),
 }
 
 
 def gradients(run, parameters):
-    return torch.autograd.grad(run(x()).square().sum(), list(parameters), allow_unused=True, materialize_grads=True)
+    return torch.autograd.grad(run(x()).square().sum(), list(parameters), allow_unused=True)
 
 
 @pytest.mark.parametrize('way', WAYS)

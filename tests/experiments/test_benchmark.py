@@ -12,6 +12,7 @@ from mmws.experiments.benchmark.forms import ALLOCATOR, COST_FORMS, NETWORKS, ST
 from mmws.experiments.benchmark.report import markdown
 from mmws.experiments.benchmark.timing import Scenario, Subject, measure
 from tests.helpers.commands import REPOSITORY
+from tests.helpers.torch_versions import needs_cache
 
 EAGER = [name for name, form in COST_FORMS.items() if not form.compiled]
 TINY = Scenario('ResNet-50', (32, 32), 2, {name: COST_FORMS[name] for name in ('plain', 'mmws')})
@@ -47,6 +48,7 @@ def test_a_detector_trains_and_infers(network):
     assert subject.run('inference') > 0
 
 
+@needs_cache
 def test_the_weight_cache_needs_the_memory_of_the_weights_once():
     weights = sum(module.weight.numel() * 4 for module in COST_FORMS['plain'].build('ResNet-50').modules()
                   if isinstance(module, nn.Conv2d))

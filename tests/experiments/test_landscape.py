@@ -45,7 +45,7 @@ def test_the_measures_follow_their_definitions():
     assert found['beta'] == pytest.approx(float((matrix @ gradient).norm() / gradient.norm()))
     assert found['lipschitz'] == pytest.approx(max(
         float(abs(value - loss)) / (multiple * rate * float(gradient.norm()))
-        for value, multiple in zip(losses, MULTIPLES, strict=True)))
+        for value, multiple in zip(losses, MULTIPLES)))
     assert torch.equal(model.x, x)
     assert model.x.grad is None
 
@@ -70,9 +70,9 @@ class Witness(_ProbeHook):
     {'model.type': 'MaskRCNN'}, {'model.ws': {'weight': 'spectral', 'norm': 'EstBN'}}], ids=['BN', 'EstBN, spectral'])
 def test_the_measurement_does_not_change_a_bit_of_the_training(options, digits, tmp_path):
     smaller = {'base_channels': 8, 'stem_channels': 8}
-    config = load_training_config(str(DETECTION), options | {
-        'train_dataloader': {'num_workers': 0, 'persistent_workers': False, 'dataset': {'data_root': f'{digits}/'}},
-        'model.backbone': smaller, 'model.neck.in_channels': [8, 16, 32, 64]})
+    config = load_training_config(str(DETECTION), {
+        **options, 'model.backbone': smaller, 'model.neck.in_channels': [8, 16, 32, 64],
+        'train_dataloader': {'num_workers': 0, 'persistent_workers': False, 'dataset': {'data_root': f'{digits}/'}}})
     measured, plain = Witness(1), Witness(10 ** 9)
     plain.before_train_iter = lambda *_, **__: None
     for witness in (measured, plain):

@@ -54,7 +54,7 @@ def test_a_config_that_does_not_diverge_is_measured_to_the_end_and_does_not_chan
     result = measure_lr_ranges({'a': config}, 1e-5, 1e-4, 4, tmp_path)['a']
     assert config.pretty_text == before
     assert (len(result['rates']), result['diverged']) == (4, None)
-    plot_lr_ranges({'a': result, 'b': result | {'usable': None}}, tmp_path / 'both.png')
+    plot_lr_ranges({'a': result, 'b': {**result, 'usable': None}}, tmp_path / 'both.png')
     assert (tmp_path / 'both.png').is_file()
 
 

@@ -1,5 +1,7 @@
 """Reference implementations of the authors' formula and their DeepLabv3, written from their description."""
 
+from __future__ import annotations
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812

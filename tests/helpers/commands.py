@@ -1,5 +1,7 @@
 """Run the tools as a user does, in this process or in a new one."""
 
+from __future__ import annotations
+
 import hashlib
 import os
 import runpy
@@ -47,11 +49,11 @@ def refusal(name: str, *arguments: str) -> str:
     message = tool_error(name, *arguments)
     assert message.startswith('error: ')
     assert contents(Path()) == before
-    return message.removeprefix('error: ')
+    return message[len('error: '):]
 
 
 def run(*command: str, folder: Path, **variables: str) -> subprocess.CompletedProcess:
-    environment = os.environ | variables | {'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}'}
+    environment = {**os.environ, **variables, 'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}'}
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
 
 

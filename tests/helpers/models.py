@@ -1,5 +1,7 @@
 """Configs and networks for several tests."""
 
+from __future__ import annotations
+
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
@@ -29,7 +31,7 @@ WS = {'type': 'ConvWS'}
 def with_norm(config, conv_cfg, norm_cfg):
     """Return ``config`` with these layers in each dict that has a ``norm_cfg``."""
     layers = {'conv_cfg': conv_cfg, 'norm_cfg': norm_cfg}
-    return map_dicts(lambda part, _: part | layers if 'norm_cfg' in part else part, config)
+    return map_dicts(lambda part, _: {**part, **layers} if 'norm_cfg' in part else part, config)
 
 
 SEGMENTATION = REPOSITORY / 'configs' / 'demo' / 'deeplabv3_r18_gnws_digits.py'

@@ -10,9 +10,9 @@ TASK = {'config': 'detection.py', 'metric': 'coco/bbox_mAP', 'label': 'box AP', 
 
 
 def write_study(folder, task=(), part=(), **study):
-    part = {'methods': ['GN'], 'rates': [0.1, 0.2]} | dict(part)
+    part = {'methods': ['GN'], 'rates': [0.1, 0.2], **dict(part)}
     content = {'seeds': [1], 'rate_seed': 0, 'methods': {'GN': {'weight': 'plain'}},
-               'tasks': {'detection': TASK | {'parts': [part]} | dict(task)}} | study
+               'tasks': {'detection': {**TASK, 'parts': [part], **dict(task)}}, **study}
     path = folder / 'study.yaml'
     path.write_text(yaml.safe_dump(content))
     return path

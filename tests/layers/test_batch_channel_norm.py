@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from mmws.layers.batch_channel_norm import BatchChannelNorm, EstimatedBatchChannelNorm, EstimatedBatchNorm
+from tests.helpers.pairs import pairs
 
 SHAPES = [(3, 6, 5), (2, 6, 5, 4), (1, 6, 2, 3, 3)]
 
@@ -20,7 +21,7 @@ def normalize_groups(norm, x):
     """Normalize each group, with one affine map per group."""
     parts = x.split(norm.num_features // norm.num_groups, dim=1)
     normalized = []
-    for part, weight, bias in zip(parts, norm.weight, norm.bias, strict=True):
+    for part, weight, bias in pairs(parts, norm.weight, norm.bias):
         dims = tuple(range(1, part.dim()))
         mean, variance = part.mean(dims, keepdim=True), part.var(dims, keepdim=True, correction=0)
         normalized.append(weight * (part - mean) / (variance + norm.eps).sqrt() + bias)

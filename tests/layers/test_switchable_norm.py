@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from mmws.layers.switchable_norm import SwitchableNorm
+from tests.helpers.pairs import pairs
 
 
 def random_norm(channels: int) -> SwitchableNorm:
@@ -27,8 +28,8 @@ def by_definition(norm: SwitchableNorm, x, batch=None):
             batch or (x.mean((0, *space), keepdim=True),
                       x.var((0, *space), keepdim=True, correction=0) + surplus.mean(0, keepdim=True)))
     shape = (1, -1, *[1] * len(space))
-    mean = sum(w * m for w, (m, _) in zip(norm.mean_weight.softmax(0), each, strict=True))
-    variance = sum(w * v for w, (_, v) in zip(norm.var_weight.softmax(0), each, strict=True))
+    mean = sum(w * m for w, (m, _) in pairs(norm.mean_weight.softmax(0), each))
+    variance = sum(w * v for w, (_, v) in pairs(norm.var_weight.softmax(0), each))
     return (x - mean) / (variance + norm.eps).sqrt() * norm.weight.view(shape) + norm.bias.view(shape)
 
 

@@ -1,11 +1,18 @@
 """All configs parse, build and train a step; the model index agrees with them."""
 
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
+from mmengine.runner import Runner
 from mmengine.structures import PixelData
 from mmpretrain.structures import DataSample
 from mmseg.structures import SegDataSample
@@ -17,6 +24,14 @@ from mmws.ops.torch_compat import BatchNorm
 from tests.helpers.commands import REPOSITORY
 
 CONFIGS = sorted(path for path in (REPOSITORY / 'configs').rglob('*.py') if '_base_' not in path.parts)
+
+
+TOOLKIT_KEYS = {  # of the toolkits' own configs, beside the arguments of the runner
+    'backend_args', 'crop_size', 'data_root', 'dataset_aug', 'dataset_train', 'dataset_type', 'data_preprocessor',
+    'img_ratios', 'metainfo', 'norm_cfg', 'optimizer', 'test_pipeline', 'train_pipeline', 'tta_model', 'tta_pipeline',
+    'vis_backends'}
+UPDATES = {'resnet50_gnws_in1k': 256, 'resnet101_gnws_in1k': 128, 'resnext50_32x4d_gnws_in1k': 128,
+           'resnext101_32x4d_gnws_in1k': 128}
 
 
 def sample(config: Config) -> dict:
@@ -45,6 +60,33 @@ def test_a_dumped_config_builds_and_trains_a_step_without_batch_norm(path, in_sc
     assert any(isinstance(module, WeightStandardized) for module in model.modules())
     for name, parameter in model.named_parameters():
         assert not parameter.requires_grad or parameter.grad.isfinite().all(), name
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_a_config_states_its_batch_and_has_no_generic_key(path):
+    config = Config.fromfile(path)
+    assert config.auto_scale_lr.get('enable', False) is False
+    images, on_one_gpu = config.auto_scale_lr.base_batch_size, config.train_dataloader.batch_size
+    assert images % on_one_gpu == 0
+    per_update = UPDATES.get(path.stem, images)
+    assert images * config.optim_wrapper.get('accumulative_counts', 1) == per_update
+    text = ' '.join(path.read_text().split())
+    assert path.parent.name == 'study' or re.search(rf'\b{per_update} images? per (step|update)', text)
+    assert 'batch_size' in own_source(path)
+    if path.parent.name not in ('demo', 'study'):  # a change would invalidate the results in docs/
+        assert config.keys() - inspect.signature(Runner.__init__).parameters.keys() <= TOOLKIT_KEYS
+
+
+def own_source(path: Path) -> str:
+    """Return the source of a config and of the configs of this repository that it inherits."""
+    bases = re.findall(r"'(\.[^']*\.py)'", path.read_text())
+    return path.read_text().partition('_base_')[2] + ''.join(own_source(path.parent / base) for base in bases)
+
+
+def test_the_authors_segmentation_recipe_has_50_epochs_of_16_images():
+    config = Config.fromfile(REPOSITORY / 'configs' / 'deeplabv3_r101_gnws_voc12aug_jhu.py')
+    assert config.train_cfg.max_iters == 33068 == config.param_scheduler[0].end
+    assert config.default_hooks.checkpoint.interval == config.train_cfg.val_interval == 3306
 
 
 def test_model_index_lists_all_configs_except_the_study():

@@ -1,5 +1,7 @@
 """Parity with the authors' DeepLabv3, which tests/helpers/authors.py implements from its description."""
 
+from __future__ import annotations
+
 from typing import ClassVar
 
 import pytest

@@ -1,7 +1,10 @@
 """GuardHook in mmengine's runner."""
 
+from __future__ import annotations
+
 import math
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from mmws import ConvWS2d, WSError
+from mmws.checkpoint import read_checkpoint
 from mmws.openmmlab.safe_globals import allow_log_history
+from tests.helpers.commands import REPOSITORY, run
 
 
 class Act(nn.Module):
@@ -100,7 +105,7 @@ def test_resume_skips_a_damaged_checkpoint(damage, tmp_path, capfd):
     again.call_hook('before_run')
     again.load_or_resume()
     allow_log_history()
-    expected = torch.load(tmp_path / 'iter_4.pth', weights_only=True)['state_dict']
+    expected = read_checkpoint(tmp_path / 'iter_4.pth').tensors
     torch.testing.assert_close(again.model.state_dict(), expected, rtol=0, atol=0)
     assert again.iter == 4
     output = capfd.readouterr().out
@@ -122,3 +127,18 @@ def test_a_damaged_checkpoint_in_load_from_is_an_error(damage, problem, tmp_path
     damage(tmp_path / 'iter_6.pth')
     with pytest.raises(WSError, match=rf'iter_6\.pth is {problem}; resume from .*iter_4\.pth'):
         runner(tmp_path, Net(), resume=True, load_from=str(tmp_path / 'iter_6.pth')).train()
+
+
+def test_hooks_run_in_an_optimizer_first_used_after_torch_compile():
+    code = """
+import torch
+from mmws.ops.torch_compat import add_step_pre_hook
+torch.compile(lambda x: x + 1, backend='eager')(torch.ones(1))
+weight = torch.nn.Parameter(torch.ones(1))
+optimizer = torch.optim.Adagrad([weight], 0.1)
+add_step_pre_hook(optimizer, lambda *_: print('before the step'))
+weight.grad = torch.ones(1)
+optimizer.step()
+"""
+    result = run(sys.executable, '-c', code, folder=REPOSITORY)
+    assert result.stdout == 'before the step\n', result.stderr

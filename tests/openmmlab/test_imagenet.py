@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from mmws import convert_
+from mmws.checkpoint import read_checkpoint
 from mmws.openmmlab.safe_globals import allow_log_history
 from tests.helpers.commands import REPOSITORY, tool
 
@@ -52,7 +53,7 @@ def test_a_backbone_trained_with_mmpretrain_loads_into_a_detector(digit_images, 
     detector = MODELS.build(config)
     detector.backbone.init_weights()
     allow_log_history()
-    saved = torch.load(checkpoint, weights_only=True)['state_dict']
+    saved = read_checkpoint(checkpoint).tensors
     loaded = detector.backbone.state_dict()
     assert len(loaded) == 53 * 3
     assert all(torch.equal(value, saved[f'backbone.{key}']) for key, value in loaded.items())
@@ -63,7 +64,7 @@ def update(net: nn.Module, images: torch.Tensor, labels: torch.Tensor, micro_bat
     net = copy.deepcopy(net).train()
     wrapper = OptimWrapper(torch.optim.SGD(net.parameters(), lr=0.1), accumulative_counts=micro_batches)
     wrapper.initialize_count_status(net, 0, micro_batches)
-    for part, wanted in zip(images.chunk(micro_batches), labels.chunk(micro_batches), strict=True):
+    for part, wanted in zip(images.chunk(micro_batches), labels.chunk(micro_batches)):
         with wrapper.optim_context(net):
             loss = F.cross_entropy(net(part), wanted)
         wrapper.update_params(loss)

@@ -8,6 +8,7 @@ from mmengine.logging import HistoryBuffer
 
 from mmws.openmmlab.safe_globals import allow_log_history
 from mmws.ops.torch_compat import ALLOWS_NAMED_GLOBALS
+from tests.helpers.torch_versions import needs_torch
 
 
 class Attack:
@@ -23,7 +24,7 @@ def _allowed():
     allow_log_history()
 
 
-@pytest.mark.skipif(not ALLOWS_NAMED_GLOBALS, reason='named globals in weights_only=True need torch >= 2.6')
+@needs_torch('2.6', 'a list of allowed globals', ALLOWS_NAMED_GLOBALS)
 def test_loads_a_log_history(tmp_path):
     history = HistoryBuffer()
     history.update(1.5)

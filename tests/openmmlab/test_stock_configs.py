@@ -24,6 +24,10 @@ SEGMENTATION = '''
 _base_ = __import__('mmws').stock_config('mmseg::deeplabv3/deeplabv3_r50-d8_4xb4-40k_voc12aug-512x512.py')
 model = dict(type='mmws.EncoderDecoder')
 '''
+OWN = '''
+_base_ = __import__('mmws').stock_config('mmws::mask_rcnn_r50_gnws.py')
+model = dict(roi_head=dict(bbox_head=dict(num_classes=3), mask_head=dict(num_classes=3)))
+'''
 BUILD = '''
 import sys
 import mmws
@@ -49,7 +53,7 @@ def installed(wheel, tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize(('text', 'built'), [
-    (NEW_STYLE, 'MaskRCNN 69'), (LEGACY, 'MaskRCNN 53'), (SEGMENTATION, 'EncoderDecoder 62')])
+    (NEW_STYLE, 'MaskRCNN 69'), (LEGACY, 'MaskRCNN 53'), (OWN, 'MaskRCNN 69'), (SEGMENTATION, 'EncoderDecoder 62')])
 def test_another_project_inherits(text, built, installed, tmp_path):
     (tmp_path / 'config.py').write_text(text)
     result = subprocess.run([sys.executable, '-c', BUILD, 'config.py', str(installed)], cwd=tmp_path, text=True,

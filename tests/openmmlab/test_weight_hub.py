@@ -1,5 +1,8 @@
 import hashlib
 import re
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
@@ -29,6 +32,7 @@ def sources(tmp_path, monkeypatch):
     for name in ('folder', 'mirror', 'host', 'hub'):
         (tmp_path / name).mkdir()
     monkeypatch.setenv(weight_hub.FOLDER_VARIABLE, str(tmp_path / 'folder'))
+    monkeypatch.delenv('MMWS_SHA256', raising=False)
     mirror = f'file://{tmp_path}/mirror/resnet50_gn_ws-15beedd8.pth'
     monkeypatch.setattr(weight_hub, 'get_external_models', lambda: {'jhu/resnet50_gn_ws': mirror})
     monkeypatch.setattr(weight_hub, 'HOST', f'file://{tmp_path}/host/')
@@ -91,6 +95,51 @@ def test_a_file_with_a_wrong_hash_is_refused(hash_file, sources, weights):
     if hash_file:
         (sources / 'folder' / f'{name}.sha256').write_text(f'{"0" * 64}  {name}\n')
     with pytest.raises(WSError, match=r'expected sha256 (15beedd8|0{64}), got [0-9a-f]{64}; delete'):
+        load()
+
+
+@pytest.mark.parametrize('text', ['', '\n', 'resnet50', '15beedd8'])
+def test_an_empty_or_malformed_hash_does_not_pass(text, sources, weights, monkeypatch):
+    path = sources / 'folder' / 'R-50-GN-WS.pth.tar'
+    save_in_authors_format(weights, path)
+    monkeypatch.setenv('MMWS_SHA256', text)
+    with pytest.raises(WSError, match=r'MMWS_SHA256: expected a sha256 of 64 hexadecimal digits, got '):
+        load()
+    path.with_name(f'{path.name}.sha256').write_text(text)
+    with pytest.raises(WSError, match=r'R-50-GN-WS\.pth\.tar\.sha256: expected a sha256 of 64 hex'):
+        load()
+
+
+@pytest.fixture
+def plain_http(sources, monkeypatch):
+    """Serve the folder of the host by plain HTTP."""
+    handler = partial(SimpleHTTPRequestHandler, directory=str(sources / 'host'))
+    with ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
+        monkeypatch.setattr(weight_hub, 'HOST', f'http://127.0.0.1:{server.server_port}/')
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield
+        server.shutdown()
+
+
+def test_a_download_by_plain_http_warns_unless_its_hash_is_known(plain_http, sources, weights, monkeypatch, log):
+    save_in_authors_format(weights, sources / 'host' / 'R-50-GN-WS.pth.tar')
+    digest = hashlib.sha256((sources / 'host' / 'R-50-GN-WS.pth.tar').read_bytes()).hexdigest()
+    for _ in range(2):  # downloaded, cached
+        log.clear()
+        assert_loads(weights)
+        (line,) = [line for line in log if line.startswith('WARNING')]
+        assert 'by plain HTTP, and its hash is not known' in line
+        assert f'sha256, {digest}, is right, set MMWS_SHA256' in line
+    log.clear()
+    monkeypatch.setenv('MMWS_SHA256', digest)
+    assert_loads(weights)
+    monkeypatch.delenv('MMWS_SHA256')
+    (sources / 'hub' / 'checkpoints' / 'R-50-GN-WS.pth.tar.sha256').write_text(f'{digest}  R-50-GN-WS.pth.tar\n')
+    assert_loads(weights)
+    assert not any(line.startswith('WARNING') for line in log)
+    monkeypatch.setenv('MMWS_SHA256', '0' * 64)
+    (sources / 'hub' / 'checkpoints' / 'R-50-GN-WS.pth.tar.sha256').unlink()
+    with pytest.raises(WSError, match=f'expected sha256 0{{64}}, got {digest}'):
         load()
 
 

@@ -3,6 +3,7 @@ import torch
 
 from mmws import standardize_weight
 from mmws.ops.kernels import filter_gradient, standardize_filters, standardize_together
+from tests.helpers.pairs import pairs
 
 SHAPES = [(8, 4, 3), (8, 4, 3, 3), (6, 1, 3, 3), (4, 2, 3, 3, 3), (16, 36, 1, 1), (1, 2, 1, 1)]
 
@@ -17,7 +18,7 @@ def filters(dtype):
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
 def test_standardizing_together_gives_the_same_results(dtype):
     weights = filters(dtype)
-    for weight, (standardized, factors) in zip(weights, standardize_together(weights, 1e-3), strict=True):
+    for weight, (standardized, factors) in pairs(weights, standardize_together(weights, 1e-3)):
         expected, expected_factors = standardize_filters(weight, 1e-3)
         torch.testing.assert_close(standardized, expected)
         torch.testing.assert_close(factors, expected_factors)

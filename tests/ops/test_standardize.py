@@ -104,7 +104,7 @@ def test_weights_of_any_size(std, mean, dtype):
     upstream = torch.randn_like(exact)
     pairs = [(out, torch.autograd.grad(out, leaf, upstream.to(out))[0]) for out, leaf in (
         (standardize_weight(weight), weight), (authors(exact), exact))]
-    for result, expected in zip(*pairs, strict=True):
+    for result, expected in zip(*pairs):
         assert (result - expected).abs().max() <= TOLERANCE[dtype] * max(1, mean) * expected.abs().max()
 
 
@@ -161,3 +161,9 @@ def test_memory_format_is_kept():
     assert out.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(out, standardize_weight(weight))
     assert standardize_weight(weight.transpose(2, 3)).shape == weight.shape
+
+
+@pytest.mark.parametrize('dtype', [torch.int64, torch.uint8, torch.bool])
+def test_a_weight_of_integers_is_one_clear_error(dtype):
+    with pytest.raises(ValueError, match=rf'a floating dtype, got {dtype} \(weight of shape \(2, 3, 1, 1\)\)'):
+        standardize_weight(torch.ones(2, 3, 1, 1, dtype=dtype))

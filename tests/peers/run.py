@@ -58,7 +58,7 @@ def unpack(stack: str, name: str, tests: str) -> Path:
     with tarfile.open(archive) as file:
         members = [member for member in file if member.name.split('/')[1:2] == ['tests']]
         file.extractall(FOLDER, members, filter='data')
-    root = FOLDER / archive.name.removesuffix('.tar.gz')
+    root = FOLDER / archive.name[:-len('.tar.gz')]
     configs = Path(mmseg.__file__).parent / '.mim' / 'configs'
     if not (root / 'configs').exists():  # mmseg's tests read them there
         (root / 'configs').symlink_to(configs)
@@ -72,7 +72,7 @@ def run(name: str, tests: Path, *options: str) -> dict[str, str]:
                '--tb=no', '--continue-on-collection-errors', f'--rootdir={tests.parent}', f'--junitxml={report}',
                *options, tests]
     path = os.pathsep.join([str(HERE), str(REPOSITORY)])
-    subprocess.run(command, cwd=tests.parents[1], env=os.environ | {'PYTHONPATH': path})
+    subprocess.run(command, cwd=tests.parents[1], env={**os.environ, 'PYTHONPATH': path})
     return {f'{case.get("classname")}.{case.get("name")}': failure(case)
             for case in ElementTree.parse(report).iter('testcase') if case.find('skipped') is None}
 

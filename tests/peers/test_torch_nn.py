@@ -33,4 +33,4 @@ def name(case: dict) -> str:
 @pytest.mark.parametrize('case', CASES, ids=name)
 def test_convolution(case):
     constructor = case.get('constructor') or getattr(torch.nn, case['module_name'])
-    NewModuleTest(**case | {'constructor': constructor})(Caller())
+    NewModuleTest(**{**case, 'constructor': constructor})(Caller())

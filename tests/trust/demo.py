@@ -1,5 +1,7 @@
 """Run a short form of the demo in a process of its own, with the ``RecordHook``."""
 
+from __future__ import annotations
+
 import json
 import os
 import subprocess
@@ -32,9 +34,10 @@ def write_config(folder: Path, steps: int, interval: int) -> Path:
 
 def start(*command: str, folder: Path, **variables: str) -> subprocess.Popen:
     """Start a command in a new session, with its output in ``folder/log``."""
-    environment = os.environ | variables | {
+    environment = {
+        **os.environ, **variables, 'OMP_NUM_THREADS': '1',
         'PYTHONPATH': f'{HERE}{os.pathsep}{os.environ.get("PYTHONPATH", "")}',  # for `import record_hook`
-        'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}', 'OMP_NUM_THREADS': '1'}
+        'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}'}
     with (folder / 'log').open('a') as log:
         return subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env=environment, start_new_session=True)
 

@@ -1,5 +1,7 @@
 """A hook that records a training, and autocast on CPU. The trainings of these checks import it."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import os

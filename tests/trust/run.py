@@ -20,7 +20,7 @@ DOCS = HERE.parents[1] / 'docs'
 
 
 def main() -> None:
-    checks = {path.stem.removeprefix('test_'): path for path in sorted(HERE.glob('test_*.py'))}
+    checks = {path.stem[len('test_'):]: path for path in sorted(HERE.glob('test_*.py'))}
     names = sys.argv[1:] or list(checks)
     if unknown := sorted(set(names) - set(checks)):
         sys.exit(f'error: unknown check {", ".join(unknown)}; choose from {", ".join(checks)}')

@@ -32,7 +32,7 @@ def test_options(target, attempt, share, record_property):
         batch()
         batches += 1
     record_property(f'random ws= options on {target}: it converts and runs, or mmws refuses and does not change it',
-                    f'{outcomes.total()} tries: {fuzz.format_counts(outcomes)}; '
+                    f'{sum(outcomes.values())} tries: {fuzz.format_counts(outcomes)}; '
                     f'hypothesis seeds {first} to {first + batches - 1}, no other exception')
     assert outcomes['accepted'] > 0
     assert outcomes['refused'] > 0
@@ -52,6 +52,6 @@ def test_checkpoints(record_property, tmp_path, monkeypatch):
         number += 1
     record_property('damaged checkpoints: mmws converts them correctly, or refuses and writes nothing; it executes '
                     f'nothing; at most {fuzz.MEMORY >> 20} MiB and {fuzz.SECONDS} s each',
-                    f'{outcomes.total()} tries: {fuzz.format_counts(outcomes)}; seeds {first} to {number - 1}')
+                    f'{sum(outcomes.values())} tries: {fuzz.format_counts(outcomes)}; seeds {first} to {number - 1}')
     assert outcomes['accepted'] > 0
     assert outcomes['refused'] > 0

@@ -1,5 +1,7 @@
 """Kill trainings with SIGKILL; they resume from their last checkpoint."""
 
+from __future__ import annotations
+
 import os
 import random
 import signal

@@ -65,7 +65,7 @@ def test_filters_of_any_size(dtype, record_property):
         for key, (error, scale) in errors.items():
             scale = (scale * conditioning).clamp(min=torch.finfo(dtype).tiny)
             worst[key] = max(worst[key], float((error.abs() / scale).max()))
-    name, step = f'{dtype}'.removeprefix('torch.'), torch.finfo(dtype).eps
+    name, step = str(dtype)[len('torch.'):], torch.finfo(dtype).eps
     record_property(
         f'{name}: {cases} triples of std 1e-8 to 1e4, fan-in 2 to 4608, eps 1e-30 to 1e10: largest relative '
         'error against float64, divided by the conditioning 1 + abs(mean) / std',

@@ -6,28 +6,30 @@ import os
 import platform
 from collections.abc import Sequence
 from datetime import date
-from importlib.metadata import packages_distributions, version
+from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any
+from typing import Any, Dict, List
 
 import torch
 from matplotlib.figure import Figure
 
 import mmws
-from mmws.files import write_json
+from mmws.files import save_figure, write_json, write_text
+from mmws.openmmlab.toolkits import TOOLKITS
 
 __all__ = ['columns', 'describe_machine', 'markdown', 'rows', 'write']
 
-Results = list[dict[str, Any]]
-PACKAGES = ('torch', 'mmcv', 'mmengine', 'mmdet', 'mmseg', 'mmpretrain')
+Results = List[Dict[str, Any]]
+DISTRIBUTIONS = ('torch', 'onedl-mmcv', 'mmcv', 'onedl-mmengine', 'mmengine',
+                 *(name for toolkit in TOOLKITS.values() for name in toolkit.distributions))
 
 
 def describe_machine(device: str, work: str) -> dict[str, str]:
     """Return machine, versions and date; ``work`` is the part of the machine in use, for example '2 threads'."""
     cpu = next((line.partition(': ')[2] for line in Path('/proc/cpuinfo').read_text().splitlines()
                 if line.startswith('model name')), platform.machine())
-    installed = packages_distributions()
-    versions = [f'{installed[name][0]} {version(installed[name][0])}' for name in PACKAGES if name in installed]
+    installed = {each.metadata['Name']: each.version for each in distributions()}
+    versions = [f'{name} {installed[name]}' for name in DISTRIBUTIONS if name in installed]
     return {'machine': torch.cuda.get_device_name() if device == 'cuda' else
             f'{cpu}, {work}, load {os.getloadavg()[0]:.1f} at the start',
             'versions': ', '.join([f'mmws {mmws.__version__}', *versions]), 'date': f'{date.today()}'}
@@ -65,9 +67,10 @@ def write(parts: dict[str, Results], about: dict[str, str], folder: Path) -> Seq
     """Write ``benchmark.json``, ``benchmark.md`` and ``benchmark.png``."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f'benchmark.{kind}' for kind in ('json', 'md', 'png')]
-    write_json(paths[0], about | parts, indent=1)
+    write_json(paths[0], {**about, **parts}, indent=1)
     text = ''.join(f'{name}: {value}  \n' for name, value in about.items())
-    paths[1].write_text(text + ''.join(f'\n## {name}\n\n{markdown(results)}' for name, results in parts.items()))
+    tables = [f'\n## {name}\n\n{markdown(results)}' for name, results in parts.items()]
+    write_text(paths[1], ''.join([text, *tables]))
     _plot(next(iter(parts.values())), about, paths[2])
     return paths
 
@@ -87,4 +90,4 @@ def _plot(results: Results, about: dict[str, str], path: Path) -> None:
     axes.set_ylabel('time, plain convolutions = 1')
     axes.set_title(f'{about["machine"]}; bars: quartiles', fontsize=8)
     axes.legend(fontsize=7)
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path, dpi=120)

@@ -88,7 +88,7 @@ class Subject:
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
             self._run_passes(mode)
         allocated = peak = 0
-        for event in sorted(record.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
+        for event in sorted(record.profiler.kineto_results.events(), key=_start_of):
             if event.name() == '[memory]':
                 allocated += event.nbytes()
                 peak = max(peak, allocated)
@@ -160,8 +160,12 @@ def measure(scenario: Scenario, device: str, on_run: Callable[[], None] = lambda
                 on_run()
         base = next(iter(seconds.values()))
         for name, times in seconds.items():
-            ratios = [own / first for own, first in zip(times[WARM_UP:], base[WARM_UP:], strict=True)]
+            ratios = [own / first for own, first in zip(times[WARM_UP:], base[WARM_UP:])]
             low, ratio, high = statistics.quantiles(ratios, n=4, method='inclusive')
             results.append({'scenario': scenario.title, 'mode': mode, 'form': name, 'ratio': ratio, 'low': low,
                             'high': high, 'seconds': statistics.median(times[WARM_UP:]), 'peak': peaks.get(name)})
     return results
+
+
+def _start_of(event: Any) -> int:  # the name is another one before torch 2.4
+    return event.start_ns() if hasattr(event, 'start_ns') else event.start_us()  # type: ignore[no-any-return]

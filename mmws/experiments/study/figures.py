@@ -14,12 +14,13 @@ from matplotlib.figure import Figure
 
 from mmws.experiments.study.results import Cell
 from mmws.experiments.study.schema import Task
+from mmws.files import save_figure
 
 __all__ = ['plot_batches', 'plot_curves']
 
 STYLES: list[dict[str, Any]] = [{'linestyle': line, 'marker': marker, 'color': shade, 'markersize': 4}
                                 for shade in ('black', '0.5')
-                                for line, marker in zip(('-', '--', '-.', ':'), 'os^D', strict=True)]
+                                for line, marker in zip(('-', '--', '-.', ':'), 'os^D')]
 COLUMNS = 5
 
 
@@ -31,8 +32,8 @@ def plot_curves(task: Task, cells: Sequence[Cell], folder: Path) -> Path:
     methods = list(dict.fromkeys(cell.run.method for cell in cells))
     figure, pairs = _panels(len(methods), f'{task.label}, percent')
     settings = dict.fromkeys(cell.setting for cell in sorted(cells, key=lambda cell: cell.run.batch_size))
-    styles = dict(zip(settings, cycle(STYLES), strict=False))
-    for method, pair in zip(methods, pairs, strict=False):
+    styles = dict(zip(settings, cycle(STYLES)))
+    for method, pair in zip(methods, pairs):
         if method != methods[0]:
             _draw(pair, task, cells[0], f'{methods[0]}, {cells[0].setting}', linewidth=0.8, color='0.6')
         own = [cell for cell in cells if cell.run.method == method]
@@ -54,7 +55,7 @@ def _panels(count: int, label: str) -> tuple[Figure, list[tuple[Axes, Axes]]]:
     columns = ceil(count / bands)
     figure = Figure(figsize=(2.4 * columns + 1, 4.4 * bands + 0.8), layout='constrained')
     panels = figure.subplots(2 * bands, columns, sharex=True, squeeze=False)
-    pairs = list(zip(panels[::2].flat, panels[1::2].flat, strict=True))
+    pairs = list(zip(panels[::2].flat, panels[1::2].flat))
     for index, (loss, metric) in enumerate(pairs):
         if index:
             loss.sharey(pairs[0][0])
@@ -72,8 +73,8 @@ def _panels(count: int, label: str) -> tuple[Figure, list[tuple[Axes, Axes]]]:
 
 
 def _draw(pair: Sequence[Axes], task: Task, cell: Cell, label: str, **style: Any) -> None:
-    for axes, curve, scale in zip(pair, ('loss', 'validation'), (1.0, 100 / task.out_of), strict=True):
-        points = list(zip(*(record[curve] for record in cell.finished), strict=True))
+    for axes, curve, scale in zip(pair, ('loss', 'validation'), (1.0, 100 / task.out_of)):
+        points = list(zip(*(record[curve] for record in cell.finished)))
         axes.plot([at[0][0] * cell.run.batch_size for at in points],
                   [mean(value for _, value in at) * scale for at in points],
                   label=label, markevery=0.25 if curve == 'loss' else 1, **style)
@@ -90,8 +91,8 @@ def plot_batches(task: Task, cells: Sequence[Cell], folder: Path) -> Path | None
     by_method = {cell.run.method: [other for other in cells if other.run.method == cell.run.method and other.values]
                  for cell in cells}
     compared = {method: own for method, own in by_method.items() if len({cell.run.batch_size for cell in own}) > 1}
-    for axes, schedule in zip(panels, schedules, strict=True):
-        for index, (style, (method, own)) in enumerate(zip(cycle(STYLES), compared.items(), strict=False)):
+    for axes, schedule in zip(panels, schedules):
+        for index, (style, (method, own)) in enumerate(zip(cycle(STYLES), compared.items())):
             line = [cell for cell in own if cell.run.schedule == schedule]
             shift = 1.04 ** index  # so that no bar hides another
             axes.errorbar([cell.run.batch_size * shift for cell in line], [mean(cell.values) for cell in line],
@@ -110,5 +111,5 @@ def _save(figure: Figure, path: Path, title: str) -> Path:
         axes.grid(alpha=0.3)
         axes.tick_params(labelsize=7)
     figure.suptitle(title, fontsize=10)
-    figure.savefig(path, dpi=90)
+    save_figure(figure, path, dpi=90)
     return path

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import product
-from typing import Any
+from typing import Any, Dict
 
 from mmws.experiments.study.schema import Part, Study, Task, config_digest
 
 __all__ = ['Record', 'Run', 'Search', 'choose_rate', 'plan', 'searches']
 
-Record = dict[str, Any]
+Record = Dict[str, Any]
 """Result of a run: settings, status, curves. The status is ``finished``, ``diverged`` or ``crashed``."""
 
 
@@ -44,7 +44,7 @@ class Run:
 
     def settings(self) -> dict[str, Any]:
         """Return everything that determines the result."""
-        return asdict(self) | {'steps': self.steps, 'digest': config_digest(self.config)}
+        return {**asdict(self), 'steps': self.steps, 'digest': config_digest(self.config)}
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def run_all(study: Study, results: Results, processes: int, show: Callable[[Run,
             running = {run.name for _, run in busy.values()}
             ready = [run for run in plan(study, results.done)
                      if run.rate is not None and run.name not in results.done and run.name not in running]
-            for run, pool in zip(ready, list(idle), strict=False):
+            for run, pool in zip(ready, list(idle)):
                 idle.remove(pool)
                 busy[pool.submit(job, run, tasks[run.task])] = (pool, run)
             if not busy:

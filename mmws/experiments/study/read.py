@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar
 
 import yaml
 
@@ -16,7 +16,8 @@ from mmws.files import check_input
 __all__ = ['read_study']
 
 Made = TypeVar('Made')
-TYPES = {str: 'text', int: 'an integer', float: 'a number'}
+TYPES: dict[str, tuple[tuple[type, ...], str]] = {  # by annotation
+    'str': ((str,), 'text'), 'int': ((int,), 'an integer'), 'float': ((int, float), 'a number')}
 
 
 def read_study(path: str | Path) -> Study:
@@ -57,33 +58,36 @@ def _task(study: Study, name: str, content: Any, where: str) -> Task:
 
 def _make(kind: type[Made], content: Any, where: str) -> Made:
     """Make ``kind`` of a mapping, after a check of its keys and values; lists become tuples."""
-    known = {each.name: each for each in fields(kind)}  # type: ignore[arg-type]
+    known = {each.name: str(each.type) for each in fields(kind)}  # type: ignore[arg-type]
     if not isinstance(content, dict):
         raise WSError(f'{where}: expected a mapping with the keys {", ".join(known)}, got {content!r}')
-    hints = get_type_hints(kind)
     for key, value in content.items():
         if key not in known:
             raise WSError(f'{where}: unknown key {key!r}: {near_matches(str(key), known)}')
-        _check_type(value, hints[key], f'{where}: {key}')
+        _check_type(value, known[key], f'{where}: {key}')
     try:
         return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in content.items()})
     except TypeError as error:
         raise WSError(f'{where}: {str(error).partition("() ")[2]}') from None
 
 
-def _check_type(value: Any, hint: Any, where: str) -> None:
-    """Raise if a value has the wrong type; :func:`_make` checks the mappings inside of it later."""
-    inner = get_args(hint)[0] if get_origin(hint) is tuple else None
-    if inner in TYPES:
-        right = isinstance(value, list) and all(_is(each, inner) for each in value)
-        expected = f'a list, each {TYPES[inner]}'
-    elif hint in TYPES:
-        right, expected = _is(value, hint), TYPES[hint]
+def _check_type(value: Any, annotation: str, where: str) -> None:
+    """Raise if a value has the wrong type; :func:`_make` checks the mappings inside of it later.
+
+    The annotation stays text: Python 3.8 cannot evaluate ``tuple[int, ...]``.
+    """
+    listed = re.fullmatch(r'tuple\[(\w+), \.\.\.\]', annotation)
+    kinds, expected = TYPES.get(listed[1] if listed else annotation, ((), 'a mapping'))
+    if not kinds:
+        right = isinstance(value, dict) or not annotation.startswith('Mapping')
+    elif listed:
+        right = isinstance(value, list) and all(_is(each, kinds) for each in value)
+        expected = f'a list, each {expected}'
     else:
-        right, expected = isinstance(value, dict) or get_origin(hint) is not Mapping, 'a mapping'
+        right = _is(value, kinds)
     if not right:
         raise WSError(f'{where}: expected {expected}, got {value!r}')
 
 
-def _is(value: Any, kind: type) -> bool:
-    return isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)
+def _is(value: Any, kinds: tuple[type, ...]) -> bool:
+    return isinstance(value, kinds) and not isinstance(value, bool)

@@ -11,6 +11,7 @@ from mmws.experiments.study.figures import plot_batches, plot_curves
 from mmws.experiments.study.plan import Record, plan, searches
 from mmws.experiments.study.results import Cell, Results
 from mmws.experiments.study.schema import Study, Task
+from mmws.files import write_text
 
 __all__ = ['TABLES', 'render', 'write_report']
 
@@ -28,7 +29,7 @@ def write_report(study: Study, results: Results) -> list[Path]:
     figures = [path for task in study.tasks if (found := results.cells(study, task))
                for path in (plot_curves(task, found, folder), plot_batches(task, found, folder)) if path]
     document = folder.with_name(f'{folder.name}.md')
-    document.write_text(render(study, results))
+    write_text(document, render(study, results))
     return [document, *figures]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from mmws.errors import WSError
 from mmws.experiments.study.plan import Record, Run, plan
 from mmws.experiments.study.schema import SCHEDULES, Study, Task
-from mmws.files import atomic_write, check_output_folder, read_json
+from mmws.files import check_output_folder, read_json, write_text
 
 __all__ = ['Cell', 'Results']
 
@@ -112,8 +112,7 @@ class Results:
 
     def _write(self, name: str, records: list[Any]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        with atomic_write(self.folder / f'{name}.json') as path:
-            path.write_text('[\n' + ',\n'.join(json.dumps(record) for record in records) + '\n]\n')
+        write_text(self.folder / f'{name}.json', '[\n' + ',\n'.join(map(json.dumps, records)) + '\n]\n')
 
 
 def _read(path: Path, keys: Sequence[str]) -> list[Any]:

@@ -6,13 +6,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 from mmengine.config import Config
 
 from mmws.cli.config import load_config
-from mmws.cli.run_toolkit import toolkit_script_path
+from mmws.cli.toolkit_script import toolkit_script_path
 from mmws.conversion.options import Options
 from mmws.errors import WSError
 from mmws.experiments.short_run import check_training
@@ -106,10 +106,11 @@ def check_task(study: Study, task: Task) -> None:
     check_training(config, ('train_dataloader', 'val_dataloader'))
 
 
-@cache
+@lru_cache(maxsize=None)
 def config_digest(path: str) -> str:
     """Return a hash of a config and of everything that it inherits."""
     config = Config.fromfile(path).to_dict()
     config.get('default_hooks', {}).pop('guard', None)  # a study replaces the default hooks
+    config.pop('auto_scale_lr', None)  # and chooses the rate
     content = json.dumps(config, sort_keys=True, default=str)
     return hashlib.sha256(content.encode()).hexdigest()[:12]

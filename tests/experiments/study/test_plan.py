@@ -4,6 +4,7 @@ import pytest
 
 from mmws.experiments.study.plan import choose_rate, plan
 from mmws.experiments.study.read import read_study
+from tests.helpers.pairs import pairs
 from tests.helpers.studies import STUDY, write_study
 
 
@@ -36,7 +37,7 @@ def test_choose_the_rate_of_the_best_finished_run(tmp_path, metrics, chosen):
     searches = [run for run in plan(study, {}) if run.search]
     assert [run.rate for run in plan(study, {}) if not run.search] == [None]
     done = {run.name: record(run.rate, metric, 'diverged' if metric is None else 'finished')
-            for run, metric in zip(searches, metrics, strict=True)}
+            for run, metric in pairs(searches, metrics)}
     assert [run.rate for run in plan(study, done) if not run.search] == [chosen]
     assert choose_rate(study, study.tasks[0], searches[0], dict(list(done.items())[:1])) is None
 

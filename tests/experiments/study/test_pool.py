@@ -97,8 +97,9 @@ def test_a_real_run_of_each_task_with_a_crash_and_a_divergence(tmp_path, monkeyp
     for task in whole.tasks:
         rate = 1e6 if task.name == 'classification' else 0.01
         part = {'methods': ['BN' if task.name == 'segmentation' else 'GN+WS'], 'rates': [rate], 'batch_sizes': [1]}
-        tasks[task.name] = {key: getattr(task, key) for key in ('metric', 'label', 'out_of', 'warm_up', 'seconds')} | {
-            'config': str(REPOSITORY / task.config), 'images': 8, 'validations': 2, 'parts': [part]}
+        kept = {key: getattr(task, key) for key in ('metric', 'label', 'out_of', 'warm_up', 'seconds')}
+        tasks[task.name] = {**kept, 'config': str(REPOSITORY / task.config), 'images': 8, 'validations': 2,
+                            'parts': [part]}
     study = read_study(write_study(tmp_path, methods=dict(whole.methods), tasks=tasks))
     for task in study.tasks:
         check_task(study, task)

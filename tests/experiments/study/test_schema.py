@@ -9,6 +9,7 @@ from mmws.experiments.study.run import config_of
 from mmws.experiments.study.schema import check_task, shorten
 from mmws.layers.conv import WeightStandardized
 from tests.helpers.commands import REPOSITORY
+from tests.helpers.pairs import pairs
 from tests.helpers.studies import STUDY, write_study
 
 
@@ -62,7 +63,7 @@ def test_coco_and_voc_are_planned_and_requested(tmp_path, monkeypatch):
     study = read_study('configs/study/coco.yaml')
     runs = plan(study, {})
     assert len({run.name for run in runs}) == len(runs) == 99
-    for task, asked in zip(study.tasks, ('get COCO 2017 from', 'get VOC 2012 from'), strict=True):
+    for task, asked in pairs(study.tasks, ('get COCO 2017 from', 'get VOC 2012 from')):
         with pytest.raises(WSError, match=asked):
             check_task(study, task)
     for method, norm in (('BN', nn.BatchNorm2d), ('GN', nn.GroupNorm)):  # the weights it starts from
@@ -81,6 +82,6 @@ def test_the_short_form_is_a_part_of_the_study(tmp_path):
     whole = read_study(STUDY)
     quick = shorten(whole)
     assert quick.seeds == (1,)
-    for task, full in zip(quick.tasks, whole.tasks, strict=True):
+    for task, full in pairs(quick.tasks, whole.tasks):
         assert task.images == full.images * whole.quick.images
         assert all(len(part.rates) < 2 and set(part.methods) <= set(whole.quick.methods) for part in task.parts)
