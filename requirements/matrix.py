@@ -95,8 +95,9 @@ def run_tests(python: Path, folder: Path, log: Path) -> dict:
     report.unlink(missing_ok=True)
     command = [python, '-m', 'pytest', '-p', 'no:cacheprovider', '--continue-on-collection-errors',
                '-o', 'junit_family=xunit1', f'--junitxml={report}']
+    variables = {**os.environ, 'PYTHONUNBUFFERED': '1', 'PYTEST_ADDOPTS': ''}  # all tests, as they come
     with log.open('w') as file, subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                                 text=True, env={**os.environ, 'PYTHONUNBUFFERED': '1'}) as process:
+                                                 text=True, env=variables) as process:
         try:
             show_progress(log.stem, process.stdout, file)
         except KeyboardInterrupt:

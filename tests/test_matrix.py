@@ -63,7 +63,8 @@ def run(project, monkeypatch, capfd):
     return run_matrix
 
 
-def test_outcomes_reasons_and_names_are_those_of_pytest(project, capsys):
+def test_outcomes_reasons_and_names_are_those_of_pytest(project, capsys, monkeypatch):
+    monkeypatch.setenv('PYTEST_ADDOPTS', '-k passes')  # of the user; it would leave out tests
     (project / 'tests' / 'test_x.py').write_text(TESTS)
     (project / 'tests' / 'test_missing.py').write_text("import pytest\npytest.importorskip('nowhere')\n")
     (project / 'tests' / 'test_unreadable.py').write_text('1 / 0\n')
@@ -137,7 +138,8 @@ def test_an_interruption_is_one_line_and_keeps_the_finished_environments(run, pr
     run('guide')
     old = (project / 'docs' / 'compatibility' / 'guide.json').read_text()
     (project / 'tests' / 'test_x.py').write_text('import os\ndef test_x(): os.kill(os.getppid(), 2)\n')
-    code = ('import sys; sys.path.append(sys.argv.pop(1)); import matrix; from pathlib import Path\n'
+    code = ('import signal, sys; sys.path.append(sys.argv.pop(1)); import matrix; from pathlib import Path\n'
+            'signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background ignores it\n'
             'matrix.environment = lambda root, stack: sys.executable\n'
             'matrix.main(Path.cwd())')
     result = subprocess.run([sys.executable, '-c', code, REPOSITORY / 'requirements', 'oldest'], cwd=project,
