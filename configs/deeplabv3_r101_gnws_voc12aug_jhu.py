@@ -3,7 +3,7 @@
 Network: output stride 16, 256 channels, rates 6/12/18, no auxiliary head, no dropout.
 Schedule: 50 epochs, SGD, learning rate 0.007 at 16 images per step: 4 per GPU, so 4 GPUs. The number of steps is for
 16 images too: for another number of GPUs, set `train_dataloader.batch_size`, so that the two give 16.
-Weights: jhu://resnet101_gn_ws. The test uses whole images, without crops.
+Weights: open-mmlab://jhu/resnet101_gn_ws. The test uses whole images, without crops.
 mIoU 77.20 with GN+WS and 76.49 with BatchNorm, reported by the authors: README of chenxi116/DeepLabv3.pytorch
 (arXiv 1903.10520).
 Difference: the authors draw the scale from a continuous logarithmic range; this config draws one of 33 steps in it.
@@ -15,7 +15,7 @@ norm_cfg = dict(type='GN', num_groups=32)
 crop_size = (513, 513)
 model = dict(
     type='mmws.EncoderDecoder',
-    pretrained='jhu://resnet101_gn_ws',
+    pretrained='open-mmlab://jhu/resnet101_gn_ws',
     data_preprocessor=dict(size=crop_size, test_cfg=dict(size=crop_size)),  # pads after the normalization
     backbone=dict(
         type='ResNet', depth=101, strides=(1, 2, 2, 1), dilations=(1, 1, 1, 2), norm_cfg=norm_cfg),

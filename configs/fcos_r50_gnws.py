@@ -1,8 +1,8 @@
 """FCOS with ResNet-50, GroupNorm + Weight Standardization, on COCO.
 
 mmdet's stock config, whose head has GroupNorm: 12 epochs, SGD, learning rate 0.005 at 8 images per step, 1 per GPU.
-Weights: jhu://resnet50_gn_ws. They need RGB input; the stock weights are caffe-style and need BGR. The head's weights
-are standardized once for its five levels. No published result.
+Weights: open-mmlab://jhu/resnet50_gn_ws. They need RGB input; the stock weights are caffe-style and need BGR.
+The head's weights are standardized once for its five levels. No published result.
 GN baseline: `model.type=FCOS model.backbone.init_cfg.checkpoint=open-mmlab://contrib/resnet50_gn`.
 """
 _base_ = 'mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py'
@@ -14,7 +14,7 @@ model = dict(
     backbone=dict(
         norm_cfg=dict(_delete_=True, **norm_cfg),
         style='pytorch',
-        init_cfg=dict(checkpoint='jhu://resnet50_gn_ws')),
+        init_cfg=dict(checkpoint='open-mmlab://jhu/resnet50_gn_ws')),
     neck=dict(norm_cfg=norm_cfg))
 train_dataloader = dict(batch_size=1)
 optim_wrapper = dict(optimizer=dict(lr=0.005))  # stock: 0.01 at 16 images

@@ -1,11 +1,12 @@
 """Mask R-CNN with ResNeXt-50 32x4d, GroupNorm + Weight Standardization: the authors' recipe on COCO.
 
-Schedule: 24 epochs, SGD, learning rate 0.01 at 8 images per step, 1 per GPU. Weights: jhu://resnext50_32x4d_gn_ws.
+Schedule: 24 epochs, SGD, learning rate 0.01 at 8 images per step, 1 per GPU.
+Weights: open-mmlab://jhu/resnext50_32x4d_gn_ws.
 Box / mask AP 42.00 / 37.28, reported by the authors: README of joe-siyuan-qiao/maskrcnn-benchmark (arXiv 1903.10520).
-GN baseline: `model.type=MaskRCNN model.backbone.init_cfg.checkpoint=jhu://resnext50_32x4d_gn`.
+GN baseline: `model.type=MaskRCNN model.backbone.init_cfg.checkpoint=open-mmlab://jhu/resnext50_32x4d_gn`.
 """
 _base_ = './mask_rcnn_r50_gnws.py'
 
 model = dict(
     backbone=dict(
-        type='ResNeXt', groups=32, base_width=4, init_cfg=dict(checkpoint='jhu://resnext50_32x4d_gn_ws')))
+        type='ResNeXt', groups=32, base_width=4, init_cfg=dict(checkpoint='open-mmlab://jhu/resnext50_32x4d_gn_ws')))

@@ -27,6 +27,7 @@ from compatibility import ENVIRONMENTS, read_results, result_path, write, write_
 ROOT = stacks.HERE.parent
 LOGS = Path('work_dirs', 'matrix')
 SOURCES = ('mmws', 'tests', 'tools', 'configs', 'examples', 'pyproject.toml', 'setup.py')
+IN_PARALLEL = ('-n', 'auto', '--maxprocesses', '4', '--dist', 'loadfile')  # as in the Makefile
 PROBLEMS = ('failure', 'error', 'skipped')
 
 
@@ -93,11 +94,12 @@ def run_tests(python: Path, folder: Path, log: Path) -> dict:
     """Run pytest in ``folder``, with its output in ``log``, and return what :func:`read_report` returns."""
     report = log.with_suffix('.xml')
     report.unlink(missing_ok=True)
-    command = [python, '-m', 'pytest', '-p', 'no:cacheprovider', '--continue-on-collection-errors',
+    command = [python, '-m', 'pytest', *IN_PARALLEL, '-p', 'no:cacheprovider', '--continue-on-collection-errors',
                '-o', 'junit_family=xunit1', f'--junitxml={report}']
-    variables = {**os.environ, 'PYTHONUNBUFFERED': '1', 'PYTEST_ADDOPTS': ''}  # all tests, as they come
-    with log.open('w') as file, subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                                 text=True, env=variables) as process:
+    variables = {**os.environ, 'PYTHONUNBUFFERED': '1', 'OMP_NUM_THREADS': '1',
+                 'PYTEST_ADDOPTS': ''}  # all tests, in their order
+    with log.open('w', buffering=1) as file, subprocess.Popen(
+            command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=variables) as process:
         try:
             show_progress(log.stem, process.stdout, file)
         except KeyboardInterrupt:

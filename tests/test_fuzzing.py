@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from tests.helpers import fuzz
 
 pytestmark = pytest.mark.filterwarnings('ignore')
-QUICK = settings(deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None)
+QUICK = settings(derandomize=True, suppress_health_check=list(HealthCheck))  # few: with free draws all may be refused
 
 
 @pytest.mark.parametrize(('attempt', 'examples'), [(fuzz.try_options, 25), (fuzz.try_config, 6)])

@@ -111,11 +111,18 @@ def test_a_red_environment_gives_a_status_and_is_in_the_documents(run, project):
     assert '| 2 | 2 | 1 (20.0%) |' in (project / 'README.md').read_text()
 
 
-@pytest.mark.parametrize('ends', ['os._exit(7)', 'os.kill(os.getpid(), 9)'])
-def test_a_crash_keeps_the_other_results_and_the_old_one(ends, run, project):
+def test_a_test_that_crashes_has_failed(run, project):
+    (project / 'tests' / 'test_x.py').write_text('import os\ndef test_ends(): os._exit(7)\n')
+    status, output = run('guide')
+    assert status.startswith('[matrix] not green: guide')
+    assert '[matrix] guide: 0 passed, 0 failed, 0 errors' not in output
+    assert '- `tests/test_x.py::test_ends`\n' in (project / 'docs' / 'compatibility.md').read_text()
+
+
+def test_a_crash_of_pytest_keeps_the_other_results_and_the_old_one(run, project):
     run('guide', 'oldest')
     old = (project / 'docs' / 'compatibility' / 'guide.json').read_text()
-    (project / 'tests' / 'test_x.py').write_text(f'import os\ndef test_ends(): {ends}\n')
+    (project / 'tests' / 'test_x.py').write_text('import os\ndef test_ends(): os.kill(os.getppid(), 9)\n')
     status, output = run('guide')
     assert status.startswith('[matrix] not green: guide')
     assert 'pytest ended with exit status' in output
@@ -137,7 +144,11 @@ def test_a_failed_setup_goes_on_with_the_next_environment(run, project, monkeypa
 def test_an_interruption_is_one_line_and_keeps_the_finished_environments(run, project):
     run('guide')
     old = (project / 'docs' / 'compatibility' / 'guide.json').read_text()
-    (project / 'tests' / 'test_x.py').write_text('import os\ndef test_x(): os.kill(os.getppid(), 2)\n')
+    (project / 'tests' / 'test_x.py').write_text(
+        'import os\n'
+        'def test_x():\n'
+        '    matrix = open(f"/proc/{os.getppid()}/stat").read().split()[3]  # the parent of pytest\n'
+        '    os.kill(int(matrix), 2)\n')
     code = ('import signal, sys; sys.path.append(sys.argv.pop(1)); import matrix; from pathlib import Path\n'
             'signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background ignores it\n'
             'matrix.environment = lambda root, stack: sys.executable\n'

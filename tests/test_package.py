@@ -63,6 +63,12 @@ def test_the_contributing_page_names_files_that_exist():
     assert not [name for name in named if not (REPOSITORY / name).exists()]
 
 
+def test_the_page_of_journeys_names_tests_that_exist():
+    named = re.findall(r'`([\w/]+\.py)::(test_\w+)`', (REPOSITORY / 'docs' / 'journeys.md').read_text())
+    assert len(named) > 50
+    assert not [name for path, name in named if f'def {name}(' not in (REPOSITORY / 'tests' / path).read_text()]
+
+
 def test_an_installation_replaces_the_links_of_a_checkout_that_moved(tmp_path):
     with patch('setuptools.setup'):
         link = runpy.run_path(str(REPOSITORY / 'setup.py'))['link']

@@ -18,7 +18,7 @@ import torch
 __all__ = ['load_without_history']
 
 _TENSORS = {'torch._utils._rebuild_tensor_v2', 'torch._utils._rebuild_parameter', 'torch.Size',
-            'collections.OrderedDict'}
+            'collections.OrderedDict', 'collections.Counter'}  # torch >= 2.6 allows them too
 _HISTORY = {'mmengine.logging.history_buffer.HistoryBuffer', 'builtins.getattr', '__builtin__.getattr',
             '__builtin__.bytes', 'numpy.ndarray', 'numpy.dtype', '_codecs.encode',
             *(f'numpy.{core}.multiarray.{name}' for core in ('core', '_core') for name in ('_reconstruct', 'scalar'))}

@@ -19,7 +19,7 @@ from mmws.errors import WSError
 from mmws.layers.conv import WeightStandardized
 from mmws.openmmlab.config_tree import dicts_in
 from mmws.openmmlab.toolkits import TOOLKITS, keeps_bgr
-from mmws.openmmlab.weight_hub import GN_WS_WEIGHTS, canonical_name
+from mmws.openmmlab.weight_hub import GN_WS_WEIGHTS, check_name
 from mmws.ops.torch_compat import BatchNorm, add_load_state_dict_pre_hook
 
 __all__ = ['fit_weights', 'override_weights']
@@ -39,7 +39,7 @@ def override_weights(config: dict[str, Any], checkpoint: str | None) -> None:
         raise WSError(f'ws option pretrained: expected a path, a URL or None, got {checkpoint!r}')
     if checkpoint and '://' not in checkpoint and not Path(checkpoint).is_file():
         raise WSError(f'ws option pretrained: file {checkpoint} not found')
-    canonical_name(checkpoint or '')  # refuses unknown names
+    check_name(checkpoint or '')  # refuses unknown names
     init_cfg = checkpoint and {'type': 'Pretrained', 'checkpoint': checkpoint}
     requests = [(part, key) for _, part in dicts_in(config) for key, value in part.items()
                 if (key == 'pretrained' and isinstance(value, str)) or (key == 'init_cfg' and _requests(value))]
@@ -65,7 +65,7 @@ def fit_weights(model: nn.Module, report: Report) -> None:
     for module in {model, *(module for _, module, _ in requests)}:
         add_load_state_dict_pre_hook(module, _warn_of_statistics)
     for name, module, init_cfg in requests:
-        own, weights = _architecture(module), canonical_name(init_cfg['checkpoint'])
+        own, weights = _architecture(module), check_name(init_cfg['checkpoint'])
         where = f'{name or "the model"}.init_cfg'
         batch_norm_weights = [f'{source}://{own}' for source in ('torchvision', 'open-mmlab') if own]
         if (report.norm, report.weight) == ('GN', 'ws') and weights in batch_norm_weights:

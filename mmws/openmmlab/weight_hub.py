@@ -1,7 +1,7 @@
-"""Published GN+WS weights by name: ``init_cfg=dict(type='Pretrained', checkpoint='jhu://resnet50_gn_ws')``.
+"""Published GN+WS weights: ``init_cfg=dict(type='Pretrained', checkpoint='open-mmlab://jhu/resnet50_gn_ws')``.
 
-``jhu://`` is the name to write: a folder, the toolkit's mirror and the authors' host can have the file, and no code in
-it runs. ``open-mmlab://jhu/resnet50_gn_ws`` names the same weights on the mirror alone, which mmengine loads.
+mmengine knows the names and one mirror. This module adds a local folder, the authors' host, a check of the hash and a
+reader that executes no code from the file.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from mmengine.runner.checkpoint import CheckpointLoader, get_external_models
 
 from mmws.errors import WSError, near_matches
 
-__all__ = ['AUTHORS_FILES', 'GN_WS_WEIGHTS', 'canonical_name', 'load_from_jhu']
+__all__ = ['AUTHORS_FILES', 'GN_WS_WEIGHTS', 'check_name', 'load_from_jhu']
 
-SCHEME = 'jhu://'
+PREFIX = 'open-mmlab://jhu/'
 FOLDER_VARIABLE = 'MMWS_CHECKPOINTS'
 HASH_VARIABLE = 'MMWS_SHA256'
 HOST = 'http://cs.jhu.edu/~syqiao/WeightStandardization/'
@@ -31,28 +31,27 @@ AUTHORS_FILES = {'resnet50': 'R-50-GN-WS.pth.tar', 'resnet101': 'R-101-GN-WS.pth
                  'resnext50_32x4d': 'X-50-GN-WS.pth.tar', 'resnext101_32x4d': 'X-101-GN-WS.pth.tar'}
 """The authors' files, by architecture (README of joe-siyuan-qiao/pytorch-classification)."""
 
-GN_WS_WEIGHTS = {network: f'{SCHEME}{network}_gn_ws' for network in AUTHORS_FILES}
+GN_WS_WEIGHTS = {network: f'{PREFIX}{network}_gn_ws' for network in AUTHORS_FILES}
 """Names of the authors' ImageNet weights with GroupNorm and Weight Standardization, by architecture: v1, the stride in
 the 3x3 convolution (style='pytorch'), RGB input with torchvision's mean and std."""
 
 
-def canonical_name(checkpoint: str) -> str:
-    """Return ``jhu://<name>`` for ``open-mmlab://jhu/<name>``, the same weights; any other checkpoint as it is.
+def check_name(checkpoint: str) -> str:
+    """Return ``checkpoint``.
 
     Raises:
-        WSError: if the result is a ``jhu://`` name, but not one of :data:`GN_WS_WEIGHTS`.
+        WSError: if it has the form of the names in :data:`GN_WS_WEIGHTS`, but is none of them.
     """
-    name = checkpoint.replace('open-mmlab://jhu/', SCHEME) if 'gn_ws' in checkpoint else checkpoint
-    if name.startswith(SCHEME) and name not in GN_WS_WEIGHTS.values():
-        raise WSError(f'unknown weights {name}: {near_matches(name, GN_WS_WEIGHTS.values())}')
-    return name
+    if re.fullmatch(r'(open-mmlab://jhu/|jhu://)\w+_gn_ws', checkpoint) and checkpoint not in GN_WS_WEIGHTS.values():
+        raise WSError(f'unknown weights {checkpoint}: {near_matches(checkpoint, GN_WS_WEIGHTS.values())}')
+    return checkpoint
 
 
-@CheckpointLoader.register_scheme(prefixes=SCHEME)  # type: ignore[untyped-decorator]
+@CheckpointLoader.register_scheme(prefixes=rf'{PREFIX}\w+_gn_ws$')  # type: ignore[untyped-decorator]
 def load_from_jhu(filename: str, map_location: Any = None) -> dict[str, Any]:
     """Load the authors' weights from the first source that has them, under the toolkit's names.
 
-    Sources: the folder ``MMWS_CHECKPOINTS``, the mirror that mmengine knows as ``open-mmlab://jhu/...``, the authors'
+    Sources: the folder ``MMWS_CHECKPOINTS``, the mirror that mmengine knows, the authors'
     host (downloads go to torch's cache). The SHA-256 of a file must match ``<file>.sha256``, ``-<hash>`` in its name or
     ``MMWS_SHA256``, the first that there is; a download by plain HTTP without any of them warns. The reader executes no
     code from the file, and converts the authors' own files.
@@ -64,7 +63,7 @@ def load_from_jhu(filename: str, map_location: Any = None) -> dict[str, Any]:
     Raises:
         WSError: if the name is unknown, a file has another hash or network, or no source has the file.
     """
-    network = canonical_name(filename)[len(SCHEME):-len('_gn_ws')]
+    network = check_name(filename)[len(PREFIX):-len('_gn_ws')]
     try:
         path = _find(network) if is_main_process() else None
     finally:

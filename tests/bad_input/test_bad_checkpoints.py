@@ -39,35 +39,40 @@ def saved(content) -> bytes:
 
 
 STEM = 'conv1.weight'
-FILES = {
-    'an empty file': ('pth', b'', 'it is empty'),
-    'a web page': ('pth', b'<!DOCTYPE html><title>404</title>', 'it is a web page; repeat the download'),
-    'a web page named .pkl': ('pkl', b'\n<html>', 'it is a web page'),
-    'half a file': ('pth', saved({'a': torch.ones(999)})[:2000], 'File is not a zip file'),
-    'a command': ('pth', torch_zip(COMMAND), 'system'),
-    'a list': ('pth', saved([torch.ones(1)]), 'expected weights by name, got a list'),
-    'a single tensor': ('pth', saved(torch.ones(1)), 'expected weights by name, got a Tensor'),
-    'an optimizer only': ('pth', saved({'optimizer': {'state': {0: torch.ones(2)}}}), 'it contains no tensors by name'),
-    'text instead of weights': ('pth', saved({STEM: 'x'}), 'it contains no tensors by name'),
-    'weights two levels down': ('pth', saved({'state_dict': {'net': {STEM: torch.ones(1)}}}), 'no tensors by name'),
-    'NaN values': ('pth', saved(shapes_of(**{STEM: torch.full((64, 3, 7, 7), float('nan'))})),
+FILES = {  # the contents are functions: all of them together take 3 GB
+    'an empty file': ('pth', lambda: b'', 'it is empty'),
+    'a web page': ('pth', lambda: b'<!DOCTYPE html><title>404</title>', 'it is a web page; repeat the download'),
+    'a web page named .pkl': ('pkl', lambda: b'\n<html>', 'it is a web page'),
+    'half a file': ('pth', lambda: saved({'a': torch.ones(999)})[:2000], 'File is not a zip file'),
+    'a command': ('pth', lambda: torch_zip(COMMAND), 'system'),
+    'a list': ('pth', lambda: saved([torch.ones(1)]), 'expected weights by name, got a list'),
+    'a single tensor': ('pth', lambda: saved(torch.ones(1)), 'expected weights by name, got a Tensor'),
+    'an optimizer only': ('pth', lambda: saved({'optimizer': {'state': {0: torch.ones(2)}}}),
+                          'it contains no tensors by name'),
+    'text instead of weights': ('pth', lambda: saved({STEM: 'x'}), 'it contains no tensors by name'),
+    'weights two levels down': ('pth', lambda: saved({'state_dict': {'net': {STEM: torch.ones(1)}}}),
+                                'no tensors by name'),
+    'NaN values': ('pth', lambda: saved(shapes_of(**{STEM: torch.full((64, 3, 7, 7), float('nan'))})),
                    r'module\.conv1\.weight contains NaN values: the training diverged'),
-    'complex numbers': ('pth', saved(shapes_of(**{STEM: torch.ones(64, 3, 7, 7).cfloat()})),
+    'complex numbers': ('pth', lambda: saved(shapes_of(**{STEM: torch.ones(64, 3, 7, 7).cfloat()})),
                         'contains complex numbers'),
-    'integers': ('pth', saved(shapes_of(**{STEM: torch.ones(64, 3, 7, 7).int()})),
+    'integers': ('pth', lambda: saved(shapes_of(**{STEM: torch.ones(64, 3, 7, 7).int()})),
                       r'conv1\.weight has dtype torch\.int32, expected floating point numbers'),
-    'numbers as names': ('pth', saved({0: torch.ones(1)}), 'unknown format; .* got the tensors 0'),
-    'a number as a name': ('pth', saved({**shapes_of(), 7: torch.ones(1)}), r'7 of shape \(1,\) does not belong to'),
-    'a stem of one dimension': ('pth', saved(shapes_of(**{STEM: torch.ones(64)})), r'conv1\.weight has shape \(64,\)'),
-    'a truncated safetensors file': ('safetensors', safetensors({'a': {}})[:5], 'cannot use x.safetensors: '),
-    'a torch file named .safetensors': ('safetensors', saved({'a': torch.ones(1)}), 'cannot use x.safetensors: '),
-    'a pickle of text': ('pkl', pickle.dumps('weights'), 'expected weights by name, got a str'),
+    'numbers as names': ('pth', lambda: saved({0: torch.ones(1)}), 'unknown format; .* got the tensors 0'),
+    'a number as a name': ('pth', lambda: saved({**shapes_of(), 7: torch.ones(1)}),
+                           r'7 of shape \(1,\) does not belong to'),
+    'a stem of one dimension': ('pth', lambda: saved(shapes_of(**{STEM: torch.ones(64)})),
+                                r'conv1\.weight has shape \(64,\)'),
+    'a truncated safetensors file': ('safetensors', lambda: safetensors({'a': {}})[:5], 'cannot use x.safetensors: '),
+    'a torch file named .safetensors': ('safetensors', lambda: saved({'a': torch.ones(1)}),
+                                        'cannot use x.safetensors: '),
+    'a pickle of text': ('pkl', lambda: pickle.dumps('weights'), 'expected weights by name, got a str'),
 }
 
 
 @pytest.mark.parametrize(('ending', 'content', 'message'), FILES.values(), ids=FILES.keys())
 def test_a_file_without_valid_weights_is_refused(ending, content, message):
-    Path(f'x.{ending}').write_bytes(content)
+    Path(f'x.{ending}').write_bytes(content())
     assert re.search(message, refusal('convert_checkpoint.py', f'x.{ending}', 'out.pth'))
 
 

@@ -59,7 +59,8 @@ CONFIGS = {
     'weights that are a number': ({'ws': {'pretrained': 3}}, 'pretrained: expected a path, a URL or None, got 3'),
     'missing weights': ({'ws': {'pretrained': 'no.pth'}}, r'pretrained: file no\.pth not found'),
     'weights that are a folder': ({'ws': {'pretrained': '.'}}, r'pretrained: file \. not found'),
-    'weights of unknown name': ({'ws': {'pretrained': 'jhu://resnet51_gn_ws'}}, "jhu://resnet51_gn_ws: did you mean"),
+    'weights of unknown name': ({'ws': {'pretrained': 'open-mmlab://jhu/resnet51_gn_ws'}},
+                                'resnet51_gn_ws: did you mean'),
 }
 
 

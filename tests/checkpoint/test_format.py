@@ -32,26 +32,28 @@ def test_the_toolkits_own_weights_stay_unchanged(tmp_path):
 
 
 @pytest.mark.parametrize(('tensors', 'message'), [
-    (shapes_of(**{'layer2.1.bn3.bias': None}), r'resnet50 needs layer2\.1\.gn3\.bias of shape \(512,\), but it is m'),
-    (shapes_of(**{'conv1.weight': torch.ones(64, 4, 7, 7)}),
+    (lambda: shapes_of(**{'layer2.1.bn3.bias': None}),
+     r'resnet50 needs layer2\.1\.gn3\.bias of shape \(512,\), but it is m'),
+    (lambda: shapes_of(**{'conv1.weight': torch.ones(64, 4, 7, 7)}),
      r'conv1\.weight has shape \(64, 4, 7, 7\), but conv1\.weight of resnet50 has \(64, 3, 7, 7\)'),
-    (shapes_of(**{'layer1.0.se.weight': torch.ones(2)}),
+    (lambda: shapes_of(**{'layer1.0.se.weight': torch.ones(2)}),
      r'layer1\.0\.se\.weight of shape \(2,\) does not belong to resnet50: did you mean'),
-    (shapes_of(**{'gn1.bias': torch.ones(64)}), r'gn1\.bias and gn1\.bias both map|bn1\.bias and gn1\.bias both map'),
-    (shapes_of(**{f'layer3.5.{rest}': None for rest in (
+    (lambda: shapes_of(**{'gn1.bias': torch.ones(64)}),
+     r'gn1\.bias and gn1\.bias both map|bn1\.bias and gn1\.bias both map'),
+    (lambda: shapes_of(**{f'layer3.5.{rest}': None for rest in (
         *(f'{kind}{i}.weight' for kind in ('conv', 'bn') for i in (1, 2, 3)), *(f'bn{i}.bias' for i in (1, 2, 3)))}),
      r'expected the bottleneck blocks \(3, 4, 6, 3\) .* got \(3, 4, 5, 3\)'),
-    ({'stem.conv.weight': torch.ones(1), 'stages.0.blocks.0.conv1.weight': torch.ones(1)},
+    (lambda: {'stem.conv.weight': torch.ones(1), 'stages.0.blocks.0.conv1.weight': torch.ones(1)},
      r"incompatible weights: timm's resnetv2_\* of BiT .* biased standard deviation, with eps inside the sq"),
-    ({'root.conv.weight': torch.ones(1), 'body.block1.unit01.gn1.weight': torch.ones(1)},
+    (lambda: {'root.conv.weight': torch.ones(1), 'body.block1.unit01.gn1.weight': torch.ones(1)},
      "incompatible weights: BiT's weights"),
-    ({'stages.0.0.conv1.gain': torch.ones(1)}, r"timm's ScaledStdConv2d .*biased"),
-    ({'backbone.conv1.weight_gamma': torch.ones(1)}, "mmcv's ConvAWS"),
-    (shapes_of(**{'bn1.running_mean': torch.ones(64)}), r'running statistics, so .* \(bn1\.running_mean\)'),
-    ({'features.0.weight': torch.ones(1)}, r'unknown format; expected .*got the tensors features\.0\.weight'),
+    (lambda: {'stages.0.0.conv1.gain': torch.ones(1)}, r"timm's ScaledStdConv2d .*biased"),
+    (lambda: {'backbone.conv1.weight_gamma': torch.ones(1)}, "mmcv's ConvAWS"),
+    (lambda: shapes_of(**{'bn1.running_mean': torch.ones(64)}), r'running statistics, so .* \(bn1\.running_mean\)'),
+    (lambda: {'features.0.weight': torch.ones(1)}, r'unknown format; expected .*got the tensors features\.0\.weight'),
 ])
 def test_a_tensor_that_does_not_fit_is_named(tensors, message, tmp_path):
-    torch.save(tensors, tmp_path / 'x.pth')
+    torch.save(tensors(), tmp_path / 'x.pth')
     with pytest.raises(WSError, match=message):
         convert_checkpoint(tmp_path / 'x.pth')
 

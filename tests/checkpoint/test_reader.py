@@ -6,7 +6,7 @@ import pickletools
 import re
 import struct
 import zipfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 
 import numpy as np
 import pytest
@@ -168,13 +168,14 @@ def trained():
 @pytest.mark.usefixtures('torch_reader')
 def test_a_checkpoint_of_mmengine(tmp_path):
     allow_log_history()
-    content = trained()
+    content = {**trained(), 'param_schedulers': [{'milestones': Counter([8, 11])}]}
     torch.save(content, tmp_path / 'x.pth')
     checkpoint = read_checkpoint(tmp_path / 'x.pth')
     torch.testing.assert_close(checkpoint.tensors, dict(content['state_dict']))
     assert checkpoint.meta == content['meta']
     assert checkpoint.rest['optimizer'] == content['optimizer']
     assert checkpoint.rest['more'][:2] == content['more'][:2]
+    assert checkpoint.rest['param_schedulers'] == content['param_schedulers']
 
 
 @pytest.mark.parametrize(('module', 'name', 'argument'), [

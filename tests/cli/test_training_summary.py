@@ -67,4 +67,4 @@ def test_replaced_pretrained_weights_are_named(tmp_path, mmdet_scope, log):
     write_run(tmp_path, '2026_1', [50], test={'mIoU': 50})
     (tmp_path / '2026_1' / '2026_1.log').write_text('\n'.join(log))
     (tmp_path / 'config.py').write_text("model = dict(type='mmws.X')\ntrain_dataloader = dict(batch_size=4)\n")
-    assert summarize(tmp_path)['replaced_weights'] == {'torchvision://resnet50': 'jhu://resnet50_gn_ws'}
+    assert summarize(tmp_path)['replaced_weights'] == {'torchvision://resnet50': 'open-mmlab://jhu/resnet50_gn_ws'}

@@ -25,8 +25,6 @@ from tests.helpers.torch_versions import HALF, ONE_GRAPH
 pytestmark = pytest.mark.filterwarnings('ignore:nothing was standardized')
 CHANNELS = 8
 TRANSPARENT = ('identity', 'contiguous')
-settings.register_profile('networks', deadline=None, max_examples=60, derandomize=True)
-settings.load_profile('networks')
 
 convs = st.builds(dict, kernel_size=st.sampled_from([1, 3]), groups=st.sampled_from([1, 2, CHANNELS]),
                   dilation=st.sampled_from([1, 2]), stride=st.sampled_from([1, 1, 2]), bias=st.booleans())

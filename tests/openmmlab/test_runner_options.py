@@ -35,7 +35,7 @@ def runner(digits, tmp_path) -> Callable[..., Runner]:
             'model.backbone': {'_delete_': True, **BACKBONE}, 'model.decode_head': {'_delete_': True, **HEAD},
             'model.auxiliary_head': None,
             'train_dataloader': {'num_workers': 0, 'persistent_workers': False, 'dataset': {'data_root': str(digits)}},
-            'train_cfg.max_iters': 2, 'work_dir': str(tmp_path), **options})
+            'train_cfg.max_iters': 2, 'param_scheduler': None, 'work_dir': str(tmp_path), **options})
         for key in ('val_dataloader', 'val_cfg', 'val_evaluator'):
             config.pop(key)
         return Runner.from_cfg(config)
@@ -117,8 +117,9 @@ def test_a_compiled_step_trains_the_same_network(runner):
     except RuntimeError as error:
         pytest.skip(f'torch {torch.__version__}: {error}')
     torch._dynamo.reset()
-    compiled = runner(compile={'backend': 'eager'}).train()
-    assert gap(compiled, runner().train()) < 1e-4
+    options = {'optim_wrapper.optimizer.momentum': 0.0}  # torch 2.1 cannot compile a step of SGD with momentum
+    compiled = runner(compile={'backend': 'eager'}, **options).train()
+    assert gap(compiled, runner(**options).train()) < 1e-5
 
 
 def test_efficient_conv_bn_eval_finds_nothing_to_fuse(runner):

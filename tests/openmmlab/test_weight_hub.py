@@ -41,7 +41,7 @@ def sources(tmp_path, monkeypatch):
 
 
 def load():
-    return CheckpointLoader.load_checkpoint('jhu://resnet50_gn_ws', 'cpu')['state_dict']
+    return CheckpointLoader.load_checkpoint('open-mmlab://jhu/resnet50_gn_ws', 'cpu')['state_dict']
 
 
 def assert_loads(weights):
@@ -59,7 +59,7 @@ def test_the_folder_is_first_and_the_authors_files_are_converted(name, sources, 
     monkeypatch.setattr(torch.hub, 'download_url_to_file', lambda *_: pytest.fail('unexpected download'))
     assert_loads(weights)
     backbone = MODELS.build({'type': 'mmws.ResNet', 'depth': 50, 'init_cfg': {
-        'type': 'Pretrained', 'checkpoint': 'jhu://resnet50_gn_ws'}})
+        'type': 'Pretrained', 'checkpoint': 'open-mmlab://jhu/resnet50_gn_ws'}})
     backbone.init_weights()
     assert torch.equal(backbone.layer1[0].gn1.weight, weights['layer1.0.gn1.weight'])
 
@@ -145,11 +145,11 @@ def test_a_download_by_plain_http_warns_unless_its_hash_is_known(plain_http, sou
 
 def test_another_network_and_an_unknown_name_are_refused(sources, weights):
     write_checkpoint(sources / 'folder' / 'resnet101_gn_ws.pth', weights, {})
-    message = r'resnet101_gn_ws\.pth: expected weights for jhu://resnet101_gn_ws, got weights of resnet50'
+    message = r'resnet101_gn_ws\.pth: expected weights for open-mmlab://jhu/resnet101_gn_ws, got weights of resnet50'
     with pytest.raises(WSError, match=message):
-        CheckpointLoader.load_checkpoint('jhu://resnet101_gn_ws')
-    with pytest.raises(WSError, match="unknown weights jhu://resnet34_gn_ws: did you mean 'jhu://resnet50_gn_ws'"):
-        CheckpointLoader.load_checkpoint('jhu://resnet34_gn_ws')
+        CheckpointLoader.load_checkpoint('open-mmlab://jhu/resnet101_gn_ws')
+    with pytest.raises(WSError, match=r'unknown weights .*resnet34_gn_ws: did you mean .*resnet50_gn_ws'):
+        CheckpointLoader.load_checkpoint('open-mmlab://jhu/resnet34_gn_ws')
 
 
 def test_the_toolkit_has_a_mirror_with_a_hash_for_each_file():

@@ -3,7 +3,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mmws import standardize_weight
@@ -43,7 +43,6 @@ def test_gradcheck(order, unbiased):
     assert torch.autograd.gradgradcheck(checked, weight, check_batched_grad=True)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2 ** 32 - 1), st.integers(2, 40), st.floats(-4, 2), st.floats(-8, 1), st.booleans())
 def test_gradient_has_the_proven_norm_and_direction(seed, fan_in, scale, eps, unbiased):
     r"""Let :math:`\hat w = (w - m) / (s + e)` and :math:`g` its gradient. The gradient of :math:`w` is orthogonal to
