@@ -39,7 +39,7 @@ def test_loads_a_log_history(tmp_path):
     Attack(getattr, (HistoryBuffer, '__init__')),
     Attack(getattr, (HistoryBuffer.mean, '__globals__')),
     Attack(attrgetter('mean'), (HistoryBuffer,)),
-], ids=str)
+], ids=['a command', 'a method of the history', 'its globals', 'an attribute'])
 def test_refuses_other_objects(attack, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({'message_hub': attack}, 'x.pth')
