@@ -48,11 +48,20 @@ def format_exception(error: BaseException) -> str:
         >>> format_exception(KeyError('no\\nnorm'))
         'KeyError: no norm'
     """
+    error = _original(error)
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error).strip()
     if 'Original Traceback' in text:
         return without_prefix(text.splitlines()[-1], 'mmws.errors.WSError: ')
     kind = [] if isinstance(error, WSError) else [type(error).__name__]
     return ': '.join([*kind, *([f'{" ".join(text.split()):.1000}'] if text else [])])
+
+
+def _original(error: BaseException) -> BaseException:
+    """Return the exception that mmengine < 0.8 raised again with a longer message, or failed to."""
+    while error.__context__ is not None and 'mmengine/registry/build_functions.py' in (
+            [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)] or [''])[-1]:
+        error = error.__context__
+    return error
 
 
 def shortened(value: object) -> str:

@@ -67,15 +67,18 @@ def wheel(tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def reset_mmengine() -> Iterator[None]:
     """Restore mmengine's global instances: a runner leaves its scope, its logger and more to later tests."""
-    kinds = [kind for parent in (DefaultScope, MMLogger, MessageHub, Visualizer) for kind in _with_subclasses(parent)]
-    before, disabled = [dict(kind._instance_dict) for kind in kinds], logging.root.manager.disable
+    before, disabled = {kind: dict(kind._instance_dict) for kind in _managers()}, logging.root.manager.disable
     yield
     logging.disable(disabled)
     for logger in MMLogger._instance_dict.values():
         logger._cache.clear()  # it caches the disabled levels
-    for kind, instances in zip(kinds, before):
+    for kind in _managers():  # some were imported during the test
         kind._instance_dict.clear()
-        kind._instance_dict.update(instances)
+        kind._instance_dict.update(before.get(kind, {}))
+
+
+def _managers() -> list[type]:
+    return [kind for parent in (DefaultScope, MMLogger, MessageHub, Visualizer) for kind in _with_subclasses(parent)]
 
 
 def _with_subclasses(kind: type) -> Iterator[type]:

@@ -30,17 +30,18 @@ model = dict(
 data_root = 'data/digits/'
 scale = (128, 128)
 metainfo = dict(classes=tuple('0123456789'))
+meta_keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')  # no flip: mmdet 3.0 asks for one
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(type='Resize', scale=scale),
-    dict(type='PackDetInputs'),
+    dict(type='PackDetInputs', meta_keys=meta_keys),
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=scale),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-    dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
+    dict(type='PackDetInputs', meta_keys=meta_keys),
 ]
 train_dataloader = dict(
     batch_size=1,

@@ -16,7 +16,7 @@ from torch import nn
 from mmws.conversion.options import Options
 from mmws.errors import WSError, without_prefix
 from mmws.openmmlab.config_tree import dicts_in, map_dicts
-from mmws.openmmlab.mmengine_compat import find_type
+from mmws.openmmlab.mmengine_compat import find_type, unformatted_config
 from mmws.openmmlab.pretrained import override_weights
 from mmws.openmmlab.registry import LAYER_TYPES, LAZY_TYPES, SCOPE
 
@@ -47,7 +47,7 @@ def to_stock(config: Config, folded: nn.Module) -> Config:
              if str(part.get('type')).startswith(f'{SCOPE}.')}
     with MODELS.switch_scope_and_registry(config.default_scope):
         change = partial(_to_stock_dict, norms=norms, folded=folded)
-        stock = Config(map_dicts(change, tree), format_python_code=False)
+        stock = unformatted_config(map_dicts(change, tree))
     override_weights(stock.model, None)  # its weights are in the checkpoint
     stock.load_from, stock.resume = None, False
     imports = stock.get('custom_imports')

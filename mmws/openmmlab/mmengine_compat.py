@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from mmengine.config import Config
 from mmengine.registry import Registry
 from mmengine.runner import Runner
 
 from mmws.errors import WSError
 
-__all__ = ['explain_operators', 'external_base', 'find_type', 'requested_checkpoint', 'run_forward', 'set_checkpoint']
+__all__ = ['explain_operators', 'external_base', 'find_type', 'requested_checkpoint', 'run_forward', 'set_checkpoint',
+           'unformatted_config']
 
 
 @contextmanager
@@ -74,3 +77,9 @@ def set_checkpoint(runner: Runner, path: str) -> None:
 def run_forward(model: Any, data: Any, mode: str) -> Any:
     """Call ``model`` with the dict or sequence that its data preprocessor returned (``BaseModel._run_forward``)."""
     return model._run_forward(data, mode=mode)
+
+
+def unformatted_config(tree: dict[str, Any]) -> Config:
+    """Return a config that mmengine dumps without a formatter, which takes seconds; before 0.8 it always formats."""
+    known = inspect.signature(Config.__init__).parameters
+    return Config(tree, **({'format_python_code': False} if 'format_python_code' in known else {}))

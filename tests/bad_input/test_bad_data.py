@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.commands import REPOSITORY, refusal, tool_error
+from tests.helpers.versions import is_older
 
 DEMO = REPOSITORY / 'configs' / 'demo'
 DIGITS = Path('data/digits')
@@ -107,7 +108,9 @@ def test_invalid_maps_are_refused(damage, message):
 
 
 @pytest.mark.parametrize(('files', 'content', 'workers', 'message'), [
-    ('images/train/*', b'no picture', 0, r'AssertionError: failed to load image: .*images/train/00000\d\.jpg'),
+    ('images/train/*', b'no picture', 0,
+     "AttributeError: 'NoneType'" if is_older('mmcv', '2.1') else
+     r'AssertionError: failed to load image: .*images/train/00000\d\.jpg'),
     ('masks/train/*', b'no picture', 1, r'(PIL\.)?UnidentifiedImageError: cannot identify image file'),
 ])
 def test_an_unreadable_image_ends_the_run_in_one_line(files, content, workers, message):

@@ -10,7 +10,7 @@ from torch import nn
 
 from mmws import ConvWS2d, WSError, convert_, fold
 from tests.helpers.commands import REPOSITORY, refusal, tool_error
-from tests.helpers.torch_versions import needs_torch
+from tests.helpers.versions import needs_torch
 
 DETECTION = str(REPOSITORY / 'configs' / 'demo' / 'mask_rcnn_r18_gnws_digits.py')
 

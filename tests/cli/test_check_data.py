@@ -4,6 +4,9 @@ from mmengine.config import Config
 from mmws import WSError
 from mmws.cli import check_data
 from mmws.cli.check_data import check_content, check_files, missing_files
+from tests.helpers.versions import needs_package
+
+needs_split = needs_package('mmpretrain', '1.0.0', "ImageNet's split")
 
 
 def test_missing_files_of_wrapped_datasets_are_found_but_not_of_remote_ones(tmp_path):
@@ -34,6 +37,7 @@ def make_folders(folder, classes, images=2):
             (folder / name / f'{index}.jpg').touch()
 
 
+@needs_split
 def test_imagenet_is_checked_though_its_config_names_only_data_root_and_split(tmp_path):
     make_folders(tmp_path / 'imagenet' / 'train', 'ab')
     config, loaders = imagenet(tmp_path / 'imagenet', 'val'), ['train_dataloader']
@@ -47,6 +51,7 @@ def test_imagenet_is_checked_though_its_config_names_only_data_root_and_split(tm
     check_content(config, loaders)
 
 
+@needs_split
 def test_imagenets_annotation_file_is_checked(tmp_path):
     make_folders(tmp_path / 'train', 'a')
     (tmp_path / 'meta').mkdir()
@@ -57,6 +62,7 @@ def test_imagenets_annotation_file_is_checked(tmp_path):
         check_content(config, loaders)
 
 
+@needs_split
 def test_a_large_folder_is_not_listed_and_a_dataset_that_downloads_may_be_missing(tmp_path, monkeypatch):
     make_folders(tmp_path / 'train', 'ab', images=3)
     monkeypatch.setattr(check_data, 'MANY', 5)

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from mmws.cli.conversion_report import inspect_conversion, write_config
 from tests.helpers.commands import REPOSITORY, tool
-from tests.helpers.torch_versions import needs_weight_norm
+from tests.helpers.versions import needs_weight_norm
 
 RETINANET = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
 

@@ -18,7 +18,7 @@ from mmws import WSError, fold
 from mmws.cli.folded_config import check_stock, to_stock
 from tests.helpers.commands import REPOSITORY, run_tool, tool, tool_error
 from tests.helpers.models import DEMO, random_model
-from tests.helpers.torch_versions import needs_weight_norm
+from tests.helpers.versions import needs_weight_norm
 
 MMDET_TEST = Path(mmdet.__file__).parent / '.mim' / 'tools' / 'test.py'
 

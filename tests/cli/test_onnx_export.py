@@ -11,7 +11,7 @@ from mmws.cli.onnx_export import _check_convs, _check_outputs, _Network, export_
 from mmws.ops.torch_compat import DYNAMIC
 from tests.helpers.commands import run_tool, tool_error
 from tests.helpers.models import DEMO, random_model
-from tests.helpers.torch_versions import needs_torch
+from tests.helpers.versions import needs_torch
 
 pytestmark = needs_torch('2.6', 'the export to ONNX', DYNAMIC is not None)
 

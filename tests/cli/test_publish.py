@@ -14,7 +14,7 @@ from mmws.cli.publish import publish_model
 from mmws.ops.torch_compat import ALLOWS_NAMED_GLOBALS
 from tests.helpers.commands import run_tool, tool_error
 from tests.helpers.models import DEMO, random_model
-from tests.helpers.torch_versions import needs_torch
+from tests.helpers.versions import needs_torch
 
 CONFIG = DEMO / 'mask_rcnn_r18_gnws_digits.py'
 

@@ -14,7 +14,7 @@ from mmws.cli.run_toolkit import _cpu_wrapper
 from mmws.cli.toolkit_script import toolkit_script_path
 from mmws.ops.torch_compat import ALLOWS_NAMED_GLOBALS
 from tests.helpers.commands import REPOSITORY, run, run_tool, tool, tool_error
-from tests.helpers.torch_versions import needs_torch
+from tests.helpers.versions import needs_torch
 
 COCO_CONFIG = str(REPOSITORY / 'configs' / 'mask_rcnn_r50_gnws.py')
 IMAGENET_CONFIG = str(REPOSITORY / 'configs' / 'resnet50_gnws_in1k.py')

@@ -179,7 +179,7 @@ def test_labels_out_of_range_are_one_line_with_the_file(segmenter, digits, tmp_p
 def test_two_processes_train_and_test_through_the_launcher(segmenter, tmp_path):
     folder = shutil.copytree(segmenter, tmp_path / 'run', ignore=shutil.ignore_patterns('work_dir'))
     with (folder / 'config.py').open('a') as file:
-        file.write('model_wrapper_cfg = dict(gradient_as_bucket_view=True)\n')
+        file.write('model_wrapper_cfg = dict(type="MMDistributedDataParallel", gradient_as_bucket_view=True)\n')
     for script, arguments in (('dist_train.sh', []), ('dist_test.sh', [str(folder / 'work_dir' / 'iter_2.pth')])):
         result = run(str(REPOSITORY / 'tools' / script), 'config.py', *arguments, '2', '--cfg-options',
                      'randomness.seed=3', folder=folder, PORT=f'{free_port()}')

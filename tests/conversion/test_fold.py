@@ -15,7 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from mmws import ConvTransposeWS2d, ConvWS1d, ConvWS2d, ConvWS3d, WSError, convert_, fold, standardize_weight
 from mmws.conversion.swap_convs import standardize_conv_
 from tests.helpers.pairs import pairs
-from tests.helpers.torch_versions import HALF, ONE_GRAPH, WN, needs_torch
+from tests.helpers.versions import HALF, ONE_GRAPH, WN, needs_torch
 
 
 def batch_normed() -> nn.Module:

@@ -15,7 +15,7 @@ from mmws.conversion.replace_norms import NORMS
 from mmws.experiments.demo_samples import demo_samples
 from mmws.ops.torch_compat import NORMALIZE
 from tests.helpers.pairs import pairs
-from tests.helpers.torch_versions import WN, needs_weight_norm
+from tests.helpers.versions import WN, needs_weight_norm
 
 
 def small():

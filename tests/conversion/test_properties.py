@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmws import convert_, fold
 from mmws.layers.conv import WeightStandardized
-from tests.helpers.torch_versions import HALF, ONE_GRAPH
+from tests.helpers.versions import HALF, ONE_GRAPH
 
 pytestmark = pytest.mark.filterwarnings('ignore:nothing was standardized')
 CHANNELS = 8

@@ -12,7 +12,7 @@ from mmws.experiments.benchmark.forms import ALLOCATOR, COST_FORMS, NETWORKS, ST
 from mmws.experiments.benchmark.report import markdown
 from mmws.experiments.benchmark.timing import Scenario, Subject, measure
 from tests.helpers.commands import REPOSITORY
-from tests.helpers.torch_versions import needs_cache
+from tests.helpers.versions import needs_cache
 
 EAGER = [name for name, form in COST_FORMS.items() if not form.compiled]
 TINY = Scenario('ResNet-50', (32, 32), 2, {name: COST_FORMS[name] for name in ('plain', 'mmws')})

@@ -7,10 +7,8 @@ import pickle
 import re
 from pathlib import Path
 
-import mmdet
 import pytest
 from mmengine.registry import MODELS
-from mmengine.utils import digit_version
 from torch import nn
 
 from mmws import WSError
@@ -21,6 +19,7 @@ from mmws.experiments import sweep
 from mmws.experiments.worker import worker_pool
 from mmws.openmmlab.stock_configs import stock_config
 from tests.helpers.commands import REPOSITORY, tool
+from tests.helpers.versions import is_older
 
 SWEEP = list(csv.DictReader((REPOSITORY / 'docs' / 'sweep.csv').read_text().splitlines()))
 
@@ -63,8 +62,8 @@ def _check(name: str) -> sweep.Row:
 @pytest.mark.parametrize('name', sample())
 def test_exactly_the_convs_that_feed_only_norms_are_standardized(rows, name):
     row = rows.get(name)
-    if digit_version(mmdet.__version__) < digit_version('3.3') and (row is None or row.verdict == 'cannot build'):
-        pytest.skip('the config needs mmdet 3.3 or mmseg 1.2')
+    if is_older('mmdet', '3.3') and (row is None or row.verdict == 'cannot build'):
+        pytest.skip('the config needs mmdet >= 3.3 or mmseg >= 1.2')
     assert (row.verdict, row.why) == ('pass', '')
     recorded = next(other for other in SWEEP if other['config'] == name)
     assert (row.convs, row.converted, row.norms) == tuple(int(recorded[key]) for key in ('convs', 'converted', 'norms'))

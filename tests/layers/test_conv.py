@@ -13,7 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mmws import ConvTransposeWS2d, ConvWS1d, ConvWS2d, ConvWS3d, WSError, standardize_weight
 from tests.helpers.pairs import pairs
-from tests.helpers.torch_versions import HALF, ONE_GRAPH, needs_torch
+from tests.helpers.versions import HALF, ONE_GRAPH, needs_torch
 
 PAIRS = [(ConvWS1d, nn.Conv1d, 1), (ConvWS2d, nn.Conv2d, 2), (ConvWS3d, nn.Conv3d, 3)]
 ARGUMENTS = [

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from mmws import ConvTransposeWS1d, ConvTransposeWS2d, ConvTransposeWS3d
-from tests.helpers.torch_versions import ONE_GRAPH
+from tests.helpers.versions import ONE_GRAPH
 
 PAIRS = [(ConvTransposeWS1d, nn.ConvTranspose1d, 1), (ConvTransposeWS2d, nn.ConvTranspose2d, 2),
          (ConvTransposeWS3d, nn.ConvTranspose3d, 3)]

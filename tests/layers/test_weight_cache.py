@@ -23,7 +23,7 @@ from mmws.layers.conv_transpose import ConvTransposeWS2d
 from mmws.layers.weight_cache import WeightCache
 from mmws.ops.kernels import standardize_together
 from mmws.ops.torch_compat import DETECTS_WRITES, address
-from tests.helpers.torch_versions import ONE_GRAPH, needs_cache, needs_torch, times
+from tests.helpers.versions import ONE_GRAPH, needs_cache, needs_torch, times
 
 X = torch.randn(2, 4, 8, 8, dtype=torch.float64)
 

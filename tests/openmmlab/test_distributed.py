@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mmws import ConvWS2d
 from tests.helpers.commands import free_port
-from tests.helpers.torch_versions import needs_torch
+from tests.helpers.versions import needs_torch
 
 try:
     from torch.distributed.device_mesh import init_device_mesh

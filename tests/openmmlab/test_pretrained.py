@@ -10,7 +10,7 @@ from mmengine.runner import load_checkpoint
 
 from mmws import WSError
 from mmws.openmmlab.weight_hub import GN_WS_WEIGHTS
-from tests.helpers.torch_versions import needs_weight_norm
+from tests.helpers.versions import needs_weight_norm
 
 BN_WEIGHTS = {'resnet50': 'torchvision://resnet50', 'resnet101': 'torchvision://resnet101',
               'resnext50_32x4d': 'open-mmlab://resnext50_32x4d', 'resnext101_32x4d': 'open-mmlab://resnext101_32x4d'}

@@ -8,7 +8,7 @@ from mmengine.logging import HistoryBuffer
 
 from mmws.openmmlab.safe_globals import allow_log_history
 from mmws.ops.torch_compat import ALLOWS_NAMED_GLOBALS
-from tests.helpers.torch_versions import needs_torch
+from tests.helpers.versions import needs_torch
 
 
 class Attack:

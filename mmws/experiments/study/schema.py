@@ -112,5 +112,7 @@ def config_digest(path: str) -> str:
     config = Config.fromfile(path).to_dict()
     config.get('default_hooks', {}).pop('guard', None)  # a study replaces the default hooks
     config.pop('auto_scale_lr', None)  # and chooses the rate
+    for step in config.get('train_pipeline', ()):
+        step.pop('meta_keys', None)  # names of what is known of an image, which no training uses
     content = json.dumps(config, sort_keys=True, default=str)
     return hashlib.sha256(content.encode()).hexdigest()[:12]

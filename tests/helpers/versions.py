@@ -1,9 +1,12 @@
-"""What tests need of torch. All reasons of skipped tests have one form."""
+"""What tests need of torch and of OpenMMLab. All reasons of skipped tests have one form."""
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import pytest
 import torch
+from mmengine.utils import digit_version
 
 from mmws.ops.torch_compat import DETECTS_WRITES, NORMALIZE
 
@@ -14,6 +17,15 @@ def needs_torch(version: str, feature: str, available: bool | None = None) -> py
     """Skip a test in a torch older than ``version``; if ``available`` is given, it alone decides."""
     found = torch.__version__ >= version if available is None else available
     return pytest.mark.skipif(not found, reason=f'{feature} needs torch >= {version}')
+
+
+def is_older(package: str, version: str) -> bool:
+    return bool(digit_version(import_module(package).__version__) < digit_version(version))
+
+
+def needs_package(package: str, version: str, feature: str) -> pytest.MarkDecorator:
+    """Skip a test if a package of OpenMMLab is older than ``version``."""
+    return pytest.mark.skipif(is_older(package, version), reason=f'{feature} needs {package} >= {version}')
 
 
 needs_weight_norm = needs_torch('2.1', "the option weight='wn'", 'wn' in NORMALIZE)
