@@ -127,7 +127,8 @@ def show_progress(name: str, output, file) -> None:
 def read_report(path: Path) -> dict:
     """Return the number of tests by outcome, the skips by reason, and the names of failed tests."""
     outcomes, skips, failures = Counter(), Counter(), []
-    for case in ElementTree.parse(path).iter('testcase'):
+    cases = {(case.get('file'), case.get('name')): case for case in ElementTree.parse(path).iter('testcase')}
+    for case in cases.values():  # a test that crashes is run again and reported each time
         problem = next((child for child in case if child.tag in PROBLEMS), None)
         outcomes['passed' if problem is None else problem.tag] += 1
         if problem is not None and problem.tag == 'skipped':

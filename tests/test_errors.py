@@ -40,3 +40,20 @@ def test_other_exceptions_keep_their_traceback(kind):
 def test_an_exception_without_text_gives_its_name():
     assert format_exception(EOFError()) == 'EOFError'
     assert format_exception(WSError('a\n b')) == 'a b'
+
+
+@pytest.mark.parametrize(('mistake', 'line'), [
+    ('{}["no depth"]', 'KeyError: no depth'),
+    ('json.loads("[")', 'JSONDecodeError: Expecting value: line 1 column 2 (char 1)')])
+def test_an_error_that_an_old_mmengine_raised_again_is_the_original_one(mistake, line):
+    """A JSONDecodeError cannot be raised again with a message alone, which is a TypeError."""
+    source = f'''
+import json
+try:
+    {mistake}
+except Exception as error:
+    raise type(error)(f"class `X` in x.py: {{error}}")
+'''
+    with pytest.raises((KeyError, TypeError)) as raised:
+        exec(compile(source, '/site-packages/mmengine/registry/build_functions.py', 'exec'), {})
+    assert format_exception(raised.value) == line

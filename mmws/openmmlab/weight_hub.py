@@ -51,10 +51,10 @@ def check_name(checkpoint: str) -> str:
 def load_from_jhu(filename: str, map_location: Any = None) -> dict[str, Any]:
     """Load the authors' weights from the first source that has them, under the toolkit's names.
 
-    Sources: the folder ``MMWS_CHECKPOINTS``, the mirror that mmengine knows, the authors'
-    host (downloads go to torch's cache). The SHA-256 of a file must match ``<file>.sha256``, ``-<hash>`` in its name or
-    ``MMWS_SHA256``, the first that there is; a download by plain HTTP without any of them warns. The reader executes no
-    code from the file, and converts the authors' own files.
+    Sources: the folder ``MMWS_CHECKPOINTS``, the mirror that mmengine knows, the authors' host (downloads go to torch's
+    cache). The SHA-256 of a file must match ``<file>.sha256``, ``-<hash>`` in its name or ``MMWS_SHA256``, the first
+    that there is; a download by plain HTTP without any of them warns. The reader executes no code from the file, and
+    converts the authors' own files.
 
     Args:
         filename: one of :data:`GN_WS_WEIGHTS`.

@@ -135,7 +135,9 @@ SIMILAR = {
 @pytest.mark.parametrize('layer', [ConvWS2d, ConvTransposeWS2d])
 def test_a_similar_weight_may_be_assigned(layer, change, dtype):
     conv = layer(4, 6, 3, groups=2, dtype=dtype)
-    conv.weight = nn.Parameter(change(conv.weight.detach()))
+    weight = change(conv.weight.detach())
+    conv.weight = nn.Parameter(weight)
+    assert torch.equal(conv.weight, weight)
 
 
 @needs_torch('2.1', 'load_state_dict(assign=True)')

@@ -115,6 +115,7 @@ def segmenter(name: str, digits: Path, work_dir: Path) -> Config:
         'classes': ('background', *'0123456789')},
         'data_prefix': {'img_path': 'images/train', 'seg_map_path': 'masks/train'}}
     return Config({
+        'env_cfg': {},  # mmengine 0.7 needs it
         'default_scope': 'mmseg', 'work_dir': str(work_dir), 'experiment_name': name, 'randomness': {'seed': 0},
         'launcher': 'pytorch' if wrapper is DDP else 'none', 'model_wrapper_cfg': wrapper if wrapper is DDP else None,
         'model': {
