@@ -5,7 +5,8 @@
 # make sweep       convert all stock configs and check them by running the models: docs/sweep.csv, 20 min
 # make bench       measure the cost of Weight Standardization: work_dirs/benchmark
 # make study       compare the normalization layers: docs/results.md, 2.5 h at most; QUICK=1: work_dirs, under 10 min
-# make trust       test interruption, low precision, fuzzing and pinned versions: docs/trust.md, 1 h; NAME=fuzz: one part
+# make trust       test interruption, low precision, fuzzing, pinned versions, and all tests in random order with free seeds:
+#                  docs/trust.md, 1.5 h; NAME=fuzz: one part
 # make lock        write requirements/*.lock, with hashes; run it after a change of requirements/*.txt
 # make setup       make .venv; STACK=openmmlab makes .venv-openmmlab with the upstream distributions; so do guide, prebuilt,
 #                  oldest and newest, the environments of `make matrix`

@@ -19,7 +19,7 @@ from mmengine.visualization import Visualizer
 from mmws.data.digits import make_digits
 from tests.helpers.commands import REPOSITORY, tracked_files
 
-SEED = os.environ.get('MMWS_TEST_SEED')  # for a run with other draws; without it, all are fixed
+SEED = os.environ.get('MMWS_TEST_SEED')  # `make trust` sets it; without it, all draws are fixed
 collect_ignore = ['helpers/old_torch.py']  # a plugin: importing it for its doctests would change torch for all tests
 
 
