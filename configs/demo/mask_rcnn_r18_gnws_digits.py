@@ -5,7 +5,7 @@ this config, with one seed. For the network with its own BatchNorm: ``--cfg-opti
 """
 _base_ = ['mmdet::_base_/models/mask-rcnn_r50_fpn.py', 'mmdet::_base_/default_runtime.py']
 
-steps = 4000
+max_iters = 4000
 norm_cfg = dict(type='BN')  # mmws.MaskRCNN replaces it
 model = dict(
     type='mmws.MaskRCNN',
@@ -28,18 +28,18 @@ model = dict(
     test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=200)))
 
 data_root = 'data/digits/'
-scale = (128, 128)
+img_scale = (128, 128)
 metainfo = dict(classes=tuple('0123456789'))
 meta_keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')  # no flip: mmdet 3.0 asks for one
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-    dict(type='Resize', scale=scale),
+    dict(type='Resize', scale=img_scale),
     dict(type='PackDetInputs', meta_keys=meta_keys),
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=scale),
+    dict(type='Resize', scale=img_scale),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(type='PackDetInputs', meta_keys=meta_keys),
 ]
@@ -64,7 +64,7 @@ val_evaluator = dict(type='CocoMetric', ann_file=data_root + 'annotations/val.js
 test_evaluator = val_evaluator
 
 auto_scale_lr = dict(enable=False, base_batch_size=1)
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=steps, val_interval=500)
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=500)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
@@ -73,7 +73,7 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=10))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=200),
-    dict(type='CosineAnnealingLR', by_epoch=False, begin=200, end=steps, eta_min=2e-4),
+    dict(type='CosineAnnealingLR', by_epoch=False, begin=200, end=max_iters, eta_min=2e-4),
 ]
 default_hooks = dict(
     guard=dict(type='mmws.GuardHook'), checkpoint=dict(by_epoch=False, interval=500, max_keep_ckpts=2))

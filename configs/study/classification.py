@@ -12,15 +12,18 @@ model = dict(
     head=dict(in_channels=64))
 data_preprocessor = dict(num_classes=10, mean=[80] * 3, std=[100] * 3)
 
-pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
-loader = dict(num_workers=0, persistent_workers=False, collate_fn=dict(type='default_collate'))
-dataset = dict(type='CustomDataset', pipeline=pipeline)
+dataset_type = 'CustomDataset'
+data_root = 'data/study/single/'
+train_pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
+test_pipeline = train_pipeline
 train_dataloader = dict(
-    **loader, batch_size=64, sampler=dict(type='InfiniteSampler', shuffle=True),
-    dataset=dict(**dataset, data_root='data/study/single/train'))
+    num_workers=0, persistent_workers=False, collate_fn=dict(type='default_collate'), batch_size=64,
+    sampler=dict(type='InfiniteSampler', shuffle=True),
+    dataset=dict(type=dataset_type, data_root=data_root + 'train', pipeline=train_pipeline))
 val_dataloader = dict(
-    **loader, batch_size=99, sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(**dataset, data_root='data/study/single/val'))
+    num_workers=0, persistent_workers=False, collate_fn=dict(type='default_collate'), batch_size=99,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(type=dataset_type, data_root=data_root + 'val', pipeline=test_pipeline))
 test_dataloader = val_dataloader
 val_evaluator = dict(type='Accuracy', topk=(1, ))
 test_evaluator = val_evaluator

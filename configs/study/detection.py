@@ -25,17 +25,18 @@ model = dict(
     test_cfg=dict(rpn=dict(nms_pre=100, max_per_img=50), rcnn=dict(max_per_img=20)))
 
 meta_keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
-pipeline = [
+train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(96, 96)),  # their size already; mmdet needs the scale factor
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='PackDetInputs', meta_keys=meta_keys),
 ]
+test_pipeline = train_pipeline
 data_root = 'data/study/digits/'
-loader = dict(num_workers=0, persistent_workers=False, dataset=dict(data_root=data_root, pipeline=pipeline))
-train_dataloader = loader
-val_dataloader = loader
-test_dataloader = loader
+train_dataloader = dict(
+    num_workers=0, persistent_workers=False, dataset=dict(data_root=data_root, pipeline=train_pipeline))
+val_dataloader = train_dataloader
+test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/val.json', metric='bbox')
 test_evaluator = val_evaluator
 work_dir = 'work_dirs/study/detection'

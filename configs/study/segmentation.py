@@ -8,9 +8,11 @@ model = dict(
     ws=dict(num_groups=8),  # with 32 channels, 32 groups would be InstanceNorm
     data_preprocessor=dict(size=(96, 96)))
 
-load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), dict(type='PackSegInputs')]
-loader = dict(num_workers=0, persistent_workers=False, dataset=dict(data_root='data/study/digits', pipeline=load))
-train_dataloader = loader
-val_dataloader = loader
-test_dataloader = loader
+data_root = 'data/study/digits'
+train_pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), dict(type='PackSegInputs')]
+test_pipeline = train_pipeline
+train_dataloader = dict(
+    num_workers=0, persistent_workers=False, dataset=dict(data_root=data_root, pipeline=train_pipeline))
+val_dataloader = train_dataloader
+test_dataloader = val_dataloader
 work_dir = 'work_dirs/study/segmentation'

@@ -7,9 +7,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from inspect import signature
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.runner import Runner
 
 from mmws.cli.config import load_config
 from mmws.cli.toolkit_script import toolkit_script_path
@@ -108,11 +110,10 @@ def check_task(study: Study, task: Task) -> None:
 
 @lru_cache(maxsize=None)
 def config_digest(path: str) -> str:
-    """Return a hash of a config and of everything that it inherits."""
+    """Return a hash of what a config, with all that it inherits, gives the runner."""
     config = Config.fromfile(path).to_dict()
-    config.get('default_hooks', {}).pop('guard', None)  # a study replaces the default hooks
-    config.pop('auto_scale_lr', None)  # and chooses the rate
-    for step in config.get('train_pipeline', ()):
-        step.pop('meta_keys', None)  # names of what is known of an image, which no training uses
-    content = json.dumps(config, sort_keys=True, default=str)
+    used = {name: config[name] for name in signature(Runner).parameters if name in config}
+    used.get('default_hooks', {}).pop('guard', None)  # a study replaces the default hooks
+    used.pop('auto_scale_lr', None)  # and chooses the rate
+    content = json.dumps(used, sort_keys=True, default=str)
     return hashlib.sha256(content.encode()).hexdigest()[:12]

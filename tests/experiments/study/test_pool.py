@@ -33,7 +33,7 @@ def fake_train(run, task):
 @pytest.fixture
 def study(tmp_path):
     """Return a study with two rates that fail, one that works, and two seeds."""
-    (tmp_path / 'detection.py').write_text('a = 1\n')
+    (tmp_path / 'detection.py').write_text('model = 1\n')
     return read_study(write_study(tmp_path, part={'rates': [0.1, 0.2, 0.3]}, seeds=[1, 2],
                             task={'config': str(tmp_path / 'detection.py')}))
 
@@ -66,7 +66,7 @@ def test_saved_runs_with_other_settings_are_refused(study, tmp_path):
     with pytest.raises(WSError, match=r'detection.json: the run "detection, GN, .*" has other settings than the study: '
                                       r'images is 40, expected 80; steps is 40, expected 80; delete its line'):
         Results(folder).check(replace(study, tasks=(replace(study.tasks[0], images=80),)))
-    (tmp_path / 'other.py').write_text('a = 2\n')
+    (tmp_path / 'other.py').write_text('model = 2\n')
     with pytest.raises(WSError, match=r'config is .*; digest is '):
         Results(folder).check(replace(study, tasks=(replace(study.tasks[0], config=str(tmp_path / 'other.py')),)))
 

@@ -28,7 +28,7 @@ def record(run, metric):
 @pytest.fixture
 def study(tmp_path):
     """Return a study with GN at batch sizes 1 and 4, and BN+WS at 1, where one of two seeds diverges."""
-    (tmp_path / 'detection.py').write_text('a = 1\n')
+    (tmp_path / 'detection.py').write_text('model = 1\n')
     parts = [{'methods': ['GN', 'BN+WS'], 'rates': [0.1, 0.2]}, {'methods': ['GN'], 'batch_sizes': [4]}]
     return read_study(write_study(tmp_path, task={'config': str(tmp_path / 'detection.py'), 'parts': parts},
                                   seeds=[1, 2], methods={'GN': {'weight': 'plain'}, 'BN+WS': {'norm': 'keep'}}))
