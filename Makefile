@@ -1,5 +1,6 @@
 # make demo        train, test and draw Mask R-CNN with GN+WS, one image per step
 # make demo-seg    the same for DeepLabv3
+# make data        get real images: nuclei and camvid; make demo DATA=nuclei, make demo-seg DATA=camvid: the demos on them
 # make test        lint, then all tests; fails below 95% coverage
 # make test-peers  run the tests of torch, mmengine and mmseg with Weight Standardization in every convolution
 # make sweep       convert all stock configs and check them by running the models: docs/sweep.csv, 20 min
@@ -14,13 +15,14 @@
 
 PYTHON ?= python3
 STACK ?= onedl
+DATA ?= digits
 VENV := .venv$(if $(filter-out onedl,$(STACK)),-$(STACK))
 RUN := $(VENV)/bin/python
 
 COMPILE := ../work_dirs/audit/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--custom-compile-command 'make lock'
 
-.PHONY: setup matrix lock demo demo-seg sweep bench study trust test test-peers lint
+.PHONY: setup matrix lock data demo demo-seg sweep bench study trust test test-peers lint
 
 setup:
 	@$(PYTHON) requirements/setup_env.py $(VENV) $(STACK)
@@ -28,14 +30,18 @@ setup:
 matrix:  # ENV of the command line only: shells have a variable with this name
 	@$(PYTHON) requirements/matrix.py $(if $(filter command%,$(origin ENV)),$(ENV))
 
-demo: CONFIG := configs/demo/mask_rcnn_r18_gnws_digits.py
-demo-seg: CONFIG := configs/demo/deeplabv3_r18_gnws_digits.py
+demo: NETWORK := mask_rcnn_r18
+demo-seg: NETWORK := deeplabv3_r18
+demo demo-seg: CONFIG = configs/$(DATA:digits=demo)/$(NETWORK)_gnws_$(DATA).py
+demo demo-seg: OUT = work_dirs/$@$(addprefix -,$(filter-out digits,$(DATA)))
 demo demo-seg: setup
-	$(RUN) tools/make_digits.py
-	$(RUN) tools/train.py $(CONFIG) --work-dir work_dirs/$@ --resume
-	$(RUN) tools/test.py $(CONFIG) "$$(cat work_dirs/$@/last_checkpoint)" --work-dir work_dirs/$@ \
-		--show-dir $(CURDIR)/work_dirs/$@/pictures
-	$(RUN) tools/summarize.py work_dirs/$@
+	$(RUN) $(if $(filter digits,$(DATA)),tools/make_digits.py,tools/get_data.py $(DATA))
+	$(RUN) tools/train.py $(CONFIG) --work-dir $(OUT) --resume
+	$(RUN) tools/test.py $(CONFIG) "$$(cat $(OUT)/last_checkpoint)" --work-dir $(OUT) --show-dir $(CURDIR)/$(OUT)/pictures
+	$(RUN) tools/summarize.py $(OUT)
+
+data: setup
+	$(RUN) tools/get_data.py
 
 sweep: setup
 	$(RUN) tools/sweep.py docs/sweep.csv

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,8 +12,8 @@ from typing import Any
 
 from mmws.errors import WSError, near_matches
 
-__all__ = ['atomic_write', 'check_input', 'check_output', 'check_output_folder', 'read_json', 'save_figure',
-           'write_json', 'write_text']
+__all__ = ['atomic_write', 'check_input', 'check_output', 'check_output_folder', 'new_folder', 'read_json',
+           'save_figure', 'write_json', 'write_text']
 
 
 def check_input(kind: str, path: str | Path) -> Path:
@@ -127,3 +128,31 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary folder, and rename it to ``path`` if the block raises no exception.
+
+    Raises:
+        WSError: if ``path`` exists, or the folder to contain it does not.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / 'new'
+        >>> with new_folder(path) as partial:
+        ...     _ = (partial / 'x.txt').write_text('complete')
+        >>> [str(each.relative_to(path.parent)) for each in path.parent.rglob('*')]
+        ['new', 'new/x.txt']
+    """
+    path = Path(path)
+    if os.path.lexists(path):
+        raise WSError(f'{path} exists already; choose another folder')
+    check_output(path)
+    partial = path.with_name(f'.{path.name}.{os.getpid()}')
+    partial.mkdir()
+    try:
+        yield partial
+        partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -24,6 +24,8 @@ HOW_TO_GET = {
     'VOCdevkit': 'get VOC 2012 from http://host.robots.ox.ac.uk/pascal/VOC/voc2012/',
     'data/study': 'run `make study`, which makes it',
     'digits': 'run `python tools/make_digits.py`',
+    'data/nuclei': 'run `make data`',
+    'data/camvid': 'run `make data`',
 }
 LARGE = 2**26  # bytes: larger annotation files are not checked here, to save time
 MANY = 100_000  # files: larger folders, whose names are the annotations, are not checked here either

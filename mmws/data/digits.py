@@ -8,18 +8,17 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from rich.console import Console
 from rich.progress import track
 from sklearn.datasets import load_digits, load_sample_images
 
+from mmws.data.images import Array, write_image
 from mmws.errors import WSError
 from mmws.files import read_json, write_json
 
 __all__ = ['make_digits', 'make_single_digits']
 
-Array = NDArray[Any]
 HELD_OUT = 297  # the last 297 of 1,797 digits, for validation; most of the others have other writers
 MAX_IMAGES = 10**6  # file names have six digits
 SIZES = (32, 853)  # size of an image: below 32 a digit has too few pixels, above 853 a crop does not fit in a photo
@@ -78,7 +77,7 @@ def make_single_digits(root: str | Path, size: int = 16) -> Path:
         for index in track(range(len(digits.images)), 'digits: single', console=Console(stderr=True)):
             split = SPLITS[index >= len(digits.images) - HELD_OUT]
             ink = cv2.resize(digits.images[index] * (255 / 16), (size, size), interpolation=cv2.INTER_CUBIC)
-            _write_image(root / split / str(digits.target[index]) / f'{index:04d}.png', ink.clip(0, 255))
+            write_image(root / split / str(digits.target[index]) / f'{index:04d}.png', ink.clip(0, 255))
         write_json(root / 'info.json', {'info': info})
     return root
 
@@ -104,8 +103,8 @@ def _make_split(root: Path, split: str, info: dict[str, Any]) -> None:
         rng = np.random.default_rng([info['seed'], SPLITS.index(split), index])
         image, mask, found = _compose(photos, source, size, rng)
         name = f'{index:06d}'
-        _write_image(root / 'images' / split / f'{name}.jpg', image)
-        _write_image(root / 'masks' / split / f'{name}.png', mask)
+        write_image(root / 'images' / split / f'{name}.jpg', image)
+        write_image(root / 'masks' / split / f'{name}.png', mask)
         content['images'].append({'id': index, 'file_name': f'{name}.jpg', 'height': size, 'width': size})
         first = len(content['annotations']) + 1
         content['annotations'] += [{'id': number, 'image_id': index, **one} for number, one in enumerate(found, first)]
@@ -173,9 +172,3 @@ def _paste(image: Array, instances: Array, box: tuple[int, int, int], digit: Arr
 def _polygons(mask: Array) -> list[list[float]]:
     contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     return [contour.ravel().astype(float).tolist() for contour in contours if cv2.contourArea(contour) >= 4]
-
-
-def _write_image(path: Path, image: Array) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(path), image.astype(np.uint8)):
-        raise OSError(f'cannot write {path}')

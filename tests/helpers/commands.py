@@ -57,8 +57,8 @@ def run(*command: str, folder: Path, **variables: str) -> subprocess.CompletedPr
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
 
 
-def tool(name: str, *arguments: str, folder: Path) -> subprocess.CompletedProcess:
-    return run(sys.executable, str(REPOSITORY / 'tools' / name), *arguments, folder=folder)
+def tool(name: str, *arguments: str, folder: Path, **variables: str) -> subprocess.CompletedProcess:
+    return run(sys.executable, str(REPOSITORY / 'tools' / name), *arguments, folder=folder, **variables)
 
 
 def free_port() -> int:
