@@ -12,16 +12,18 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mmws.experiments.study.results import Cell
+from mmws.experiments.study.plan import Record
+from mmws.experiments.study.results import Cell, Results
 from mmws.experiments.study.schema import Task
 from mmws.files import save_figure
 
-__all__ = ['plot_batches', 'plot_curves']
+__all__ = ['plot_batches', 'plot_curves', 'plot_rates', 'searched']
 
 STYLES: list[dict[str, Any]] = [{'linestyle': line, 'marker': marker, 'color': shade, 'markersize': 4}
                                 for shade in ('black', '0.5')
                                 for line, marker in zip(('-', '--', '-.', ':'), 'os^D')]
 COLUMNS = 5
+LAST = 4  # points of a loss curve that count as its end
 
 
 def plot_curves(task: Task, cells: Sequence[Cell], folder: Path) -> Path:
@@ -104,6 +106,37 @@ def plot_batches(task: Task, cells: Sequence[Cell], folder: Path) -> Path | None
     panels[0].legend(fontsize=8)
     return _save(figure, folder / f'{task.name}_batch.png',
                  f'{task.name}, {task.images:,} training images; bars: standard deviation over seeds')
+
+
+def searched(task: Task, results: Results) -> dict[str, list[Record]]:
+    """Return the finished searches at the smallest batch size: by method, the records from low to high rates."""
+    records = [record for record in results.done.values() if record['settings']['task'] == task.name
+               and record['settings']['search'] and record['status'] == 'finished']
+    smallest = min((record['settings']['batch_size'] for record in records), default=0)
+    found: dict[str, list[Record]] = {}
+    for record in sorted(records, key=lambda record: float(record['settings']['rate'])):
+        settings = record['settings']
+        if settings['batch_size'] == smallest and settings['schedule'] == task.parts[0].schedules[0]:
+            found.setdefault(settings['method'], []).append(record)
+    return {method: own for method, own in found.items() if len(own) > 1}
+
+
+def plot_rates(task: Task, results: Results, folder: Path) -> Path | None:
+    """Write the last training loss and the metric over the learning rate; None without a search."""
+    found = searched(task, results)
+    if not found:
+        return None
+    figure = Figure(figsize=(9, 4), layout='constrained')
+    panels = figure.subplots(1, 2)
+    for style, (method, records) in zip(cycle(STYLES), found.items()):
+        rates = [record['settings']['rate'] for record in records]
+        panels[0].plot(rates, [mean(value for _, value in record['loss'][-LAST:]) for record in records], **style)
+        panels[1].plot(rates, [record['metric'] / task.out_of * 100 for record in records], label=method, **style)
+    for axes, label in zip(panels, ('training loss at the end', f'{task.label}, percent')):
+        axes.set_xscale('log')
+        axes.set(xlabel='learning rate', ylabel=label)
+    panels[1].legend(fontsize=8)
+    return _save(figure, folder / f'{task.name}_rates.png', f'{task.name}: one seed, which chooses the rates')
 
 
 def _save(figure: Figure, path: Path, title: str) -> Path:

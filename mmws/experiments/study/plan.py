@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any, Dict
@@ -66,18 +66,47 @@ def _runs(study: Study, task: Task, part: Part, done: Mapping[str, Record]) -> I
                 config=task.config, images=task.images, warm_up=task.warm_up, validations=task.validations)
             for batch_size, schedule, method in product(part.batch_sizes, part.schedules, part.methods)]
     for run in runs:
-        yield from _search_runs(study, part, run)
+        yield from _search(study, part, run, done).runs
     for seed, run in product(study.seeds, runs):
         yield replace(run, seed=seed, rate=choose_rate(study, task, run, done))
 
 
-def _search_runs(study: Study, part: Part, run: Run) -> list[Run]:
-    return [replace(run, seed=study.rate_seed, rate=rate, search=True) for rate in part.rates if len(part.rates) > 1]
+def _search(study: Study, part: Part, run: Run, done: Mapping[str, Record]) -> Search:
+    """Return the search at the batch size of ``run``, with further candidates where the best one is at an end."""
+    rates = sorted(part.rates)
+    if len(rates) < 2:
+        return Search(run.batch_size, part.rates, [])
+
+    def runs() -> list[Run]:
+        return [replace(run, seed=study.rate_seed, rate=rate, search=True) for rate in rates]
+
+    for _ in range(part.widen):
+        best = _best([done.get(other.name) for other in runs()])
+        if best == rates[0]:
+            rates.insert(0, _rounded(rates[0] ** 2 / rates[1]))
+        elif best == rates[-1]:
+            rates.append(_rounded(rates[-1] ** 2 / rates[-2]))
+        else:
+            break
+    return Search(run.batch_size, tuple(rates), runs())
 
 
-def searches(study: Study, task: Task, run: Run) -> list[Search]:
+def _best(records: Sequence[Record | None]) -> float | None:
+    """Return the rate of the best finished run, of equal ones the smallest; None if none finished or one is missing."""
+    finished = [record for record in records if record and record['status'] == 'finished']
+    if None in records or not finished:
+        return None
+    best = max(finished, key=lambda record: (record['metric'], -record['settings']['rate']))
+    return float(best['settings']['rate'])
+
+
+def _rounded(rate: float) -> float:
+    return float(f'{rate:.2g}')
+
+
+def searches(study: Study, task: Task, run: Run, done: Mapping[str, Record]) -> list[Search]:
     """Return the searches that can give the learning rate of a run, the one at the most similar batch size first."""
-    found = [Search(size, part.rates, _search_runs(study, part, replace(run, batch_size=size)))
+    found = [_search(study, part, replace(run, batch_size=size), done)
              for part in task.parts if part.rates and run.method in part.methods and run.schedule in part.schedules
              for size in part.batch_sizes if size <= run.batch_size]
     return sorted(found, key=lambda search: -search.batch_size)
@@ -90,7 +119,7 @@ def choose_rate(study: Study, task: Task, run: Run, done: Mapping[str, Record]) 
     at the next smaller batch size counts, and the rate is scaled in proportion to the batch size. Of rates with equal
     metrics the smallest wins. If all runs of all searches failed, the result is the smallest rate.
     """
-    found = searches(study, task, run)
+    found = searches(study, task, run, done)
     for search in found:
         scale = run.batch_size / search.batch_size
         if not search.runs:
@@ -98,8 +127,7 @@ def choose_rate(study: Study, task: Task, run: Run, done: Mapping[str, Record]) 
         records = [done.get(other.name) for other in search.runs]
         if None in records:
             return None
-        finished = [record for record in records if record and record['status'] == 'finished']
-        if finished:
-            best = max(finished, key=lambda record: (record['metric'], -record['settings']['rate']))
-            return float(best['settings']['rate'] * scale)
+        best = _best(records)
+        if best is not None:
+            return best * scale
     return min(found[0].rates) * run.batch_size / found[0].batch_size

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
 
-from mmws.experiments.study.figures import plot_batches, plot_curves
+from mmws.experiments.study.differences import differences
+from mmws.experiments.study.figures import plot_batches, plot_curves, plot_rates, searched
 from mmws.experiments.study.plan import Record, plan, searches
 from mmws.experiments.study.results import Cell, Results
 from mmws.experiments.study.schema import Study, Task
@@ -16,6 +17,7 @@ from mmws.files import write_text
 __all__ = ['TABLES', 'render', 'write_report']
 
 TABLES = '<!-- tables -->'
+FLAT = 1.0  # percent points
 
 
 def write_report(study: Study, results: Results) -> list[Path]:
@@ -27,7 +29,8 @@ def write_report(study: Study, results: Results) -> list[Path]:
     folder = results.folder
     folder.mkdir(parents=True, exist_ok=True)
     figures = [path for task in study.tasks if (found := results.cells(study, task))
-               for path in (plot_curves(task, found, folder), plot_batches(task, found, folder)) if path]
+               for path in (plot_curves(task, found, folder), plot_batches(task, found, folder),
+                            plot_rates(task, results, folder)) if path]
     document = folder.with_name(f'{folder.name}.md')
     write_text(document, render(study, results))
     return [document, *figures]
@@ -51,7 +54,9 @@ def _about(study: Study, results: Results) -> str:
             f'({", ".join(f"{count} {status}" for status, count in sorted(counts.items()))}), {hours:.1f} hours in '
             'total. Values are percent after the last step: mean ± sample standard deviation over the seeds '
             f'{", ".join(map(str, study.seeds))}. The learning rates are chosen with seed {study.rate_seed}, which is '
-            'not in the means. Diverged and crashed runs are not in the means either.\n\n')
+            'not in the means. Diverged and crashed runs are not in the means either. The gain at the end is the one '
+            f'from the last validation but one to the last; a curve is flat if it is at most {FLAT:g} percent '
+            'point.\n\n')
     return text + '\n'.join(f'- `{one["command"]}`  \n  {one["date"]}, {one["machine"]}; {one["versions"]}'
                             for one in results.about)
 
@@ -68,12 +73,15 @@ def _task(study: Study, task: Task, results: Results) -> Iterator[str]:
     rows = dict.fromkeys((cell.run.method, cell.run.schedule) for cell in found)
     yield _table(['', 'schedule', *(f'batch size {size}' for size in sizes)],
                  ([*row, *(by_setting.get((*row, size), '') for size in sizes)] for row in rows))
+    yield from _differences(study, found)
     yield f'![learning curves]({results.folder.name}/{task.name}_curves.png)'
     if len(sizes) > 1:
         yield f'![metric over the batch size]({results.folder.name}/{task.name}_batch.png)'
     yield '### Learning rates and times'
+    if searched(task, results):
+        yield f'![training loss and metric over the learning rate]({results.folder.name}/{task.name}_rates.png)'
     yield _table(['', 'schedule', 'batch size', 'learning rate', 'search for the rate', 'result of each seed',
-                  'seconds per run'], (_details(study, task, results, cell) for cell in found))
+                  'gain at the end', 'seconds per run'], (_details(study, task, results, cell) for cell in found))
     failed = [cell for cell in found if cell.failures()]
     if failed:
         yield '### Failed runs'
@@ -81,16 +89,26 @@ def _task(study: Study, task: Task, results: Results) -> Iterator[str]:
                         f'{cell.messages()}' for cell in failed)
 
 
+def _differences(study: Study, cells: Sequence[Cell]) -> Iterator[str]:
+    found = differences(cells, study.reference)
+    if found:
+        yield f'Difference to {study.reference} in percent points, paired by seed, with its 95% interval:'
+        yield _table(['', 'setting', 'difference', 'interval', 'finding'], (
+            [each.method, each.setting, f'{each.mean:+.1f}', f'{each.low:+.1f} to {each.high:+.1f}', each.text()]
+            for each in found))
+
+
 def _details(study: Study, task: Task, results: Results, cell: Cell) -> list[str]:
-    seconds = [record['seconds'] for record in cell.finished]
+    seconds, gain = [record['seconds'] for record in cell.finished], cell.last_gain()
     return [cell.run.method, cell.run.schedule, str(cell.run.batch_size), *_rate(study, task, results, cell),
-            ', '.join(f'{value:.1f}' for value in cell.values), f'{median(seconds):.0f}' if seconds else '']
+            ', '.join(f'{value:.1f}' for value in cell.values), '' if gain is None else f'{gain:+.1f}',
+            f'{median(seconds):.0f}' if seconds else '']
 
 
 def _rate(study: Study, task: Task, results: Results, cell: Cell) -> list[str]:
     """Return the learning rate and its search. The lowest and the highest are marked: a better one may lie beyond."""
     rate, texts = cell.records[0]['settings']['rate'], []
-    for search in searches(study, task, cell.run):
+    for search in searches(study, task, cell.run, results.done):
         found = [(run, results.done.get(run.name)) for run in search.runs]
         scale, end = cell.run.batch_size / search.batch_size, ''
         if scale > 1:

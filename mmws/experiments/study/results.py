@@ -44,6 +44,17 @@ class Cell:
         return [record['metric'] / self.out_of * 100 for record in self.finished]
 
     @property
+    def seeds(self) -> list[int]:
+        """Seeds of the finished runs."""
+        return [record['settings']['seed'] for record in self.finished]
+
+    def last_gain(self) -> float | None:
+        """Return the gain from the last validation but one to the last, in percent points, as a mean over the seeds."""
+        gains = [record['validation'][-1][1] - record['validation'][-2][1] for record in self.finished
+                 if len(record['validation']) > 1]
+        return mean(gains) / self.out_of * 100 if gains else None
+
+    @property
     def spread(self) -> float:
         """Sample standard deviation of the values; 0 for a single value."""
         return stdev(self.values) if len(self.values) > 1 else 0.0

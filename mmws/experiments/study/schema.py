@@ -36,6 +36,7 @@ class Part:
     batch_sizes: tuple[int, ...] = (1,)
     schedules: tuple[str, ...] = ('step',)  # of SCHEDULES
     rates: tuple[float, ...] = ()  # candidates for the learning rate; if empty, choose_rate takes another part's rate
+    widen: int = 0  # number of further candidates, one at a time while the best one is the lowest or the highest
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class Study:
     methods: Mapping[str, Mapping[str, Any]]  # options ws=dict(...) by name
     seeds: tuple[int, ...]  # of the reported runs
     rate_seed: int  # of the runs that choose the learning rates
+    reference: str = ''  # method that the others are compared with, by seed; if empty, none
     data: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # functions of mmws.data.digits to call first
     quick: Quick | None = None
 
@@ -84,7 +86,7 @@ def shorten(study: Study) -> Study:
 
     def shorten_part(part: Part) -> Part:
         return replace(part, methods=tuple(name for name in part.methods if name in quick.methods),
-                       rates=part.rates[len(part.rates) // 2:][:1])
+                       rates=part.rates[len(part.rates) // 2:][:1], widen=0)
 
     return replace(study, seeds=quick.seeds, tasks=tuple(
         replace(task, images=round(task.images * quick.images), warm_up=round(task.warm_up * quick.images),

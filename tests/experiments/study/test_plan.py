@@ -51,3 +51,21 @@ def test_without_a_search_the_rate_is_in_proportion_to_the_next_smaller_batch_si
     done = {run.name: record(run.rate, run.rate, 'finished' if run.batch_size == 1 else status)
             for run in plan(study, {}) if run.search}
     assert {run.batch_size: run.rate for run in plan(study, done) if not run.search} == pytest.approx(rates)
+
+
+@pytest.mark.parametrize(('metric', 'rates', 'chosen'), [
+    (lambda rate: -rate, [0.1, 0.2, 0.05, 0.025, 0.013], None),  # two of the further candidates are not enough
+    (lambda rate: -abs(rate - 0.7), [0.1, 0.2, 0.4, 0.8, 1.6], 0.8),
+    (lambda rate: -abs(rate - 0.3), [0.1, 0.2, 0.4], 0.2),
+    (lambda rate: None if rate > 0.3 else rate, [0.1, 0.2, 0.4], 0.2),
+    (lambda rate: None, [0.1, 0.2], 0.1)])
+def test_a_search_widens_while_the_best_rate_is_at_an_end(tmp_path, metric, rates, chosen):
+    study = read_study(write_study(tmp_path, part={'widen': 3}))
+    done = {}
+    for _ in range(10):
+        for run in plan(study, done):
+            if run.search and run.name not in done:
+                value = metric(run.rate)
+                done[run.name] = record(run.rate, value, 'diverged' if value is None else 'finished')
+    assert [each['settings']['rate'] for each in done.values()] == rates
+    assert [run.rate for run in plan(study, done) if not run.search] == [chosen or min(rates)]

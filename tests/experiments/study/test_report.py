@@ -53,9 +53,9 @@ def test_means_spreads_rates_and_failures(study, results):
             '- `python tools/study.py`  \n  2026-01-02, M; torch 1',
             '| GN | step | 35.0 ± 7.1 | 35.0 ± 7.1 |',
             '| BN+WS | step | 30.0, 1 diverged |  |',
-            '| GN | step | 1 | 0.2, the highest | 0.1: 10.0, 0.2: 20.0 | 30.0, 40.0 | 60 |',
-            '| GN | step | 4 | 0.8 | 4 times the rate at batch size 1 | 30.0, 40.0 | 60 |',
-            '| BN+WS | step | 1 | 0.1 | 0.1: diverged, 0.2: diverged | 30.0 | 60 |',
+            '| GN | step | 1 | 0.2, the highest | 0.1: 10.0, 0.2: 20.0 | 30.0, 40.0 | +0.0 | 60 |',
+            '| GN | step | 4 | 0.8 | 4 times the rate at batch size 1 | 30.0, 40.0 | +0.0 | 60 |',
+            '| BN+WS | step | 1 | 0.1 | 0.1: diverged, 0.2: diverged | 30.0 | +0.0 | 60 |',
             '- BN+WS, batch size 1, step schedule: 1 diverged of 2: `the loss is nan at step 7`'):
         assert line in text
 
@@ -65,7 +65,8 @@ def test_the_document_includes_the_figures_and_the_notes(study, results, tmp_pat
     document, *figures = write_report(study, results)
     text = document.read_text()
     assert text.index('## Conclusions') < text.index('| GN | step | 35.0') < text.index('## Published')
-    assert [figure.name for figure in figures] == ['detection_curves.png', 'detection_batch.png']
+    assert [figure.name for figure in figures] == [
+        'detection_curves.png', 'detection_batch.png', 'detection_rates.png']
     for figure in figures:
         assert f']({figure.parent.name}/{figure.name})' in text
         assert cv2.imread(str(figure)).std() > 5  # not empty
