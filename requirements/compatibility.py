@@ -9,7 +9,7 @@ from pathlib import Path
 START, END = '<!-- make matrix writes this table -->\n', '<!-- end of the table -->\n'
 ENVIRONMENTS = {  # name: its stack in stacks.py, and what it stands for
     'guide': ('guide', "what the toolkits' guides lead to"),
-    'prebuilt': ('prebuilt', 'the last torch with prebuilt upstream mmcv'),
+    'prebuilt': ('prebuilt', 'the last torch for which upstream has a prebuilt mmcv (built here)'),
     'oldest': ('oldest', 'the lower bounds'),
     'default': ('onedl', '`make setup`'),
     'upstream': ('openmmlab', '`make setup STACK=openmmlab`'),
@@ -18,9 +18,11 @@ ENVIRONMENTS = {  # name: its stack in stacks.py, and what it stands for
 PAGE = """\
 # Where it runs: `make matrix`
 
-`make matrix` makes each environment, runs all tests in it, and writes this page from
-[compatibility/*.json](compatibility); do not edit it. It keeps the result of an environment until the code, the tests
-or the pinned versions change. `make matrix ENV=guide` runs one again. The pinned versions are in
+`make matrix` makes each environment, runs all tests in it, and writes this page and the table in README.md from
+[compatibility/*.json](compatibility); do not edit them. A result is of the date in its section. If the code, the
+tests or the pinned versions changed since, `make matrix` runs that environment again. `make matrix ENV=guide` runs one
+again in any case; the others are prebuilt, oldest, default, upstream and newest. The Python of the environment must be
+on PATH or in `~/.pyenv/versions`. The log is `work_dirs/matrix/NAME.log`. The pinned versions are in
 [requirements](../requirements).
 """
 

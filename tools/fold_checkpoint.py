@@ -29,7 +29,7 @@ def fold_checkpoint(config_path: str, checkpoint_path: str, out: Path) -> None:
     kept = {key: meta[key] for key in ('dataset_meta', 'CLASSES', 'PALETTE') if key in meta}
     source = {'source': Path(checkpoint_path).name, 'sha256': checkpoint.sha256, 'folded_by': f'mmws {__version__}'}
     with atomic_write(f'{out}.py') as partial:
-        partial.write_text(stock.pretty_text)
+        partial.write_text(f'{stock.pretty_text.rstrip()}\n')
         write_checkpoint(f'{out}.pth', folded.state_dict(), {**kept, 'folded': source})
 
 

@@ -52,6 +52,7 @@ def test_the_toolkit_alone_predicts_and_scores_the_same(detector, without_mmws, 
     monkeypatch.chdir(detector)
     run_tool('fold_checkpoint.py', 'config.py', 'trained.pth', 'out')
     assert 'mmws.' not in (detector / 'out.py').read_text()
+    assert (detector / 'out.py').read_text().endswith('\n')  # users may add lines
     assert b'mmws.' not in (detector / 'out.pth').read_bytes()
     assert torch.load(detector / 'out.pth', weights_only=True)['meta']['dataset_meta']['classes'][9] == '9'
     before = tool('test.py', 'config.py', 'trained.pth', '--out', 'before.pkl', folder=detector)

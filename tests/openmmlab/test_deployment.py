@@ -18,6 +18,7 @@ pytest.importorskip('mmdeploy', reason='needs mmdeploy 1.3.1: see docs/deploymen
 
 PAGE = (REPOSITORY / 'docs' / 'deployment.md').read_text()
 FILES = dict(re.findall(r'^`(\w+\.py)`\n```python\n(.*?)```$', PAGE, re.M | re.S))
+SCORE = re.search(r"^model\['test_cfg'\].*\n", PAGE, re.M)[0]
 CONFIG = '''
 _base_ = '{demo}'
 loader = dict(num_workers=0, persistent_workers=False)
@@ -32,14 +33,12 @@ work_dir = '.'
 DETECTOR = {  # the network is tested on the six images that it learned: others would need a longer training
     'demo': DEMO / 'mask_rcnn_r18_gnws_digits.py', 'steps': 200,
     'data': "ann_file='annotations/train.json', data_prefix=dict(img='images/train/')",
-    'more': FILES['test_options.py'] + """
-model['test_cfg']['rcnn'] = dict(score_thr=0.5)  # mmdeploy has a single box for the classes of a proposal
-test_evaluator = dict(ann_file='{digits}/annotations/train.json')
-"""}
+    'more': "test_evaluator = dict(ann_file='{digits}/annotations/train.json')", 'options': FILES['test_options.py'],
+    'score': 'model.test_cfg.rcnn.score_thr=0.5'}  # mmdeploy has a single box for the classes of a proposal
 SEGMENTER = {
     'demo': DEMO / 'deeplabv3_r18_gnws_digits.py', 'steps': 70,
     'data': "data_prefix=dict(img_path='images/train', seg_map_path='masks/train')",
-    'more': 'model = dict(ws=dict(num_groups=16))'}
+    'more': 'model = dict(ws=dict(num_groups=16))', 'options': "_base_ = 'CONFIG'", 'score': ''}
 
 
 def output(result) -> str:
@@ -59,7 +58,11 @@ def train(network: dict, digits: Path, folder: Path) -> str:
     (folder / 'config.py').write_text(CONFIG.format(**{**network, 'digits': digits, 'more': more}))
     output(tool('train.py', 'config.py', folder=folder))
     checkpoint = f'iter_{network["steps"]}.pth'
-    output(tool('fold_checkpoint.py', 'config.py', checkpoint, 'folded', folder=folder))
+    (folder / 'options.py').write_text(network['options'].replace('CONFIG', 'config.py'))
+    output(tool('fold_checkpoint.py', 'options.py', checkpoint, 'folded', folder=folder))
+    if network['score']:
+        with open(folder / 'folded.py', 'a') as config:
+            config.write(SCORE)
     return checkpoint
 
 
@@ -71,7 +74,8 @@ def test_onnxruntime_scores_as_the_toolkit(network, deploy, names, digits, tmp_p
         (tmp_path / name).write_text(content)
     image = str(digits / 'images' / 'train' / '000000.jpg')
     output(run(sys.executable, 'export.py', deploy, 'folded.py', 'folded.pth', image, 'out.onnx', folder=tmp_path))
-    expected = scores(tool('test.py', 'config.py', checkpoint, folder=tmp_path))
+    score = ['--cfg-options', network['score']] if network['score'] else []
+    expected = scores(tool('test.py', 'options.py', checkpoint, *score, folder=tmp_path))
     actual = scores(run(sys.executable, 'evaluate.py', deploy, 'folded.py', 'out.onnx', folder=tmp_path))
     assert list(expected) == names
     assert min(expected.values()) > 0.1
