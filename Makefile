@@ -5,7 +5,8 @@
 # make test-peers  run the tests of torch, mmengine and mmseg with Weight Standardization in every convolution
 # make sweep       convert all stock configs and check them by running the models: docs/sweep.csv, 20 min
 # make bench       measure the cost of Weight Standardization: work_dirs/benchmark
-# make study       compare the normalization layers: docs/results.md, 2.5 h at most; QUICK=1: work_dirs, under 10 min
+# make study       compare the normalization layers on real images (make data): docs/results.md, 6 h at most; DATA=digits: on
+#                  generated ones: docs/results_digits.md, 2.5 h; QUICK=1: work_dirs, under 20 min
 # make trust       test interruption, low precision, fuzzing, pinned versions, and all tests in random order with free seeds:
 #                  docs/trust.md, 1.5 h; NAME=fuzz: one part
 # make lock        write requirements/*.lock, with hashes; run it after a change of requirements/*.txt
@@ -67,8 +68,10 @@ lock:
 bench: setup
 	$(RUN) tools/benchmark.py
 
+study: STUDY = $(if $(filter command%,$(origin DATA)),$(DATA),study)
+study: RESULTS = results$(addprefix _,$(filter-out study,$(STUDY)))
 study: setup
-	$(RUN) tools/study.py configs/study/study.yaml $(if $(QUICK),--quick --out work_dirs/study/quick,--out docs/results)
+	$(RUN) tools/study.py configs/study/$(STUDY).yaml $(if $(QUICK),--quick --out work_dirs/study/quick,--out docs/$(RESULTS))
 
 trust: setup
 	$(RUN) tests/trust/run.py $(NAME)

@@ -8,6 +8,7 @@ _base_ = '../demo/deeplabv3_r18_gnws_digits.py'
 max_iters = 1200
 img_scale = (240, 180)
 model = dict(
+    ws=dict(num_groups=16),  # one number for all channels, so that the model can be folded
     data_preprocessor=dict(size=img_scale[::-1]),
     decode_head=dict(ignore_index=11, loss_decode=dict(class_weight=None)),  # label 11 is for unlabelled pixels
     auxiliary_head=dict(ignore_index=11))

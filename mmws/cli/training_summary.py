@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any, Dict, List
@@ -20,7 +21,7 @@ from mmws.files import read_json, save_figure, write_json
 from mmws.openmmlab.config_tree import dicts_in
 from mmws.openmmlab.toolkits import METRICS
 
-__all__ = ['read_scalars', 'summarize']
+__all__ = ['compare_pictures', 'read_scalars', 'summarize']
 
 Lines = List[Dict[str, Any]]
 
@@ -49,10 +50,53 @@ def summarize(work_dir: str | Path) -> dict[str, Any]:
         'train_seconds': round(_seconds(training), 1), **_normalization(config), **_replaced_weights(work_dir)}
     write_json(work_dir / 'summary.json', summary, indent=2)
     _plot_curves(training, validation, work_dir / 'curves.png')
-    pictures = sorted((work_dir / 'pictures').rglob('*.[jp][pn]g'))[:8]
+    pictures = _pictures(work_dir)[:8]
     if pictures:
         _plot_pictures(pictures, work_dir / 'predictions.png')
     return summary
+
+
+def compare_pictures(work_dirs: Sequence[str | Path], count: int = 6) -> Path:
+    """Write ``comparison.png`` to the first work directory: ground truth, and the prediction of each training.
+
+    Args:
+        work_dirs: of ``tools/train.py`` and ``tools/test.py --show-dir <work_dir>/pictures``, on the same images.
+        count: number of images.
+
+    Raises:
+        WSError: if a folder has no pictures, or lacks one that the first has.
+    """
+    folders = [Path(folder) for folder in work_dirs]
+    pictures = _pictures(folders[0])[:count]
+    if not pictures:
+        raise WSError(f'{folders[0]} has no pictures; run tools/test.py with --show-dir {folders[0]}/pictures')
+    figure = Figure(figsize=(4 * (len(folders) + 1), 4 * len(pictures)), layout='constrained')
+    rows = figure.subplots(len(pictures), len(folders) + 1, squeeze=False)
+    for axes, title in zip(rows[0], ['ground truth', *(_method(folder) for folder in folders)]):
+        axes.set_title(title, fontsize=16)
+    for row, picture in zip(rows, pictures):
+        for axes, folder in zip(row[1:], folders):
+            path = folder / picture.relative_to(folders[0])
+            if not path.is_file():
+                raise WSError(f'{path} not found; test {folder} on the same images as {folders[0]}')
+            both = imread(path)  # the toolkit's picture: ground truth beside prediction
+            half = both.shape[1] // 2
+            row[0].imshow(both[:, :half])
+            axes.imshow(both[:, half:])
+    for axes in figure.axes:
+        axes.axis('off')
+    save_figure(figure, folders[0] / 'comparison.png', dpi=50)
+    return folders[0] / 'comparison.png'
+
+
+def _pictures(work_dir: Path) -> list[Path]:
+    return sorted((work_dir / 'pictures').rglob('*.[jp][pn]g'))
+
+
+def _method(work_dir: Path) -> str:
+    """Return norm and weight as text, for example GN+WS."""
+    found = _normalization(_config(work_dir))
+    return '+'.join([found['norm'] or 'no norm', *([found['weight'].upper()] if found['weight'] != 'plain' else [])])
 
 
 def read_scalars(work_dir: Path) -> tuple[Lines, Lines]:

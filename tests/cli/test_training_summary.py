@@ -1,10 +1,12 @@
 import json
 
+import cv2
+import numpy as np
 import pytest
 from mmengine.registry import MODELS
 
 from mmws import WSError
-from mmws.cli.training_summary import read_scalars, summarize
+from mmws.cli.training_summary import compare_pictures, read_scalars, summarize
 
 
 def write_run(work_dir, name, steps, validation=(), test=None, time=0.5):
@@ -68,3 +70,31 @@ def test_replaced_pretrained_weights_are_named(tmp_path, mmdet_scope, log):
     (tmp_path / '2026_1' / '2026_1.log').write_text('\n'.join(log))
     (tmp_path / 'config.py').write_text("model = dict(type='mmws.X')\ntrain_dataloader = dict(batch_size=4)\n")
     assert summarize(tmp_path)['replaced_weights'] == {'torchvision://resnet50': 'open-mmlab://jhu/resnet50_gn_ws'}
+
+
+def write_pictures(work_dir, model, shade, names=('a', 'b')):
+    """Write the toolkit's pictures: ground truth, here white, beside the prediction, here grey."""
+    (work_dir / 'pictures' / 'run').mkdir(parents=True)
+    (work_dir / 'config.py').write_text(f'model = {model}\ntrain_dataloader = dict(batch_size=1)\n')
+    for name in names:
+        picture = np.full((20, 40, 3), 255, np.uint8)
+        picture[:, 20:] = shade
+        cv2.imwrite(str(work_dir / 'pictures' / 'run' / f'{name}.png'), picture)
+
+
+def test_pictures_of_two_trainings_side_by_side(tmp_path):
+    write_pictures(tmp_path / 'x', "dict(type='mmws.X')", 100)
+    write_pictures(tmp_path / 'y', "dict(type='X', neck=dict(norm_cfg=dict(type='BN')))", 50)
+    picture = cv2.imread(str(compare_pictures([tmp_path / 'x', tmp_path / 'y'])))
+    height, width, _ = picture.shape
+    columns = [picture[height // 2 + height // 5, width * (2 * column + 1) // 6, 0] for column in range(3)]
+    assert columns == [255, 100, 50]
+
+
+def test_pictures_of_other_images_are_refused(tmp_path):
+    write_pictures(tmp_path / 'x', "dict(type='mmws.X')", 100)
+    write_pictures(tmp_path / 'y', "dict(type='X')", 50, names=('a', 'c'))
+    with pytest.raises(WSError, match=r'y/pictures/run/b\.png not found; test .*y on the same images as'):
+        compare_pictures([tmp_path / 'x', tmp_path / 'y'])
+    with pytest.raises(WSError, match=r'has no pictures; run tools/test\.py with --show-dir'):
+        compare_pictures([tmp_path, tmp_path / 'x'])

@@ -4,7 +4,7 @@ import yaml
 
 from tests.helpers.commands import REPOSITORY
 
-STUDY = REPOSITORY / 'configs' / 'study' / 'study.yaml'
+STUDIES = [REPOSITORY / 'configs' / 'study' / f'{name}.yaml' for name in ('study', 'digits')]
 TASK = {'config': 'detection.py', 'metric': 'coco/bbox_mAP', 'label': 'box AP', 'out_of': 1, 'images': 40, 'warm_up': 4,
         'seconds': 9}
 

@@ -5,15 +5,16 @@ import pytest
 from mmws.experiments.study.plan import choose_rate, plan
 from mmws.experiments.study.read import read_study
 from tests.helpers.pairs import pairs
-from tests.helpers.studies import STUDY, write_study
+from tests.helpers.studies import STUDIES, write_study
 
 
 def record(rate, metric, status='finished'):
     return {'status': status, 'metric': metric, 'settings': {'rate': rate}}
 
 
-def test_all_methods_have_a_search_and_the_same_seeds_steps_and_images():
-    study = read_study(STUDY)
+@pytest.mark.parametrize('path', STUDIES, ids=lambda path: path.stem)
+def test_all_methods_have_a_search_and_the_same_seeds_steps_and_images(path):
+    study = read_study(path)
     runs = plan(study, {})
     assert len({run.name for run in runs}) == len(runs)
     for task in study.tasks:

@@ -92,7 +92,7 @@ def test_a_real_run_of_each_task_with_a_crash_and_a_divergence(tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     make_digits(Path('data/study/digits'), train=4, val=2, size=96)
     make_single_digits(Path('data/study/single'))
-    whole = read_study(CONFIGS / 'study.yaml')
+    whole = read_study(CONFIGS / 'digits.yaml')
     tasks = {}
     for task in whole.tasks:
         rate = 1e6 if task.name == 'classification' else 0.01

@@ -12,9 +12,10 @@ from mmws.experiments.study.read import read_study
 from mmws.experiments.study.report import render, write_report
 from mmws.experiments.study.results import Results
 from tests.helpers.commands import REPOSITORY
-from tests.helpers.studies import STUDY, write_study
+from tests.helpers.studies import STUDIES, write_study
 
 DOCS = REPOSITORY / 'docs'
+COMMITTED = {'results_digits': STUDIES[1]}  # the study on real images has no results yet
 METRICS = {'seed 1': 0.3, 'seed 2': 0.4, 'rate 0.1': 0.1, 'rate 0.2': 0.2}
 
 
@@ -76,19 +77,20 @@ def test_a_study_without_results_has_a_document(study, tmp_path):
     assert [path.name for path in write_report(study, Results(tmp_path / 'none'))] == ['none.md']
 
 
-def test_the_committed_document_matches_the_committed_raw_results(monkeypatch):
+@pytest.mark.parametrize(('name', 'path'), COMMITTED.items(), ids=[*COMMITTED])
+def test_the_committed_document_matches_the_committed_raw_results(name, path, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
-    study, results = read_study(STUDY), Results(DOCS / 'results')
+    study, results = read_study(path), Results(DOCS / name)
     results.check(study)
-    assert render(study, results) == (DOCS / 'results.md').read_text(), 'run `python tools/study.py ... --report`'
+    assert render(study, results) == (DOCS / f'{name}.md').read_text(), 'run `python tools/study.py ... --report`'
     assert results.done.keys() <= {run.name for run in plan(study, results.done)}  # the document contains all of them
-    assert sum(path.stat().st_size for path in (DOCS / 'results').iterdir()) < 1.5e6
-    assert json.loads((DOCS / 'results' / 'about.json').read_text())
+    assert sum(path.stat().st_size for path in (DOCS / name).iterdir()) < 1.5e6
+    assert json.loads((DOCS / name / 'about.json').read_text())
 
 
 def test_numbers_in_the_notes_and_the_readme_are_in_the_tables():
-    notes = (DOCS / 'results_notes.md').read_text()
-    tables = (DOCS / 'results.md').read_text()
+    notes = ''.join((DOCS / f'{name}_notes.md').read_text() for name in COMMITTED)
+    tables = ''.join((DOCS / f'{name}.md').read_text() for name in COMMITTED)
     for part in notes.split('<!-- tables -->'):
         tables = tables.replace(part.strip(), '')
     quoted = re.findall(r'\d+\.\d ± \d+\.\d', notes + (REPOSITORY / 'README.md').read_text())
@@ -103,10 +105,10 @@ def label(name: str) -> str:
 
 
 def test_numbers_of_the_range_test_and_the_landscape_in_the_notes_are_as_measured():
-    notes = (DOCS / 'results_notes.md').read_text()
-    for name, result in json.loads((DOCS / 'results' / 'lr_range' / 'lr_range.json').read_text()).items():
+    notes, folder = (DOCS / 'results_digits_notes.md').read_text(), DOCS / 'results_digits'
+    for name, result in json.loads((folder / 'lr_range' / 'lr_range.json').read_text()).items():
         low, high = result['usable']
         assert f'| {label(name)} | {low:.3g} to {high:.3g} | {result["diverged"]:.3g} |' in notes
-    for name, points in json.loads((DOCS / 'results' / 'landscape' / 'landscape.json').read_text())['measured'].items():
+    for name, points in json.loads((folder / 'landscape' / 'landscape.json').read_text())['measured'].items():
         medians = ' | '.join(f'{median(point[key] for point in points):.3g}' for key in ('loss', 'beta', 'lipschitz'))
         assert f'| {label(name)} | {medians} |' in notes

@@ -10,7 +10,7 @@ from mmws.experiments.study.schema import check_task, shorten
 from mmws.layers.conv import WeightStandardized
 from tests.helpers.commands import REPOSITORY
 from tests.helpers.pairs import pairs
-from tests.helpers.studies import STUDY, write_study
+from tests.helpers.studies import STUDIES, write_study
 
 
 @pytest.mark.parametrize(('change', 'message'), [
@@ -48,7 +48,8 @@ def test_a_file_that_is_missing_or_not_yaml_is_named(tmp_path):
     ('nope.py', {}, 'task detection: config nope.py not found'),
     ('plain.py', {}, "model.type is 'FasterRCNN'; .* write mmws.FasterRCNN"),
     ('plain.py', {'nrom': 'GN'}, "unknown ws option 'nrom'"),
-    (str(STUDY.with_name('detection.py')), {}, 'needs data/study/digits/annotations/train.json, which does not exist'),
+    (str(STUDIES[0].with_name('detection.py')), {},
+     'needs data/study/digits/annotations/train.json, which does not exist'),
 ])
 def test_mistakes_that_fail_every_run_are_found_before_the_first(tmp_path, monkeypatch, config, method, message):
     monkeypatch.chdir(tmp_path)
@@ -79,7 +80,7 @@ def test_coco_and_voc_are_planned_and_requested(tmp_path, monkeypatch):
 def test_the_short_form_is_a_part_of_the_study(tmp_path):
     with pytest.raises(WSError, match='the study has no key `quick`'):
         shorten(read_study(write_study(tmp_path)))
-    whole = read_study(STUDY)
+    whole = read_study(STUDIES[1])
     quick = shorten(whole)
     assert quick.seeds == (1,)
     for task, full in pairs(quick.tasks, whole.tasks):

@@ -1,0 +1,124 @@
+"""Distance between the statistics of each batch and the running ones of BatchNorm, during a training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from torch import Tensor
+
+from mmws.errors import WSError
+from mmws.experiments.short_run import short_run
+from mmws.files import save_figure, write_json
+from mmws.ops.torch_compat import BatchNorm
+
+__all__ = ['distances', 'measure_statistics', 'plot_statistics']
+
+PANELS = {'shift': 'distance of the means, running standard deviations',
+          'scale': 'ratio of the standard deviations, |log2|'}
+WARM_UP = {'type': 'LinearLR', 'start_factor': 0.01, 'by_epoch': False, 'end': 200}
+
+
+def measure_statistics(configs: Mapping[str, Config], steps: int, every: int, out: Path) -> dict[str, Any]:
+    """Train each config with its learning rate, and measure the :func:`distances` every ``every`` steps.
+
+    The keys of ``configs`` are the names in the figure. Writes ``bn_statistics.json``, ``bn_statistics.png`` and
+    mmengine's logs to the folder ``out``.
+
+    Returns:
+        The content of ``bn_statistics.json``: ``steps``, ``every`` and, in ``measured`` by name, the measurements: the
+        ``step``, and the medians ``shift`` and ``scale`` over all channels of all BatchNorms that ran in it.
+
+    Raises:
+        WSError: if ``every`` is out of range, or a network has no BatchNorm that trains.
+    """
+    if not 0 < every <= steps:
+        raise WSError(f'expected a measurement every 1 to {steps} steps, got every {every}')
+    measured = {}
+    for index, (name, config) in enumerate(configs.items()):
+        hook = _StatisticsHook(every)
+        short_run(config, hook, steps, out / f'run_{index}', [dict(WARM_UP)])
+        if not hook.measurements:
+            raise WSError(f'{name}: no BatchNorm ran in training mode; for a type with the mmws. prefix add '
+                          '--cfg-options model.ws.norm=keep model.ws.weight=plain')
+        measured[name] = hook.measurements
+    result = {'steps': steps, 'every': every, 'measured': measured}
+    write_json(out / 'bn_statistics.json', result, indent=1)
+    plot_statistics(measured, out / 'bn_statistics.png')
+    return result
+
+
+class _StatisticsHook(Hook):  # type: ignore[misc]
+    def __init__(self, every: int) -> None:
+        self.every = every
+        self.measurements: list[dict[str, Any]] = []
+        self._found: list[tuple[Tensor, Tensor]] | None = None
+
+    def before_train(self, runner: Any) -> None:
+        for module in runner.model.modules():
+            if isinstance(module, BatchNorm) and module.track_running_stats:
+                module.register_forward_pre_hook(self._observe)
+
+    def _observe(self, module: Any, arguments: tuple[Tensor, ...]) -> None:
+        if module.training and self._found is not None:
+            self._found.append(distances(module, arguments[0]))
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        self._found = [] if batch_idx % self.every == 0 else None
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        if self._found:
+            shift, scale = (float(torch.cat(each).median()) for each in zip(*self._found))
+            self.measurements.append({'step': batch_idx, 'shift': round(shift, 4), 'scale': round(scale, 4)})
+        self._found = None
+
+
+@torch.no_grad()
+def distances(norm: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Return the distance of the statistics of a batch from the running ones, for each channel.
+
+    With mean :math:`\mu`, variance :math:`\sigma^2` of the batch and :math:`\hat\mu`, :math:`\hat\sigma^2` the running
+    ones: :math:`\lvert \mu - \hat\mu \rvert / \hat\sigma` is how far the output of the norm moves between training and
+    test, in its own standard deviations; :math:`\lvert \log_2(\sigma / \hat\sigma) \rvert` is how much it scales.
+
+    Args:
+        norm: a BatchNorm with running statistics.
+        x: its input, (N, C, ...).
+
+    Returns:
+        Two tensors (C,).
+
+    Example:
+        >>> norm = torch.nn.BatchNorm2d(1, eps=0)
+        >>> x = torch.tensor([1.0, 5.0]).view(1, 1, 1, 2)  # mean 3, standard deviation 2; the running ones are 0 and 1
+        >>> [each.item() for each in distances(norm, x)]
+        [3.0, 1.0]
+    """
+    dims = [0, *range(2, x.dim())]
+    running = (norm.running_var + norm.eps).sqrt()
+    std = (x.var(dims, unbiased=False) + norm.eps).sqrt()
+    return (x.mean(dims) - norm.running_mean).abs() / running, (std / running).log2().abs()
+
+
+def plot_statistics(measured: Mapping[str, list[dict[str, Any]]], path: Path) -> None:
+    """Draw both distances over the steps: a dot for each measured step, a line for the running median of nine."""
+    figure = Figure(figsize=(9, 4), layout='constrained')
+    panels = figure.subplots(1, 2)
+    for (name, points), line, shade in zip(measured.items(), ['-', '--', '-.', ':'] * len(measured),
+                                           ['black', '0.5'] * len(measured)):
+        for axes, key in zip(panels, PANELS):
+            values = torch.tensor([point[key] for point in points])
+            smooth = [values[max(0, i - 4):i + 5].median().item() for i in range(len(values))]
+            steps = [point['step'] for point in points]
+            axes.plot(steps, values, '.', color=shade, markersize=2)
+            axes.plot(steps, smooth, line, color=shade, label=name)
+    for axes, label in zip(panels, PANELS.values()):
+        axes.set(xlabel='step', ylabel=label, ylim=(0, None))
+        axes.grid(alpha=0.3)
+    panels[0].legend()
+    save_figure(figure, path, dpi=120)
