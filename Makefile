@@ -5,8 +5,8 @@
 # make test-peers  run the tests of torch, mmengine and mmseg with Weight Standardization in every convolution
 # make sweep       convert all stock configs and check them by running the models: docs/sweep.csv, 20 min
 # make bench       measure the cost of Weight Standardization: work_dirs/benchmark
-# make study       compare the normalization layers on real images (make data): docs/results.md, 6 h at most; DATA=digits: on
-#                  generated ones: docs/results_digits.md, 2.5 h; QUICK=1: work_dirs, under 20 min
+# make study       compare the normalization layers on real images (make data), for hours: docs/results.md; DATA=digits: on
+#                  generated ones, 2.5 h at most: docs/results_digits.md; QUICK=1: a short form, into work_dirs/study
 # make trust       test interruption, low precision, fuzzing, pinned versions, and all tests in random order with free seeds:
 #                  docs/trust.md, 1.5 h; NAME=fuzz: one part
 # make lock        write requirements/*.lock, with hashes; run it after a change of requirements/*.txt
@@ -16,7 +16,7 @@
 
 PYTHON ?= python3
 STACK ?= onedl
-DATA ?= digits
+DATA := digits
 VENV := .venv$(if $(filter-out onedl,$(STACK)),-$(STACK))
 RUN := $(VENV)/bin/python
 
@@ -71,7 +71,7 @@ bench: setup
 study: STUDY = $(if $(filter command%,$(origin DATA)),$(DATA),study)
 study: RESULTS = results$(addprefix _,$(filter-out study,$(STUDY)))
 study: setup
-	$(RUN) tools/study.py configs/study/$(STUDY).yaml $(if $(QUICK),--quick --out work_dirs/study/quick,--out docs/$(RESULTS))
+	$(RUN) tools/study.py configs/study/$(STUDY).yaml $(if $(QUICK),--quick --out work_dirs/study/$(RESULTS),--out docs/$(RESULTS))
 
 trust: setup
 	$(RUN) tests/trust/run.py $(NAME)

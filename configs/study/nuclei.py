@@ -2,34 +2,27 @@
 
 `tools/study.py` sets norm, learning rate, batch size, number of steps and seed. Without it, this config trains GN+WS.
 """
-_base_ = '../nuclei/mask_rcnn_r18_gnws_nuclei.py'
+_base_ = './detection.py'
 
 model = dict(
-    type='mmws.FasterRCNN',
-    ws=dict(num_groups=8),  # with 16 channels, 32 groups would be InstanceNorm
-    backbone=dict(base_channels=16),
-    neck=dict(in_channels=[16, 32, 64, 128], out_channels=32, num_outs=4),
-    rpn_head=dict(
-        in_channels=32, feat_channels=32, anchor_generator=dict(scales=[4], strides=[4, 8, 16, 32])),
-    roi_head=dict(
-        bbox_roi_extractor=dict(out_channels=32),
-        bbox_head=dict(
-            type='ConvFCBBoxHead', num_shared_convs=2, num_shared_fcs=1, in_channels=32, conv_out_channels=32,
-            fc_out_channels=128),
-        mask_roi_extractor=None,
-        mask_head=None))
+    roi_head=dict(bbox_head=dict(num_classes=1)),
+    train_cfg=dict(
+        rpn_proposal=dict(nms_pre=500, max_per_img=200),  # an image has up to 151 nuclei
+        rcnn=dict(sampler=dict(num=64))),
+    test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=200), rcnn=dict(max_per_img=100)))
 
-img_scale = (160, 160)
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='Resize', scale=img_scale),
+    dict(type='Resize', scale=(160, 160), keep_ratio=True),
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
 ]
 test_pipeline = train_pipeline
-train_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(pipeline=train_pipeline))
-val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(pipeline=test_pipeline))
+data_root = 'data/nuclei/'
+metainfo = dict(_delete_=True, classes=('nucleus', ), palette=[(220, 20, 60)])
+train_dataloader = dict(dataset=dict(data_root=data_root, metainfo=metainfo, pipeline=train_pipeline))
+val_dataloader = train_dataloader
 test_dataloader = val_dataloader
-val_evaluator = dict(metric='bbox')
+val_evaluator = dict(ann_file=data_root + 'annotations/val.json')
 test_evaluator = val_evaluator
 work_dir = 'work_dirs/study/nuclei'

@@ -74,15 +74,15 @@ def compare_pictures(work_dirs: Sequence[str | Path], count: int = 6) -> Path:
     rows = figure.subplots(len(pictures), len(folders) + 1, squeeze=False)
     for axes, title in zip(rows[0], ['ground truth', *(_method(folder) for folder in folders)]):
         axes.set_title(title, fontsize=16)
-    for row, picture in zip(rows, pictures):
-        for axes, folder in zip(row[1:], folders):
+    for (truth, *row), picture in zip(rows, pictures):
+        for axes, folder in zip(row, folders):
             path = folder / picture.relative_to(folders[0])
             if not path.is_file():
                 raise WSError(f'{path} not found; test {folder} on the same images as {folders[0]}')
             both = imread(path)  # the toolkit's picture: ground truth beside prediction
             half = both.shape[1] // 2
-            row[0].imshow(both[:, :half])
             axes.imshow(both[:, half:])
+        truth.imshow(both[:, :half])
     for axes in figure.axes:
         axes.axis('off')
     save_figure(figure, folders[0] / 'comparison.png', dpi=50)

@@ -55,8 +55,8 @@ def _about(study: Study, results: Results) -> str:
             'total. Values are percent after the last step: mean ± sample standard deviation over the seeds '
             f'{", ".join(map(str, study.seeds))}. The learning rates are chosen with seed {study.rate_seed}, which is '
             'not in the means. Diverged and crashed runs are not in the means either. The gain at the end is the one '
-            f'from the last validation but one to the last; a curve is flat if it is at most {FLAT:g} percent '
-            'point.\n\n')
+            f'from the last validation but one to the last; a curve is flat if it is between -{FLAT:g} and {FLAT:g} '
+            'percent point.\n\n')
     return text + '\n'.join(f'- `{one["command"]}`  \n  {one["date"]}, {one["machine"]}; {one["versions"]}'
                             for one in results.about)
 

@@ -86,7 +86,7 @@ def shorten(study: Study) -> Study:
 
     def shorten_part(part: Part) -> Part:
         return replace(part, methods=tuple(name for name in part.methods if name in quick.methods),
-                       rates=part.rates[len(part.rates) // 2:][:1], widen=0)
+                       rates=part.rates[len(part.rates) // 2:][:1])
 
     return replace(study, seeds=quick.seeds, tasks=tuple(
         replace(task, images=round(task.images * quick.images), warm_up=round(task.warm_up * quick.images),
