@@ -16,8 +16,11 @@ from mmws.layers.conv_transpose import ConvTransposeWS1d, ConvTransposeWS2d, Con
 from mmws.moved import install as _find_moved_modules
 from mmws.openmmlab.stock_configs import stock_config
 from mmws.ops.standardize import standardize_weight
+from mmws.transplant.report import TransplantReport
+from mmws.transplant.transplant import transplant_
 
 __all__ = ['ConvTransposeWS1d', 'ConvTransposeWS2d', 'ConvTransposeWS3d', 'ConvWS1d', 'ConvWS2d', 'ConvWS3d', 'Options',
-           'Report', 'WSError', '__version__', 'convert_', 'fold', 'standardize_weight', 'stock_config']
+           'Report', 'TransplantReport', 'WSError', '__version__', 'convert_', 'fold', 'standardize_weight',
+           'stock_config', 'transplant_']
 
 _find_moved_modules()

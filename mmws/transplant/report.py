@@ -1,0 +1,57 @@
+"""Report of a transplant."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from mmws.conversion.report import ITSELF, Report
+
+__all__ = ['TransplantReport']
+
+
+@dataclass
+class TransplantReport:
+    """Result of :func:`mmws.transplant_`, by names of the converted network's modules.
+
+    Attributes:
+        conversion: of the network; None if it was converted before.
+        lost: for each convolution with fitted filters, the share of its output's variance that the removed means of
+            its filters carried, 0 to 1.
+        ridge: for each of them the strength of the regression; infinite where the old filters fit best.
+        fit: for each norm the squared correlation of its output with the BatchNorm's, 0 to 1, averaged over the
+            channels with the variance as weight; None where the two outputs have different shapes.
+        kept: norms and convolutions that were not fitted, with the reason.
+        distance: of the network's outputs to the BatchNorm network's, divided by the norm of the latter; None if they
+            have different shapes.
+        images: the number of images.
+    """
+
+    conversion: Report | None = None
+    lost: dict[str, float] = field(default_factory=dict)
+    ridge: dict[str, float] = field(default_factory=dict)
+    fit: dict[str, float | None] = field(default_factory=dict)
+    kept: dict[str, str] = field(default_factory=dict)
+    distance: float | None = None
+    images: int = 0
+
+    def summary(self) -> str:
+        """Return the result in one line."""
+        fits = [fit for fit in self.fit.values() if fit is not None]
+        fit = f', fit {sum(fits) / len(fits):.2f} on average' if fits else ''
+        distance = '' if self.distance is None else f', relative distance of the outputs {self.distance:.2f}'
+        return (f'Transplant with {self.images} images: {len(self.lost)} convolutions and {len(self.fit)} norms '
+                f'fitted, {len(self.kept)} modules kept{fit}{distance}')
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the report without the conversion as plain values, for a checkpoint."""
+        return {name: value for name, value in vars(self).items() if name != 'conversion'}
+
+    def __str__(self) -> str:
+        lines = [self.summary()]
+        lines += [f'  filters  {name or ITSELF}: {lost:.0%} of the variance was in the means, ridge '
+                  f'{self.ridge[name]:g}' for name, lost in self.lost.items()]
+        lines += [f'  norm     {name or ITSELF}: fit {"unknown" if fit is None else format(fit, ".2f")}'
+                  for name, fit in self.fit.items()]
+        lines += [f'  kept     {name or ITSELF}: {reason}' for name, reason in self.kept.items()]
+        return '\n'.join(lines)

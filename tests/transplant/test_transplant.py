@@ -1,0 +1,229 @@
+import copy
+import pickle
+import re
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from mmws import WSError, convert_, transplant_
+from mmws.layers.switchable_norm import SwitchableNorm
+from mmws.transplant.norms import NormFit
+from mmws.transplant.sampling import Moments, moments
+
+NORMS = [{}, {'norm': 'LN'}, {'norm': 'SN'}, {'norm': 'BCN'}, {'norm': 'EstBN'}, {'norm': 'keep'}, {'norm': 'IN'},
+         {'weight': 'plain'}]
+
+
+class Net(nn.Module):
+    """A network with a residual block, a grouped convolution, negative scales and a classifier."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU())
+        self.block = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1, groups=2), nn.BatchNorm2d(16), nn.ReLU(),
+                                   nn.Conv2d(16, 16, 1, bias=False), nn.BatchNorm2d(16))
+        self.head = nn.Conv2d(16, 5, 1)
+
+    def forward(self, x):
+        x = self.stem(x)
+        return self.head(torch.relu(x + self.block(x)))
+
+
+def trained(net: nn.Module) -> nn.Module:
+    """Give ``net`` the statistics of images, and scales and shifts as after a training."""
+    for norm in net.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            nn.init.normal_(norm.weight)
+            nn.init.normal_(norm.bias)
+    for _ in range(30):
+        net.train()(images(32))
+    return net.eval()
+
+
+def images(number: int = 32) -> torch.Tensor:
+    """Return noise images that share little with each other."""
+    return torch.rand(number, 3, 12, 12) * torch.rand(number, 3, 1, 1) * 4
+
+
+def distance(net: nn.Module, teacher: nn.Module, x: torch.Tensor) -> float:
+    with torch.no_grad():
+        expected = teacher(x)
+        return float((net.eval()(x) - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize('options', NORMS, ids=str)
+def test_a_transplant_is_closer_than_the_weights_by_name(options):
+    net, unseen = trained(Net()), images()
+    teacher, by_name, affine = copy.deepcopy(net), copy.deepcopy(net), copy.deepcopy(net)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        convert_(by_name, **options)
+    report = transplant_(net, images(64), **options)
+    transplant_(affine, images(64), samples=0, **options)
+    far, middle, near = (distance(one, teacher, unseen) for one in (by_name, affine, net))
+    assert near < 0.85 * far
+    assert near < middle * 1.1
+    assert report.conversion.norm == options.get('norm', 'GN')
+    assert report.kept == {}
+    assert 0 < report.distance < 1
+    assert list(report.lost) == ['stem.0', 'block.0', 'block.3']
+    assert all(0 <= lost < 1 for lost in report.lost.values())
+    assert all(0 < fit <= 1 for fit in report.fit.values())
+    assert torch.equal(net.head.weight, teacher.head.weight)
+
+
+def test_the_report_is_readable_and_plain():
+    net = trained(Net())
+    report = transplant_(net, images())
+    assert re.fullmatch(r'Transplant with 32 images: 3 convolutions and 3 norms fitted, 0 modules kept, fit 0\.\d\d on '
+                        r'average, relative distance of the outputs \d\.\d\d', report.summary())
+    assert re.search(r'filters  stem\.0: \d+% of the variance was in the means, ridge', str(report))
+    assert pickle.loads(pickle.dumps(report.as_dict()))['fit'] == report.fit
+
+
+def test_a_second_transplant_gives_the_same_network():
+    one = trained(Net())
+    other, x = copy.deepcopy(one), images()
+    transplant_(one, x)
+    torch.rand(7)  # the global generator plays no part
+    transplant_(other, x)
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values()))
+
+
+def test_a_converted_network_takes_the_weights_of_its_teacher():
+    teacher, x = trained(Net()), images()
+    net, expected = Net(), copy.deepcopy(teacher)
+    convert_(net)
+    before = copy.deepcopy(teacher.state_dict())
+    report = transplant_(net, x, teacher=teacher)
+    transplant_(expected, x)
+    assert report.conversion is None
+    assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), expected.state_dict().values()))
+    assert all(torch.equal(a, before[key]) for key, a in teacher.state_dict().items())
+    assert not teacher.training
+
+
+def test_modes_and_gradients_stay():
+    net = trained(Net())
+    net.train()
+    net.block.eval()
+    net.stem.requires_grad_(False)
+    transplant_(net, images())
+    assert [net.training, net.block.training, net.block[1].training] == [True, False, False]
+    assert not net.stem[0].weight.requires_grad
+    assert net.block[0].weight.requires_grad
+    assert not any(module._forward_pre_hooks for module in net.modules())
+
+
+class Shared(nn.Module):
+    """A head that runs on each level of a pyramid."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+
+    def forward(self, x):
+        return [self.norm(self.conv(level)) for level in (x, 3 * x[:, :, ::2, ::2], x[:, :, ::4, ::4] + 1)]
+
+
+def test_a_shared_norm_fits_all_its_calls():
+    net = trained(Shared())
+    teacher, x = copy.deepcopy(net), images(64)
+    transplant_(net, x)
+    with torch.no_grad():
+        found, expected = (moments(torch.cat([level.flatten(2) for level in one(x)], 2)) for one in (net, teacher))
+    assert torch.allclose(found.mean, expected.mean, atol=1e-3)
+    assert torch.allclose(found.variance, expected.variance, rtol=1e-2, atol=1e-3)
+
+
+class Regions(nn.Module):
+    """A head whose input depends on what the network found, as a detector's regions."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = Net(), nn.Sequential(nn.Conv2d(5, 8, 1), nn.BatchNorm2d(8))
+
+    def forward(self, x):
+        features = self.stem(x)
+        chosen = features[features.mean((1, 2, 3)).argsort()[:9 if isinstance(self.head[1], nn.BatchNorm2d) else 7]]
+        return self.head(chosen)
+
+
+def test_inputs_of_another_shape_are_fitted_by_moments():
+    report = transplant_(trained(Regions()), images())
+    assert report.fit['head.1'] is None
+    assert report.distance is None
+    assert report.kept == {'head.0': 'its input differs in shape from that of the BatchNorm network'}
+    assert 'norm     head.1: fit unknown' in str(report)
+
+
+def test_what_does_not_run_or_was_not_trained_is_named():
+    net = nn.ModuleDict({'used': trained(Net()), 'unused': nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))})
+    report = transplant_(net, images(), forward=lambda network, x: network['used'](x))
+    assert report.kept == {'unused.1': 'its BatchNorm was never trained'}
+    net = nn.ModuleDict({'used': trained(Net()), 'unused': trained(Net())})
+    report = transplant_(net, images(), forward=lambda network, x: network['used'](x))
+    assert report.kept['unused.block.4'] == 'it did not run on the images'
+
+
+@pytest.mark.parametrize(('case', 'message'), [
+    (lambda net: transplant_(net, torch.empty(0, 3, 8, 8)), 'expected images, got none'),
+    (lambda net: transplant_(net, []), 'expected images, got none'),
+    (lambda net: transplant_(net, [torch.rand(3, 8, 8), torch.rand(3, 9, 8)]), 'images of one size, got .*8, 8.*9, 8'),
+    (lambda net: transplant_(net, images(), weight='wn'), "expected weight='ws' or weight='plain', got 'wn'"),
+    (lambda net: transplant_(net, images(), groups=3), "unknown ws option 'groups'"),
+    (lambda net: transplant_(net, images(), forward=lambda network, x: x), 'no trained BatchNorm ran on the images'),
+    (lambda net: transplant_(Net(), images()), 'never trained .*load its weights first'),
+    (lambda net: transplant_(nn.Conv2d(3, 4, 1), images()), 'the network, Conv2d, has no BatchNorm'),
+    (lambda net: transplant_(net, images(), teacher=nn.Conv2d(3, 4, 1)), 'the teacher, Conv2d, has no BatchNorm'),
+    (lambda net: transplant_(nn.Conv2d(3, 4, 1), images(), teacher=net), 'has 0 children, in `teacher` it has 3'),
+    (lambda net: transplant_(nn.Sequential(*net.children(), nn.ReLU()), images(), teacher=net), '4 children.* 3;'),
+], ids=str)
+def test_bad_input_leaves_the_network_as_it_is(case, message):
+    net = trained(Net())
+    before = copy.deepcopy(net.state_dict())
+    with pytest.raises(WSError, match=message):
+        case(net)
+    assert type(net.stem[1]) is nn.BatchNorm2d
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+
+
+def test_another_width_is_refused():
+    other = Net()
+    other.head = nn.Conv2d(16, 6, 1)
+    convert_(other)
+    with pytest.raises(WSError, match=r'head\.weight has shape \(6, 16, 1, 1\), in `teacher` it has \(5, 16, 1, 1\)'):
+        transplant_(other, images(), teacher=trained(Net()))
+
+
+def test_few_images_warn():
+    with pytest.warns(UserWarning, match='7 images, expected 8 or more') as caught:
+        transplant_(trained(Net()), images(7))
+    assert [warning.filename for warning in caught] == [__file__]
+
+
+@pytest.mark.parametrize('norm', [nn.GroupNorm(4, 8), nn.InstanceNorm2d(8, affine=True), SwitchableNorm(8),
+                                  nn.BatchNorm2d(8)], ids=lambda norm: type(norm).__name__)
+def test_a_fitted_norm_gives_each_channel_its_moments(norm):
+    target = Moments(torch.randn(8), torch.rand(8) + 0.5, 100)
+    sign = torch.tensor([1.0, -1] * 4)
+    x = torch.randn(16, 8, 5, 5) * torch.rand(8, 1, 1) + torch.randn(8, 1, 1)
+    norm.eval()
+    with torch.no_grad():
+        NormFit(norm).update_(x, target, sign)
+        found = moments(norm(x))
+    assert torch.allclose(found.mean, target.mean, atol=1e-3)
+    assert torch.allclose(found.variance, target.variance, rtol=1e-2)
+    assert torch.equal(norm.weight.sign(), sign)
+
+
+def test_a_dead_channel_keeps_a_finite_scale():
+    norm, x = nn.GroupNorm(8, 8), torch.randn(4, 8, 5, 5)
+    x[:, 3] = 2
+    with torch.no_grad():
+        NormFit(norm).update_(x, Moments(torch.ones(8), torch.ones(8), 100), torch.ones(8))
+    assert norm.weight[3] == 1
+    assert norm.bias[3] == 1
+    assert torch.isfinite(norm.weight).all()
