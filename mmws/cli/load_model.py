@@ -14,7 +14,7 @@ from mmws.openmmlab.config_tree import dicts_in
 from mmws.openmmlab.mmengine_compat import explain_operators, find_type
 from mmws.openmmlab.safe_globals import allow_log_history
 
-__all__ = ['check_model', 'load_trained']
+__all__ = ['build_model', 'check_model', 'load_trained']
 
 LAYER_KEYS = ('conv_cfg', 'norm_cfg', 'act_cfg')
 
@@ -31,7 +31,7 @@ def check_model(config: Config, checkpoint: str = '', needs_all_weights: bool = 
         WSError: if the model cannot be built, or the checkpoint cannot be read or does not fit.
     """
     with silence():
-        model = _build_model(config)
+        model = build_model(config)
         if checkpoint and '://' not in checkpoint:
             tensors = _read(checkpoint).tensors
             if needs_all_weights:
@@ -49,7 +49,7 @@ def load_trained(config: Config, path: str) -> tuple[nn.Module, Checkpoint]:
         WSError: if the checkpoint cannot be read, or its names and shapes differ from those of the model.
     """
     checkpoint = _read(path)
-    model = _build_model(config)
+    model = build_model(config)
     _load_weights(config, model, path, checkpoint.tensors, strict=True)
     model.eval()
     return model, checkpoint
@@ -60,7 +60,7 @@ def _read(path: str) -> Checkpoint:
     return read_checkpoint(path)
 
 
-def _build_model(config: Config) -> nn.Module:
+def build_model(config: Config) -> nn.Module:
     with MODELS.switch_scope_and_registry(config.default_scope) as registry:
         try:
             with explain_operators():

@@ -24,7 +24,7 @@ from mmws.transplant.pairs import conv_before_each_norm, copy_weights_, module_p
 from mmws.transplant.record import Record, evaluating, recording
 from mmws.transplant.report import TransplantReport
 
-__all__ = ['transplant_']
+__all__ = ['float_tensors', 'transplant_']
 
 FEWEST_IMAGES = 8
 
@@ -147,7 +147,7 @@ def _attach(pairs: dict[nn.Module, nn.Module], names: dict[nn.Module, str], trai
 
 
 def _distance(outputs: Any, expected: Any) -> float | None:
-    found, wanted = (_float_tensors(value) for value in (outputs, expected))
+    found, wanted = (float_tensors(value) for value in (outputs, expected))
     if not wanted or [leaf.shape for leaf in found] != [leaf.shape for leaf in wanted]:
         return None
     error = sum(float((one - other).square().sum()) for one, other in zip(found, wanted))
@@ -155,5 +155,6 @@ def _distance(outputs: Any, expected: Any) -> float | None:
     return round(math.sqrt(error / total), 4) if total else None
 
 
-def _float_tensors(value: Any) -> list[Tensor]:
+def float_tensors(value: Any) -> list[Tensor]:
+    """Return the floating tensors in a structure of tuples, lists and dicts."""
     return [leaf.float() for leaf in tree_leaves(value) if isinstance(leaf, Tensor) and leaf.is_floating_point()]

@@ -1,0 +1,92 @@
+"""Distillation without labels: a converted network learns to give the outputs of the BatchNorm network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from mmws.cli.transplant_data import Forward
+from mmws.transplant.transplant import float_tensors
+
+__all__ = ['Distillation', 'distill']
+
+RATE = 1e-3
+WARM_UP = 0.1  # of the steps
+
+
+class Distillation(BaseModel):  # type: ignore[misc]
+    r"""A model that trains ``student`` to give the features and the outputs of ``teacher``, without labels.
+
+    .. math:: L = \sum_k \frac{\lVert s_k - t_k \rVert^2}{\lVert t_k - \mathrm{mean}(t_k) \rVert^2}
+
+    with the tensors :math:`s_k` that ``run`` returns for the student, and :math:`t_k` for the teacher.
+
+    Args:
+        teacher: a model of a toolkit, or its backbone.
+        student: the same, converted.
+        run: gives both the same regions.
+        data_preprocessor: of the model.
+    """
+
+    def __init__(self, teacher: nn.Module, student: nn.Module, run: Forward, data_preprocessor: nn.Module) -> None:
+        super().__init__(data_preprocessor)
+        self.student, self.run = student, run
+        # Not a submodule: it is not in the checkpoints, and stays in eval mode.
+        object.__setattr__(self, 'teacher', teacher.eval().requires_grad_(False))
+
+    def forward(self, inputs: Tensor, data_samples: Any = None, mode: str = 'tensor') -> Any:
+        """Return the losses; mmengine calls it with ``mode='loss'``."""
+        teacher: Any = self.teacher
+        teacher.to(inputs.device)
+        data = {'inputs': inputs, 'data_samples': data_samples}
+        self.run.start()
+        with torch.no_grad():
+            expected = float_tensors(self.run(teacher, data))
+        found = float_tensors(self.run(self.student, data))
+        return {f'loss_{index}': (one - other).square().sum() / (other - other.mean()).square().sum().clamp_min(1e-12)
+                for index, (one, other) in enumerate(zip(found, expected))}
+
+    def init_weights(self) -> None:
+        """Keep the weights: the runner calls this before the first step."""
+
+    def train_step(self, data: Any, optim_wrapper: Any) -> Any:
+        """Do one step; the preprocessor runs as in a test, because there are no annotations."""
+        with optim_wrapper.optim_context(self):
+            losses = self._run_forward(self.data_preprocessor(data, False), mode='loss')
+        loss, log = self.parse_losses(losses)
+        optim_wrapper.update_params(loss)
+        return log
+
+
+def distill(config: Config, model: Distillation, dataset: Dataset[Any], steps: int, work_dir: Path) -> None:
+    """Train the student of ``model`` with Adam and the batch size of ``config``; resume after an interrupt.
+
+    Args:
+        config: of the student's training.
+        model: with the networks.
+        dataset: of images, as the pipeline of the test data gives them.
+        steps: number of steps: a linear warm-up, then a cosine to 0.
+        work_dir: folder for the log and for checkpoints, from which a second call resumes.
+    """
+    loader, warm_up = config.train_dataloader, max(1, int(steps * WARM_UP))
+    Runner(
+        model, str(work_dir), experiment_name=work_dir.name, default_scope=config.default_scope, resume=True,
+        train_dataloader={
+            'dataset': dataset, 'batch_size': loader.batch_size, 'num_workers': loader.get('num_workers', 0),
+            'sampler': {'type': 'InfiniteSampler', 'shuffle': True}, 'collate_fn': {'type': 'pseudo_collate'}},
+        train_cfg={'type': 'IterBasedTrainLoop', 'max_iters': steps},
+        optim_wrapper={'optimizer': {'type': 'Adam', 'lr': RATE}},
+        param_scheduler=[{'type': 'LinearLR', 'by_epoch': False, 'start_factor': 0.01, 'end': warm_up},
+                         {'type': 'CosineAnnealingLR', 'by_epoch': False, 'begin': warm_up, 'end': steps}],
+        default_hooks={
+            'logger': {'type': 'LoggerHook', 'interval': max(1, steps // 20)},
+            'checkpoint': {'type': 'CheckpointHook', 'by_epoch': False, 'interval': max(1, steps // 5),
+                           'max_keep_ckpts': 1}},
+        log_processor={'by_epoch': False}, randomness={'seed': 0}).train()

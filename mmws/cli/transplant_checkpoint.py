@@ -1,0 +1,119 @@
+"""A checkpoint of a BatchNorm network becomes one of the GN+WS network of a config."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.logging import print_log
+
+from mmws.checkpoint.batch_norm import BatchNormWeights, read_batch_norm_weights
+from mmws.checkpoint.reader import sha256_of
+from mmws.checkpoint.writer import ENDINGS, write_checkpoint
+from mmws.cli.config import silence
+from mmws.cli.distill import Distillation, distill
+from mmws.cli.load_model import build_model
+from mmws.cli.transplant_data import (
+    Forward,
+    ImageFiles,
+    image_paths,
+    load_images,
+    preprocess,
+    spread,
+    wrong_channel_order,
+)
+from mmws.conversion.layer_types import batch_norms
+from mmws.errors import WSError
+from mmws.files import check_output
+from mmws.transplant.report import TransplantReport
+from mmws.transplant.transplant import transplant_
+from mmws.version import __version__
+
+__all__ = ['Transplant', 'transplant_checkpoint']
+
+KEPT_META = ('dataset_meta', 'CLASSES', 'PALETTE')
+
+
+@dataclass
+class Transplant:
+    """Networks of a transplant: the whole models, or their backbones if the checkpoint has no more.
+
+    Attributes:
+        teacher: the BatchNorm network with the weights of the checkpoint.
+        student: the converted network of the config.
+        weights: the weights of the checkpoint.
+    """
+
+    teacher: Any
+    student: Any
+    weights: BatchNormWeights
+
+
+def transplant_checkpoint(config: Config, checkpoint: str, out: Path, folder: Path | None, number: int,
+                          steps: int) -> TransplantReport:
+    """Read BatchNorm weights, fit the network of ``config`` to them, and write its weights.
+
+    Args:
+        config: with a type that has the ``mmws.`` prefix.
+        checkpoint: of the same network with BatchNorm, or of its backbone. It is not changed.
+        out: file for the weights: of the network for ``load_from``, or of the backbone for ``ws=dict(pretrained=...)``.
+        folder: of images without labels; None for the training data of ``config``.
+        number: of images.
+        steps: of the distillation after the transplant; 0 for none.
+
+    Raises:
+        WSError: if the config has no converted type or no BatchNorm, or the weights or the images cannot be used.
+    """
+    check_output(out, checkpoint, endings=ENDINGS)
+    networks = build_networks(config, checkpoint)
+    part = networks.weights.part
+    teacher, student = (getattr(model, part) if part else model for model in (networks.teacher, networks.student))
+    every_path = image_paths(config, folder)
+    chosen = ImageFiles(config, spread(every_path, number))
+    loaded = load_images(chosen)
+    data = preprocess(networks.teacher.eval(), loaded)
+    if len(loaded) < len(chosen):
+        print_log(f'mmws: {len(loaded)} images instead of {len(chosen)}, because they are large', 'current')
+    backbone = getattr(networks.teacher, 'backbone', networks.teacher)
+    if wrong_channel_order(backbone, batch_norms(backbone)[0], data['inputs']):
+        print_log(f'mmws: {checkpoint}: the statistics of its first BatchNorm fit images with red and blue exchanged '
+                  'far better. Set mean, std and bgr_to_rgb of data_preprocessor to those of the training that made '
+                  'the weights', 'current', logging.WARNING)
+    run = Forward(teacher, part, data)
+    report = transplant_(student, data, teacher=teacher, forward=run)
+    if steps:
+        key = hashlib.sha256(f'{networks.weights.sha256} {steps} {every_path} {config.pretty_text}'.encode())
+        distill(config, Distillation(teacher, student, run, networks.teacher.data_preprocessor),
+                ImageFiles(config, every_path), steps, Path(f'{out}.distill') / key.hexdigest()[:12])
+    meta = {key: networks.weights.meta[key] for key in KEPT_META if key in networks.weights.meta}
+    about = {'report': report.as_dict(), 'source': Path(checkpoint).name, 'sha256': networks.weights.sha256,
+             'part': part or 'the whole network', 'left_over': networks.weights.left_over,
+             'images': {path: sha256_of(Path(path)) for path in chosen.paths[:len(loaded)]}, 'distilled_steps': steps,
+             'transplanted_by': f'mmws {__version__}'}
+    write_checkpoint(out, student.state_dict(), {**meta, 'transplant': about})
+    return report
+
+
+def build_networks(config: Config, checkpoint: str) -> Transplant:
+    """Build the network of ``config`` with BatchNorm and converted, and load the weights into the former."""
+    if not str(config.model.type).startswith('mmws.'):
+        raise WSError(f"{config.filename}: model.type is {config.model.type!r}, expected the prefix 'mmws.', as in "
+                      f"'mmws.{config.model.type}'")
+    student, teacher = copy.deepcopy(config), copy.deepcopy(config)
+    student.model.ws = {**config.model.get('ws', {}), 'pretrained': None}
+    teacher.model.ws = {'norm': 'keep', 'weight': 'plain', 'pretrained': None}
+    with silence():
+        model, converted = build_model(teacher), build_model(student)
+    if not batch_norms(model):
+        raise WSError(f'{config.filename}: its network has no BatchNorm to start from, because the config sets another '
+                      'norm (norm_cfg); use a stock config with the prefix mmws.')
+    weights = read_batch_norm_weights(
+        checkpoint, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()})
+    target: Any = getattr(model, weights.part) if weights.part else model
+    target.load_state_dict(weights.state_dict, strict=False)  # all names are checked; counters may be missing
+    return Transplant(model, converted, weights)

@@ -1,0 +1,197 @@
+"""Images for a transplant, and the pass of a toolkit's model over them."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.dataset import Compose, pseudo_collate
+from mmengine.registry import DATASETS, DefaultScope
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from mmws.cli.config import silence
+from mmws.errors import FOREIGN_ERRORS, WSError, format_exception
+from mmws.transplant.sampling import moments
+
+__all__ = ['Forward', 'ImageFiles', 'image_paths', 'load_images', 'preprocess', 'spread', 'wrong_channel_order']
+
+SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp'}
+MOST_PIXELS = 2**24
+
+
+def image_paths(config: Config, folder: Path | None) -> list[str]:
+    """Return the images in a folder, or in the training data of ``config``.
+
+    Raises:
+        WSError: if there are none.
+    """
+    if folder is not None:
+        if not folder.is_dir():
+            raise WSError(f'--images: folder {folder} not found')
+        paths = sorted(str(path) for path in folder.rglob('*') if path.suffix.lower() in SUFFIXES)
+        where = f'--images {folder}'
+    else:
+        where = f'{config.filename}: train_dataloader.dataset'
+        try:
+            with silence(), DefaultScope.overwrite_default_scope(config.default_scope):
+                dataset = DATASETS.build(config.train_dataloader.dataset)
+            paths = [str(dataset.get_data_info(index)['img_path']) for index in range(len(dataset))]
+        except (*FOREIGN_ERRORS, OSError) as error:
+            raise WSError(f'{where} gives no paths of images ({format_exception(error)}); name a folder with --images'
+                          ) from None
+    if not paths:
+        raise WSError(f'{where}: expected images, got none')
+    return paths
+
+
+def spread(paths: Sequence[str], number: int) -> list[str]:
+    """Return ``number`` paths at equal distances, or all.
+
+    Example:
+        >>> spread('abcdef', 3)
+        ['a', 'c', 'e']
+    """
+    step = max(len(paths) / number, 1)
+    return [paths[int(index * step)] for index in range(min(number, len(paths)))]
+
+
+class ImageFiles(Dataset[Any]):
+    """Images through the pipeline of the test data, without annotations.
+
+    Raises:
+        WSError: at an index whose image cannot be read.
+    """
+
+    def __init__(self, config: Config, paths: Sequence[str]) -> None:
+        loader = config.get('test_dataloader') or config.get('val_dataloader') or config.train_dataloader
+        steps = [step for step in loader.dataset.pipeline if 'Annotations' not in str(step['type'])]
+        with DefaultScope.overwrite_default_scope(config.default_scope):
+            self._pipeline, self.paths = Compose(steps), paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        path = self.paths[index]
+        try:
+            loaded: dict[str, Any] = self._pipeline({
+                'img_path': path, 'img_id': index, 'seg_fields': [], 'label_map': None, 'reduce_zero_label': False})
+        except (*FOREIGN_ERRORS, OSError) as error:
+            raise WSError(f'cannot read the image {path}: {format_exception(error)}') from None
+        return loaded
+
+
+def load_images(dataset: ImageFiles) -> list[dict[str, Any]]:
+    """Load the images, fewer if they are large: together at most :data:`MOST_PIXELS`."""
+    loaded: list[dict[str, Any]] = []
+    for index in range(len(dataset)):
+        loaded.append(dataset[index])
+        if max(one['inputs'][0].numel() for one in loaded) * (len(loaded) + 1) > MOST_PIXELS:
+            break
+    return loaded
+
+
+def preprocess(model: Any, loaded: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the batch as the model gets it; of the most common size only if its preprocessor does not pad."""
+    try:
+        return dict(model.data_preprocessor(pseudo_collate(list(loaded)), False))
+    except (AssertionError, RuntimeError):
+        sizes = Counter(tuple(one['inputs'].shape) for one in loaded)
+        if len(sizes) == 1:
+            raise
+        common = sizes.most_common(1)[0][0]
+        return preprocess(model, [one for one in loaded if tuple(one['inputs'].shape) == common])
+
+
+class Forward:
+    """A pass of a toolkit's model, or of its backbone, over a batch, for :func:`mmws.transplant_`.
+
+    It returns features and outputs of as much of the model as possible, auxiliary heads too. The first call is that of
+    the BatchNorm network. Later calls give a detector's heads its regions, so that their inputs correspond.
+
+    Args:
+        model: the BatchNorm network, which runs on one image here, to find out how it runs.
+        part: ``'backbone'`` if only the backbone counts.
+        data: the batch.
+    """
+
+    def __init__(self, model: Any, part: str, data: dict[str, Any]) -> None:
+        self.start()
+        self._run: Callable[[Any, dict[str, Any]], Any] = _run_backbone if part else _extract
+        one = {'inputs': data['inputs'][:1], 'data_samples': (data.get('data_samples') or [None])[:1]}
+        for mode in () if part else ('tensor', 'predict'):
+            try:
+                with torch.no_grad():
+                    _run_model(mode, model, one)
+            except FOREIGN_ERRORS:
+                continue
+            self._run = partial(_run_model, mode)
+            break
+
+    def start(self) -> None:
+        """Forget the regions: the next call is that of the BatchNorm network on another batch."""
+        self._proposals: Any = None
+
+    def __call__(self, network: Any, data: dict[str, Any]) -> Any:
+        head: Any = getattr(network, 'rpn_head', None)
+        if head is None:
+            return self._run(network, data)
+        predict = head.predict
+        head.predict = partial(self._propose, predict)
+        try:
+            return self._run(network, data)
+        finally:
+            del head.predict
+
+    def _propose(self, predict: Any, *args: Any, **kwargs: Any) -> Any:
+        if self._proposals is None:
+            self._proposals = predict(*args, **kwargs)
+        return copy.deepcopy(self._proposals)
+
+
+def _run_backbone(network: Any, data: dict[str, Any]) -> Any:
+    return network(data['inputs'])
+
+
+def _extract(network: Any, data: dict[str, Any]) -> Any:
+    return network.extract_feat(data['inputs'])
+
+
+def _run_model(mode: str, network: Any, data: dict[str, Any]) -> Any:
+    features: list[Any] = []
+    last = network.neck if getattr(network, 'with_neck', False) else network.backbone
+    hook = last.register_forward_hook(lambda module, args, output: features.append(output))
+    try:
+        outputs = network(data['inputs'], data.get('data_samples'), mode=mode)
+    finally:
+        hook.remove()
+    heads: Any = getattr(network, 'auxiliary_head', None) or []
+    heads = [*(heads if isinstance(heads, nn.ModuleList) else [heads] if heads else [])]
+    heads += [network.rpn_head] if hasattr(network, 'rpn_head') else []
+    return features, outputs, [head(features[0]) for head in heads]
+
+
+def wrong_channel_order(backbone: nn.Module, norm: Any, inputs: Tensor) -> bool:
+    """Return whether the statistics of ``norm``, the first one, fit far better with red and blue exchanged."""
+    distances: list[Tensor] = []
+
+    def measure(module: Any, args: Any) -> None:
+        now, deviation = moments(args[0]), (module.running_var + module.eps).sqrt()
+        ratio = (now.variance + module.eps).sqrt() / deviation
+        distances.append((((now.mean - module.running_mean) / deviation).square() + (ratio - 1).square()).mean())
+
+    hook = norm.register_forward_pre_hook(measure)
+    try:
+        with torch.no_grad():
+            for images in (inputs, inputs.flip(1)):
+                backbone(images)
+    finally:
+        hook.remove()
+    return len(distances) == 2 and bool(distances[1] < 0.5 * distances[0])

@@ -1,0 +1,178 @@
+"""tools/transplant.py as a user runs it, on small networks of the demos."""
+
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmws.checkpoint import read_checkpoint
+from mmws.cli.load_model import build_model
+from tests.helpers.commands import REPOSITORY, contents, run_tool, tool_error
+from tests.helpers.models import DEMO, HEADS, SEGMENTATION, small
+
+DETECTION = DEMO / 'mask_rcnn_r18_gnws_digits.py'
+NARROW = ['model.neck.in_channels=[8,16,32,64]']
+
+
+def options_for(path, digits):
+    return small(NARROW if path == DETECTION else HEADS, digits)
+
+
+def as_config(path, options) -> Config:
+    config = Config.fromfile(path)
+    pairs = dict(option.split('=', 1) for option in options)
+    config.merge_from_dict({key: eval(value) if value[0] in '[0123456789' else value for key, value in pairs.items()})
+    return config
+
+
+def batch_norm_model(path, options):
+    """Return the network with BatchNorm and the statistics of noise images."""
+    config = as_config(path, options)
+    config.model.ws = {'norm': 'keep', 'weight': 'plain'}
+    torch.manual_seed(0)
+    model = build_model(config)
+    model.train()
+    with torch.no_grad():
+        for _ in range(3):
+            features = model.extract_feat(torch.randn(2, 3, 128, 128))
+            if path == SEGMENTATION:
+                model.decode_head(features)
+                model.auxiliary_head(features)
+            else:
+                regions = torch.randn(4, 64, 7, 7)
+                model.roi_head.bbox_head(regions)
+                model.roi_head.mask_head(torch.randn(4, 64, 14, 14))
+    return model
+
+
+@pytest.fixture
+def setup(request, digits, tmp_path):
+    path = request.param
+    options = options_for(path, digits)
+    model = batch_norm_model(path, options)
+    torch.save({'meta': {'CLASSES': ('a', )}, 'state_dict': model.state_dict()}, tmp_path / 'bn.pth')
+    return path, options, tmp_path
+
+
+def loaded(path, options, file):
+    model = build_model(as_config(path, options))
+    model.load_state_dict(read_checkpoint(file).tensors, strict=True)
+    return model
+
+
+@pytest.mark.parametrize('setup', [DETECTION, SEGMENTATION], indirect=True, ids=['mmdet', 'mmseg'])
+def test_a_whole_model_is_transplanted(setup, capsys, digits):
+    path, options, folder = setup
+    before = contents(folder)
+    with pytest.warns(UserWarning, match='6 images, expected 8 or more'):
+        run_tool('transplant.py', str(path), str(folder / 'bn.pth'), str(folder / 'out.pth'), '--cfg-options', *options)
+    printed = capsys.readouterr().out
+    assert re.search(r'^Transplant with 6 images: \d+ convolutions and \d+ norms fitted, 0 modules kept, fit 0\.\d+ on '
+                     r'average, relative distance of the outputs \d', printed, re.M), printed
+    assert {name: digest for name, digest in contents(folder).items() if name != 'out.pth'} == before
+    model = loaded(path, options, folder / 'out.pth')
+    assert not any('running_mean' in name for name in model.state_dict())
+    about = read_checkpoint(folder / 'out.pth').meta
+    assert about['CLASSES'] == ('a', )
+    notes = about['transplant']
+    assert (notes['source'], notes['part'], notes['left_over'], notes['distilled_steps']) == (
+        'bn.pth', 'the whole network', [], 0)
+    assert notes['sha256'] == before['bn.pth']
+    assert len(notes['images']) == 6
+    assert all(Path(name).is_file() for name in notes['images'])
+    assert notes['report']['fit'].keys() == {name for name, module in model.named_modules()
+                                             if isinstance(module, torch.nn.GroupNorm)}
+
+
+@pytest.mark.parametrize('setup', [DETECTION, SEGMENTATION], indirect=True, ids=['mmdet', 'mmseg'])
+def test_a_distillation_improves_the_fit_and_is_not_repeated(setup, capsys):
+    path, options, folder = setup
+    arguments = [str(path), str(folder / 'bn.pth'), str(folder / 'out.safetensors'), '--distill', '12', '--cfg-options',
+                 *options, 'train_dataloader.batch_size=2']
+    with pytest.warns(UserWarning, match='6 images'):
+        run_tool('transplant.py', *arguments)
+    losses = [float(loss) for loss in re.findall(r'Iter\(train\).* loss: ([\d.]+)', capsys.readouterr().out)]
+    assert len(losses) == 12
+    assert sum(losses[-4:]) < sum(losses[:4])
+    first = read_checkpoint(folder / 'out.safetensors').tensors
+    loaded(path, options, folder / 'out.safetensors')
+    with pytest.warns(UserWarning, match='6 images'):
+        run_tool('transplant.py', *arguments)  # resumes at the last step
+    assert 'Iter(train)' not in capsys.readouterr().out
+    assert all(torch.equal(tensor, first[name])
+               for name, tensor in read_checkpoint(folder / 'out.safetensors').tensors.items())
+
+
+@pytest.mark.parametrize('setup', [DETECTION], indirect=True, ids=['mmdet'])
+def test_a_backbone_is_transplanted_and_a_config_starts_from_it(setup, digits):
+    path, options, folder = setup
+    weights = read_checkpoint(folder / 'bn.pth').tensors
+    names = {name[9:]: tensor for name, tensor in weights.items() if name.startswith('backbone.')}
+    torch.save({**names, 'fc.weight': torch.zeros(2, 2)}, folder / 'torchvision.pth')
+    (folder / 'images').mkdir()
+    for index in range(9):
+        image = np.random.default_rng(index).integers(0, 255, (96, 128, 3), np.uint8)
+        cv2.imwrite(str(folder / 'images' / f'{index}.png'), image)
+    run_tool('transplant.py', str(path), str(folder / 'torchvision.pth'), str(folder / 'r18.pth'), '--images',
+             str(folder / 'images'), '--number', '8', '--cfg-options', *options)
+    meta = read_checkpoint(folder / 'r18.pth').meta['transplant']
+    assert (meta['part'], meta['left_over'], len(meta['images'])) == ('backbone', ['fc.weight'], 8)
+    model = build_model(as_config(path, [*options, f'model.ws.pretrained={folder / "r18.pth"}']))
+    model.init_weights()
+    expected = read_checkpoint(folder / 'r18.pth').tensors
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in model.backbone.state_dict().items())
+
+
+@pytest.mark.parametrize('setup', [DETECTION], indirect=True, ids=['mmdet'])
+def test_exchanged_channels_are_reported(setup, log):
+    path, options, folder = setup
+    (folder / 'red').mkdir()
+    for index in range(8):
+        image = np.random.default_rng(index).integers(0, 60, (128, 128, 3), np.uint8) + np.uint8([0, 60, 190])
+        cv2.imwrite(str(folder / 'red' / f'{index}.png'), image)
+    tool = ['transplant.py', str(path), str(folder / 'red.pth'), str(folder / 'out.pth'), '--images',
+            str(folder / 'red'), '--cfg-options', *options]
+    config = as_config(path, options)
+    config.model.ws = {'norm': 'keep', 'weight': 'plain'}
+    model = build_model(config)
+    images = [torch.from_numpy(cv2.imread(str(file))).permute(2, 0, 1) for file in sorted((folder / 'red').iterdir())]
+    with torch.no_grad():
+        model.train()
+        for _ in range(30):
+            model.extract_feat(model.data_preprocessor({'inputs': images})['inputs'])
+    torch.save(model.state_dict(), folder / 'red.pth')
+    run_tool(*tool)
+    assert not [line for line in log if 'red and blue' in line]
+    run_tool(*tool, f'model.data_preprocessor.bgr_to_rgb={not config.model.data_preprocessor.bgr_to_rgb}')
+    assert [line for line in log if line.startswith('WARNING') and 'red and blue exchanged far better' in line]
+
+
+@pytest.mark.parametrize('setup', [DETECTION], indirect=True, ids=['mmdet'])
+def test_bad_input_gives_one_line_and_writes_nothing(setup):
+    path, options, folder = setup
+    (folder / 'empty').mkdir()
+    (folder / 'broken').mkdir()
+    (folder / 'broken' / 'a.jpg').write_text('no image')
+    stock = folder / 'stock.py'
+    stock.write_text(f'_base_ = {str(path)!r}\nmodel = dict(type="MaskRCNN", ws=dict(_delete_=True))')
+    before = contents(folder)
+
+    def error(*arguments, config=path, weights='bn.pth'):
+        return tool_error('transplant.py', str(config), str(folder / weights), str(folder / 'out.pth'), *arguments,
+                          '--cfg-options', *options)
+
+    assert 'folder' in error('--images', str(folder / 'none'))
+    assert 'expected images, got none' in error('--images', str(folder / 'empty'))
+    assert 'cannot read the image' in error('--images', str(folder / 'broken'))
+    assert "model.type is 'MaskRCNN', expected the prefix 'mmws.'" in error(config=stock)
+    assert 'not found' in error(weights='nothing.pth')
+    native = REPOSITORY / 'configs' / 'mask_rcnn_r50_gnws.py'
+    assert 'has no BatchNorm to start from' in tool_error(
+        'transplant.py', str(native), str(folder / 'bn.pth'), str(folder / 'out.pth'))
+    assert 'expected a name that ends in .pth or .safetensors' in tool_error(
+        'transplant.py', str(path), str(folder / 'bn.pth'), str(folder / 'out.onnx'))
+    assert contents(folder) == before
