@@ -16,8 +16,9 @@ from mmws.ops.torch_compat import add_load_state_dict_pre_hook
 __all__ = ['stop_watching_loads_', 'trained_batch_norms', 'unused_statistics', 'warn_of_lost_training',
            'watch_loads_']
 
-ADVICE = ('Train the converted network again before you use it, with a small learning rate, or load weights that were '
-          'trained with the same norm and weight form')
+ADVICE = ('Convert with mmws.transplant_ (a checkpoint: with tools/transplant.py), which carries much of the training '
+          'over; or train the converted network again before you use it, with a small learning rate; or load weights '
+          'that were trained with the same norm and weight form')
 
 
 def trained_batch_norms(model: nn.Module) -> dict[nn.Module, str]:

@@ -145,7 +145,8 @@ def _load_summary(module: nn.Module) -> str:
                  if set(norms.values()) <= {'GroupNorm'} and _has_standardized(module) else '')
     return (f'The {forms.count(form)} {became} convolutions load by name{although}; {len(renamed)} of {len(norms)} '
             f'{next(iter(norms.values()), "GroupNorm")}s have other names ({next(iter(renamed), "gn")} instead of bn) '
-            f'and do not load.{published} Set ws=dict(pretrained=...) to choose other weights; None: from scratch.')
+            f'and do not load.{published} tools/transplant.py makes weights that fit from BatchNorm weights. Set '
+            'ws=dict(pretrained=...) to choose other weights; None: from scratch.')
 
 
 def _warn_of_statistics(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:

@@ -42,7 +42,8 @@ def test_the_conversion_of_a_trained_network_warns_once(options):
         convert_(net, **options)
     (message,) = [str(warning.message) for warning in caught]
     assert message.startswith('Net was trained with BatchNorm: the statistics of stem.1 and 1 more do not fit')
-    assert 'Train the converted network again' in message
+    assert 'Convert with mmws.transplant_' in message
+    assert 'or train the converted network again' in message
     assert caught[0].filename == __file__
 
 

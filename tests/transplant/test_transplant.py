@@ -180,7 +180,8 @@ def test_what_does_not_run_or_was_not_trained_is_named():
     (lambda net: transplant_(net, images(), teacher=nn.Conv2d(3, 4, 1)), 'the teacher, Conv2d, has no BatchNorm'),
     (lambda net: transplant_(nn.Conv2d(3, 4, 1), images(), teacher=net), 'has 0 children, in `teacher` it has 3'),
     (lambda net: transplant_(nn.Sequential(*net.children(), nn.ReLU()), images(), teacher=net), '4 children.* 3;'),
-], ids=str)
+], ids=['no images', 'an empty list', 'two sizes', 'weight', 'an unknown option', 'nothing runs', 'untrained',
+        'no norm', 'a teacher without norms', 'another model', 'more children'])
 def test_bad_input_leaves_the_network_as_it_is(case, message):
     net = trained(Net())
     before = copy.deepcopy(net.state_dict())
