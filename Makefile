@@ -6,7 +6,8 @@
 # make sweep       convert all stock configs and check them by running the models: docs/sweep.csv, 20 min
 # make bench       measure the cost of Weight Standardization: work_dirs/benchmark
 # make study       compare the normalization layers on real images (make data), for hours: docs/results.md; DATA=digits: on
-#                  generated ones, 2.5 h at most: docs/results_digits.md; QUICK=1: a short form, into work_dirs/study
+#                  generated ones, 2.5 h at most: docs/results_digits.md; DATA=transplant: what to start from, for hours;
+#                  QUICK=1: a short form, into work_dirs/study
 # make trust       test interruption, low precision, fuzzing, pinned versions, and all tests in random order with free seeds:
 #                  docs/trust.md, 1.5 h; NAME=fuzz: one part
 # make lock        write requirements/*.lock, with hashes; run it after a change of requirements/*.txt

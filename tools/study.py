@@ -18,7 +18,7 @@ try:
     from mmws.errors import one_line_errors
     from mmws.experiments.benchmark.report import describe_machine
     from mmws.experiments.study.plan import Record, Run, plan
-    from mmws.experiments.study.pool import run_all
+    from mmws.experiments.study.pool import prepare_starts, run_all
     from mmws.experiments.study.read import read_study
     from mmws.experiments.study.report import write_report
     from mmws.experiments.study.results import Results
@@ -79,6 +79,8 @@ def run(study: Study, results: Results, processes: int) -> None:
             progress.console.print(f'{len(results.done)}/{len(runs)} {outcome(run, record)}{estimate}', markup=False,
                                    highlight=False)
 
+        prepare_starts(study, processes, lambda run: progress.console.print(
+            f'{run.task}, seed {run.seed}: BatchNorm network trained', markup=False, highlight=False))
         run_all(study, results, processes, show)
 
 

@@ -7,9 +7,11 @@ from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any, Dict
 
-from mmws.experiments.study.schema import Part, Study, Task, config_digest
+from mmws.experiments.study.schema import Part, Pretraining, Study, Task, config_digest
 
 __all__ = ['Record', 'Run', 'Search', 'choose_rate', 'plan', 'searches']
+
+OPTIONAL = ('points', 'subset', 'start', 'pretraining')
 
 Record = Dict[str, Any]
 """Result of a run: settings, status, curves. The status is ``finished``, ``diverged`` or ``crashed``."""
@@ -31,6 +33,10 @@ class Run:
     images: int
     warm_up: int
     validations: int
+    points: tuple[float, ...] = ()
+    subset: str = ''
+    start: str = ''  # of STARTS
+    pretraining: Pretraining | None = None
 
     @property
     def name(self) -> str:
@@ -43,8 +49,9 @@ class Run:
         return max(1, round(self.images / self.batch_size))
 
     def settings(self) -> dict[str, Any]:
-        """Return everything that determines the result."""
-        return {**asdict(self), 'steps': self.steps, 'digest': config_digest(self.config)}
+        """Return everything that determines the result; what has its default is left out, as in older results."""
+        settings = {name: value for name, value in asdict(self).items() if name not in OPTIONAL or value}
+        return {**settings, 'steps': self.steps, 'digest': config_digest(self.config)}
 
 
 @dataclass(frozen=True)
@@ -63,9 +70,11 @@ def plan(study: Study, done: Mapping[str, Record]) -> list[Run]:
 
 def _runs(study: Study, task: Task, part: Part, done: Mapping[str, Record]) -> Iterator[Run]:
     runs = [Run(task.name, method, study.methods[method], schedule, batch_size, study.rate_seed, None, search=False,
-                config=task.config, images=task.images, warm_up=task.warm_up, validations=task.validations)
+                config=task.config, images=task.images, warm_up=task.warm_up, validations=task.validations,
+                points=task.points, subset=task.subset, start=study.starts.get(method, ''),
+                pretraining=task.pretraining if method in study.starts else None)
             for batch_size, schedule, method in product(part.batch_sizes, part.schedules, part.methods)]
-    for run in runs:
+    for run in runs if not task.rates_of else ():
         yield from _search(study, part, run, done).runs
     for seed, run in product(study.seeds, runs):
         yield replace(run, seed=seed, rate=choose_rate(study, task, run, done))
@@ -106,8 +115,9 @@ def _rounded(rate: float) -> float:
 
 def searches(study: Study, task: Task, run: Run, done: Mapping[str, Record]) -> list[Search]:
     """Return the searches that can give the learning rate of a run, the one at the most similar batch size first."""
-    found = [_search(study, part, replace(run, batch_size=size), done)
-             for part in task.parts if part.rates and run.method in part.methods and run.schedule in part.schedules
+    source = next((other for other in study.tasks if other.name == task.rates_of), task)
+    found = [_search(study, part, replace(run, task=source.name, batch_size=size), done)
+             for part in source.parts if part.rates and run.method in part.methods and run.schedule in part.schedules
              for size in part.batch_sizes if size <= run.batch_size]
     return sorted(found, key=lambda search: -search.batch_size)
 

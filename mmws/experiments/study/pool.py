@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 
 from mmws.errors import WSError
 from mmws.experiments.study.plan import Record, Run, plan
 from mmws.experiments.study.results import Results
-from mmws.experiments.study.run import train
+from mmws.experiments.study.run import prepare, train
 from mmws.experiments.study.schema import Study, Task
+from mmws.experiments.study.start import start_folder
 from mmws.experiments.worker import worker_pool
 
-__all__ = ['run_all']
+__all__ = ['prepare_starts', 'run_all']
 
 MESSAGE_LENGTH = 300
 
@@ -53,8 +54,28 @@ def run_all(study: Study, results: Results, processes: int, show: Callable[[Run,
                 results.add(record)
                 show(run, record)
     finally:  # after an interrupt too: unfinished runs are not saved
-        for child in multiprocessing.active_children():
-            child.terminate()
+        _terminate()
+
+
+def prepare_starts(study: Study, processes: int, show: Callable[[Run], None],
+                   job: Callable[[Run], None] = prepare) -> None:
+    """Write the weights that the runs of a study start from, unless they exist; ``show`` is called after each."""
+    starts = {start_folder(run): run for run in plan(study, {}) if run.start and not start_folder(run).exists()}
+    if not starts:
+        return
+    try:
+        with worker_pool(processes) as pool:
+            futures = {pool.submit(job, run): run for run in starts.values()}
+            for future in as_completed(futures):
+                future.result()
+                show(futures[future])
+    finally:
+        _terminate()
+
+
+def _terminate() -> None:
+    for child in multiprocessing.active_children():
+        child.terminate()
 
 
 def _record(run: Run, future: Future[Record]) -> Record:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import yaml
 
 from mmws.errors import WSError, format_exception, near_matches
-from mmws.experiments.study.schema import SCHEDULES, Part, Quick, Study, Task
+from mmws.experiments.study.schema import SCHEDULES, STARTS, SUBSETS, Part, Pretraining, Quick, Study, Task
 from mmws.files import check_input
 
 __all__ = ['read_study']
@@ -37,7 +37,18 @@ def read_study(path: str | Path) -> Study:
     for name, options in study.methods.items():
         if not isinstance(options, dict):
             raise WSError(f'{path}: methods.{name}: expected ws options as in {{norm: GN}}, got {options!r}')
+    for name, start in study.starts.items():
+        for kind, value, known in (('method', name, study.methods), ('start', start, STARTS)):
+            if value not in known:
+                raise WSError(f'{path}: starts: unknown {kind} {value!r}: {near_matches(str(value), known)}')
+        if study.methods[name] and start in ('names', 'transplant', 'distill'):
+            raise WSError(f'{path}: methods.{name}: expected {{}}, because the start {start!r} has the options of the '
+                          f'config; got {study.methods[name]!r}')
     tasks = tuple(_task(study, name, task, f'{path}: tasks.{name}') for name, task in content['tasks'].items())
+    for task in tasks:
+        if task.rates_of and task.rates_of not in [other.name for other in tasks if not other.rates_of]:
+            raise WSError(f'{path}: tasks.{task.name}: rates_of: expected another task that has rates of its own, got '
+                          f'{task.rates_of!r}')
     return replace(study, tasks=tasks, quick=study.quick and _make(Quick, study.quick, f'{path}: quick'))
 
 
@@ -48,12 +59,18 @@ def _task(study: Study, name: str, content: Any, where: str) -> Task:
         for kind, names, known in (('method', part.methods, study.methods), ('schedule', part.schedules, SCHEDULES)):
             for unknown in (name for name in names if name not in known):
                 raise WSError(f'{where}: unknown {kind} {unknown!r}: {near_matches(unknown, known)}')
-        for method in part.methods:
+        for method in part.methods if not task.rates_of else ():
             if not any(method in other.methods and set(part.schedules) <= set(other.schedules) and other.rates
                        and min(other.batch_sizes) <= min(part.batch_sizes) for other in parts):
                 raise WSError(f'{where}: no part has rates for {method}, {" and ".join(part.schedules)} schedule, '
                               f'batch size {min(part.batch_sizes)} or less; add candidates for the learning rate')
-    return replace(task, parts=parts)
+    if task.subset and task.subset not in SUBSETS:
+        raise WSError(f'{where}: unknown subset {task.subset!r}: {near_matches(task.subset, SUBSETS)}')
+    if not task.pretraining and any(method in study.starts for part in parts for method in part.methods):
+        raise WSError(f'{where}: a method has a start, but the task has no pretraining; add '
+                      'pretraining: {images: 4000, batch_size: 16, rate: 0.05}')
+    return replace(task, parts=parts, pretraining=task.pretraining and _make(
+        Pretraining, task.pretraining, f'{where}.pretraining'))
 
 
 def _make(kind: type[Made], content: Any, where: str) -> Made:

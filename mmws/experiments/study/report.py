@@ -73,6 +73,11 @@ def _task(study: Study, task: Task, results: Results) -> Iterator[str]:
     rows = dict.fromkeys((cell.run.method, cell.run.schedule) for cell in found)
     yield _table(['', 'schedule', *(f'batch size {size}' for size in sizes)],
                  ([*row, *(by_setting.get((*row, size), '') for size in sizes)] for row in rows))
+    if task.points:
+        yield 'The same after a fraction of the steps:'
+        yield _table(['', 'batch size', *(f'{point:.0%}' for point in task.points), '100%'], (
+            [cell.run.method, str(cell.run.batch_size), *(cell.at(point) for point in (*task.points, 1))]
+            for cell in found))
     yield from _differences(study, found)
     yield f'![learning curves]({results.folder.name}/{task.name}_curves.png)'
     if len(sizes) > 1:

@@ -48,6 +48,13 @@ class Cell:
         """Seeds of the finished runs."""
         return [record['settings']['seed'] for record in self.finished]
 
+    def at(self, point: float) -> str:
+        """Return mean and spread of the validation after a fraction of the steps, as text."""
+        step = round(self.run.steps * point)
+        values = [dict(map(tuple, record['validation']))[step] / self.out_of * 100 for record in self.finished]
+        spread = f' ± {stdev(values):.1f}' if len(values) > 1 else ''
+        return f'{mean(values):.1f}{spread}' if values else self.failures()
+
     def last_gain(self) -> float | None:
         """Return the gain from the last validation but one to the last, in percent points, as a mean over the seeds."""
         gains = [record['validation'][-1][1] - record['validation'][-2][1] for record in self.finished

@@ -6,6 +6,7 @@ import gc
 import math
 import tempfile
 import time
+from collections.abc import Collection
 from typing import Any
 
 from mmengine.config import Config
@@ -15,8 +16,9 @@ from mmws.errors import WSError, near_matches
 from mmws.experiments.short_run import LossRecorder
 from mmws.experiments.study.plan import Record, Run
 from mmws.experiments.study.schema import Task
+from mmws.experiments.study.start import StartHook, pretraining_run, take_subset_, write_starts
 
-__all__ = ['config_of', 'train']
+__all__ = ['config_of', 'prepare', 'train']
 
 CURVE_POINTS = 40
 
@@ -28,10 +30,22 @@ class DivergedError(Exception):
 class _StudyRecorder(LossRecorder):
     """Record the losses and the validations, by the name of the metric in the evaluator."""
 
-    def __init__(self, metric: str) -> None:
+    def __init__(self, metric: str, points: Collection[int] = ()) -> None:
         super().__init__()
-        self.metric = metric
+        self.metric, self.points, self._step = metric, points, 0
         self.validations: list[tuple[int, float]] = []
+
+    def before_train(self, runner: Runner) -> None:
+        """Validate before the first step, if 0 is a point."""
+        if 0 in self.points:
+            runner.val_loop.run()
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Record the loss of a step, and validate at the points."""
+        super().after_train_iter(runner, batch_idx, data_batch, outputs)
+        self._step = batch_idx + 1
+        if self._step in self.points:
+            runner.val_loop.run()
 
     def on_divergence(self, runner: Runner, loss: float) -> None:
         """End the training without another validation."""
@@ -41,7 +55,7 @@ class _StudyRecorder(LossRecorder):
         """Record the metric; mmdet returns no metrics if it detected nothing."""
         if metrics and self.metric not in metrics:
             raise WSError(f'the evaluator has no metric {self.metric!r}: {near_matches(self.metric, metrics)}')
-        self.validations.append((runner.iter, round(float(metrics[self.metric]), 5) if metrics else 0.0))
+        self.validations.append((self._step, round(float(metrics[self.metric]), 5) if metrics else 0.0))
 
     def curve(self) -> list[tuple[int, float]]:
         """Return at most :data:`CURVE_POINTS` points: the last step and the mean loss of equal intervals."""
@@ -53,11 +67,13 @@ class _StudyRecorder(LossRecorder):
 
 def train(run: Run, task: Task) -> Record:
     """Train, and return the record of the run; its status is ``diverged`` if the loss is NaN or infinite."""
-    recorder, status, message = _StudyRecorder(task.metric), 'finished', ''
+    points = [round(run.steps * point) for point in run.points]
+    recorder, status, message = _StudyRecorder(task.metric, points), 'finished', ''
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         runner = Runner.from_cfg(config_of(run, folder))
-        runner.register_hook(recorder)
+        for hook in ([StartHook(run)] if run.start else []) + [recorder]:
+            runner.register_hook(hook)
         try:
             runner.train()
         except DivergedError as error:
@@ -68,6 +84,12 @@ def train(run: Run, task: Task) -> Record:
             'metric': recorder.validations[-1][1] if status == 'finished' else None,
             'seconds': round(time.perf_counter() - started, 1), 'settings': run.settings(),
             'validation': recorder.validations, 'loss': recorder.curve()}
+
+
+def prepare(run: Run) -> None:
+    """Write the weights that a run starts from, unless they exist."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_starts(run, config_of(pretraining_run(run), folder))
 
 
 def config_of(run: Run, folder: str) -> Config:
@@ -84,6 +106,7 @@ def config_of(run: Run, folder: str) -> Config:
     config.default_hooks = {'checkpoint': None, 'logger': None, 'timer': None}
     config.visualizer = None  # a process would otherwise keep one visualizer for each run
     config.work_dir, config.experiment_name = folder, run.name
+    take_subset_(config, run.subset)
     return config
 
 

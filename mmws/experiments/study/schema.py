@@ -19,9 +19,15 @@ from mmws.conversion.options import Options
 from mmws.errors import WSError
 from mmws.experiments.short_run import check_training
 
-__all__ = ['SCHEDULES', 'Part', 'Quick', 'Study', 'Task', 'check_task', 'config_digest', 'shorten']
+__all__ = ['SCHEDULES', 'STARTS', 'SUBSETS', 'Part', 'Pretraining', 'Quick', 'Study', 'Task', 'check_task',
+           'config_digest', 'shorten']
 
 SCHEDULES = ('step', 'one-cycle')
+STARTS = {'names': 'weights of the BatchNorm network by name', 'transplant': 'tools/transplant.py',
+          'distill': 'tools/transplant.py --distill', 'checkpoint': 'the BatchNorm network itself',
+          'frozen': 'the same, with the statistics of the pretraining in all steps'}
+SUBSETS = {'even': 0, 'odd': 1}
+"""Halves of the training images, with the index of the first."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,16 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Pretraining:
+    """Training of a BatchNorm network on the even images of a task, for each seed, before the runs."""
+
+    images: int  # number of training images
+    batch_size: int
+    rate: float
+    distill: int = 0  # number of steps of the distillation, for the start of that name
+
+
+@dataclass(frozen=True)
 class Task:
     """A network and its data."""
 
@@ -53,6 +69,10 @@ class Task:
     seconds: float  # expected time of a run, for the estimate of the remaining time
     parts: tuple[Part, ...]
     validations: int = 4  # in a run; the last one is after the last step
+    points: tuple[float, ...] = ()  # further validations, as fractions of the steps; 0 is before the first step
+    subset: str = ''  # of SUBSETS: the training images of the runs
+    rates_of: str = ''  # name of another task; its searches choose the learning rates
+    pretraining: Pretraining | None = None  # for methods that do not start from scratch
 
 
 @dataclass(frozen=True)
@@ -75,6 +95,7 @@ class Study:
     reference: str = ''  # method that the others are compared with, by seed; if empty, none
     data: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # functions of mmws.data.digits to call first
     quick: Quick | None = None
+    starts: Mapping[str, str] = field(default_factory=dict)  # of STARTS, by method; the others start from scratch
 
 
 def shorten(study: Study) -> Study:
@@ -90,7 +111,10 @@ def shorten(study: Study) -> Study:
 
     return replace(study, seeds=quick.seeds, tasks=tuple(
         replace(task, images=round(task.images * quick.images), warm_up=round(task.warm_up * quick.images),
-                seconds=task.seconds * quick.images, validations=1, parts=tuple(map(shorten_part, task.parts)))
+                seconds=task.seconds * quick.images, validations=1, parts=tuple(map(shorten_part, task.parts)),
+                pretraining=task.pretraining and replace(
+                    task.pretraining, images=round(task.pretraining.images * quick.images),
+                    distill=round(task.pretraining.distill * quick.images)))
         for task in study.tasks))
 
 
