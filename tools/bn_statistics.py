@@ -3,7 +3,8 @@
 
     tools/bn_statistics.py A.py B.py --cfg-options model.ws.norm=keep model.ws.weight=plain
 
-compares two networks with their own BatchNorm, although the configs have the mmws. prefix.
+compares two networks with their own BatchNorm, although the configs have the mmws. prefix. After each training, the
+network is tested twice: with its running statistics, and with those of each test batch.
 """
 
 import argparse
@@ -15,7 +16,7 @@ try:
     from rich.table import Table
 
     from mmws.cli.config import CfgOptions
-    from mmws.errors import one_line_errors
+    from mmws.errors import WSError, one_line_errors
     from mmws.experiments.bn_statistics import PANELS, measure_statistics
     from mmws.experiments.short_run import load_training_config
     from mmws.files import check_output_folder
@@ -28,7 +29,8 @@ except (ModuleNotFoundError, ValueError) as error:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('configs', nargs='+', metavar='CONFIG')
+    parser.add_argument('configs', nargs='+', metavar='[NAME=]CONFIG',
+                        help='NAME in the figure; default: that of the file')
     parser.add_argument('--steps', type=int, default=1000, help='number of steps of each training (1000)')
     parser.add_argument('--every', type=int, default=5, help='steps between measurements (5)')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/bn_statistics'),
@@ -36,12 +38,17 @@ def main() -> None:
     parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, default={}, metavar='NAME=VALUE')
     options = parser.parse_args()
     with one_line_errors():
-        configs = {Path(path).stem: load_training_config(path, options.cfg_options) for path in options.configs}
+        named = [text.rpartition('=')[::2] for text in options.configs]
+        configs = {name or Path(path).stem: load_training_config(path, options.cfg_options) for name, path in named}
+        if len(configs) < len(named):
+            raise WSError('two configs have the same name; write NAME=CONFIG')
         check_output_folder(options.out)
         result = measure_statistics(configs, options.steps, options.every, options.out)
-    table = Table('median of the second half', *PANELS.values())
+    table = Table('', *(f'{label}, median of the second half' for label in PANELS.values()),
+                  'test with running statistics', 'with those of the batch')
     for name, points in result['measured'].items():
-        table.add_row(name, *(f'{median(point[key] for point in points[len(points) // 2:]):.3g}' for key in PANELS))
+        medians = (median(point[key] for point in points[len(points) // 2:]) for key in PANELS)
+        table.add_row(name, *(f'{value:.3g}' for value in (*medians, *result['tested'][name].values())))
     console = Console()
     console.print(table)
     console.print(f'{options.out / "bn_statistics.json"}\n{options.out / "bn_statistics.png"}')

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Get the real images of the examples into data/: clone their repositories and convert them.
 
-With the environment variable MMWS_DATA, link the folders in it instead: they have the converted form.
+With the environment variable MMWS_DATA, link the folders in it instead. Its folders nuclei/ and camvid/ are as the
+converters in tools/dataset_converters/ write them.
 """
 
 import argparse
@@ -17,6 +18,7 @@ try:
 except (ModuleNotFoundError, ValueError) as error:
     raise SystemExit(f'error: {error}; install the missing package (see Install in README.md)') from None
 
+IMAGES = Path('images', 'train')
 DATASETS = {'nuclei': (NUCLEI_REPOSITORY, convert_nuclei), 'camvid': (CAMVID_REPOSITORY, convert_camvid)}
 
 
@@ -32,12 +34,14 @@ def main() -> None:
 
 
 def get(name: str, target: Path) -> Path:
-    """Link, or clone and convert, a dataset, unless it is there."""
-    if target.exists():
+    """Return the folder of a dataset; link it, or clone and convert it, if it is missing."""
+    if (target / IMAGES).is_dir():
         return target
+    if target.exists() or target.is_symlink():
+        raise WSError(f'{target} has no folder {IMAGES}; remove it, and run this again')
     shared = os.environ.get('MMWS_DATA')
-    if shared and not Path(shared, name, 'images', 'train').is_dir():
-        raise WSError(f'MMWS_DATA: {Path(shared, name)} has no images/train; expected a folder that '
+    if shared and not Path(shared, name, IMAGES).is_dir():
+        raise WSError(f'MMWS_DATA: {Path(shared, name)} has no folder {IMAGES}; expected a folder that '
                       f'tools/dataset_converters/{name}.py made')
     target.parent.mkdir(exist_ok=True)
     if shared:
@@ -51,7 +55,11 @@ def get(name: str, target: Path) -> Path:
 
 def clone(repository: str, folder: str, target: Path) -> None:
     command = ['git', 'clone', '--depth', '1', '--progress', repository, folder]
-    if subprocess.run(command, env={**os.environ, 'GIT_TERMINAL_PROMPT': '0'}).returncode:
+    try:
+        failed = subprocess.run(command, env={**os.environ, 'GIT_TERMINAL_PROMPT': '0'}).returncode
+    except FileNotFoundError:  # git is not installed
+        failed = True
+    if failed:
         raise WSError(f'cannot clone {repository}; clone it on another machine and run tools/dataset_converters/'
                       f'{target.name}.py CLONE {target}, or set MMWS_DATA to a folder with that result')
 

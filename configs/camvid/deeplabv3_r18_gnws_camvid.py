@@ -1,14 +1,15 @@
 """DeepLabv3 with ResNet-18, GroupNorm + Weight Standardization, for the streets of CamVid: ``make demo-seg DATA=camvid``.
 
 Schedule: 1,200 steps, SGD, learning rate 0.02 at 1 image per step, from scratch. The network is the one of the digits'
-config. With BatchNorm (``--cfg-options model.type=EncoderDecoder``) the first step fails, as there.
+config. For BatchNorm: ``--cfg-options model.ws.norm=keep model.ws.weight=plain train_dataloader.batch_size=2``; with one
+image its first step fails.
 """
 _base_ = '../demo/deeplabv3_r18_gnws_digits.py'
 
 max_iters = 1200
 img_scale = (240, 180)
 model = dict(
-    ws=dict(num_groups=16),  # one number for all channels, so that the model can be folded
+    ws=dict(num_groups=16),  # a stock config has one number for all norms; the model can then be folded into one
     data_preprocessor=dict(size=img_scale[::-1]),
     decode_head=dict(ignore_index=11, loss_decode=dict(class_weight=None)),  # label 11 is for unlabelled pixels
     auxiliary_head=dict(ignore_index=11))

@@ -36,9 +36,9 @@ def convert_camvid(source: str | Path, target: str | Path) -> Path:
         WSError: if ``source`` is another folder, or an image or a map is missing, unreadable, of another size or with
             other labels.
     """
-    root = find_folder(source, 'CamVid', CAMVID_REPOSITORY)
-    pairs = [(split, path) for split in ('train', 'val', 'test')
-             for path in sorted(find_folder(root, split, CAMVID_REPOSITORY).glob('*.png'))]
+    folders = {split: find_folder(source, f'CamVid/{split}', CAMVID_REPOSITORY) for split in ('train', 'val', 'test')}
+    root = Path(source, 'CamVid')
+    pairs = [(split, path) for split, folder in folders.items() for path in sorted(folder.glob('*.png'))]
     if not pairs:
         raise WSError(f'{root} has no image in train, val and test')
     with new_folder(target) as partial:

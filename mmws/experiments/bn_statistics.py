@@ -12,42 +12,49 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from torch import Tensor
 
+from mmws.cli.check_data import check_files
 from mmws.errors import WSError
-from mmws.experiments.short_run import short_run
+from mmws.experiments.short_run import short_run, test_runner
 from mmws.files import save_figure, write_json
 from mmws.ops.torch_compat import BatchNorm
 
 __all__ = ['distances', 'measure_statistics', 'plot_statistics']
 
-PANELS = {'shift': 'distance of the means, running standard deviations',
-          'scale': 'ratio of the standard deviations, |log2|'}
+PANELS = {'shift': '|mean of the batch - running mean| / running std',
+          'scale': '|log2(std of the batch / running std)|'}
 WARM_UP = {'type': 'LinearLR', 'start_factor': 0.01, 'by_epoch': False, 'end': 200}
 
 
 def measure_statistics(configs: Mapping[str, Config], steps: int, every: int, out: Path) -> dict[str, Any]:
-    """Train each config with its learning rate, and measure the :func:`distances` every ``every`` steps.
+    """Train each config with its learning rate, and measure the :func:`distances` every ``every`` steps; then test it.
 
     The keys of ``configs`` are the names in the figure. Writes ``bn_statistics.json``, ``bn_statistics.png`` and
     mmengine's logs to the folder ``out``.
 
     Returns:
-        The content of ``bn_statistics.json``: ``steps``, ``every`` and, in ``measured`` by name, the measurements: the
-        ``step``, and the medians ``shift`` and ``scale`` over all channels of all BatchNorms that ran in it.
+        The content of ``bn_statistics.json``: ``steps``, ``every`` and by name, in ``measured`` the measurements: the
+        ``step``, and the medians ``shift`` and ``scale`` over all channels of all BatchNorms that ran in it; in
+        ``tested`` the first metric of the test with the ``running`` statistics and with those of each ``batch``.
 
     Raises:
-        WSError: if ``every`` is out of range, or a network has no BatchNorm that trains.
+        WSError: if ``every`` is out of range, a network has no BatchNorm that trains, or the data of
+            a test are missing.
     """
     if not 0 < every <= steps:
         raise WSError(f'expected a measurement every 1 to {steps} steps, got every {every}')
-    measured = {}
+    for config in configs.values():
+        check_files(config, ('test_dataloader',))
+    measured, tested = {}, {}
     for index, (name, config) in enumerate(configs.items()):
         hook = _StatisticsHook(every)
-        short_run(config, hook, steps, out / f'run_{index}', [dict(WARM_UP)])
+        model = short_run(config, hook, steps, out / f'run_{index}', [dict(WARM_UP)])
         if not hook.measurements:
             raise WSError(f'{name}: no BatchNorm ran in training mode; for a type with the mmws. prefix add '
                           '--cfg-options model.ws.norm=keep model.ws.weight=plain')
         measured[name] = hook.measurements
-    result = {'steps': steps, 'every': every, 'measured': measured}
+        tested[name] = {kind: _test(config, model, kind == 'batch', out / f'test_{index}')
+                        for kind in ('running', 'batch')}
+    result = {'steps': steps, 'every': every, 'measured': measured, 'tested': tested}
     write_json(out / 'bn_statistics.json', result, indent=1)
     plot_statistics(measured, out / 'bn_statistics.png')
     return result
@@ -78,13 +85,33 @@ class _StatisticsHook(Hook):  # type: ignore[misc]
         self._found = None
 
 
+class _BatchStatisticsHook(Hook):  # type: ignore[misc]
+    """Let each BatchNorm use the statistics of the batch in a test, and keep the running ones."""
+
+    def before_test_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        for module in runner.model.modules():
+            if isinstance(module, BatchNorm):
+                module.train()
+                module.momentum = 0.0
+
+
+def _test(config: Config, model: torch.nn.Module, of_the_batch: bool, work_dir: Path) -> float:
+    """Return the first metric of a test of a trained model."""
+    runner = test_runner(config, work_dir)
+    runner.model.load_state_dict(model.state_dict())
+    if of_the_batch:
+        runner.register_hook(_BatchStatisticsHook())
+    return round(float(next(iter(runner.test().values()), 0.0)), 5)
+
+
 @torch.no_grad()
 def distances(norm: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     r"""Return the distance of the statistics of a batch from the running ones, for each channel.
 
     With mean :math:`\mu`, variance :math:`\sigma^2` of the batch and :math:`\hat\mu`, :math:`\hat\sigma^2` the running
-    ones: :math:`\lvert \mu - \hat\mu \rvert / \hat\sigma` is how far the output of the norm moves between training and
-    test, in its own standard deviations; :math:`\lvert \log_2(\sigma / \hat\sigma) \rvert` is how much it scales.
+    ones: :math:`\lvert \mu - \hat\mu \rvert / \hat\sigma` is how far the norm's output for these images would move if
+    it used the running statistics, in standard deviations. :math:`\lvert \log_2(\sigma / \hat\sigma) \rvert` is how
+    much it would scale.
 
     Args:
         norm: a BatchNorm with running statistics.

@@ -20,7 +20,8 @@ from mmws.cli.config import CfgOptions, load_config
 from mmws.cli.load_model import check_model
 from mmws.errors import WSError
 
-__all__ = ['LossRecorder', 'base_rate', 'check_training', 'load_training_config', 'load_training_configs', 'short_run']
+__all__ = ['LossRecorder', 'base_rate', 'check_training', 'load_training_config', 'load_training_configs', 'short_run',
+           'test_runner']
 
 
 def check_training(config: Config, loaders: Sequence[str] = ('train_dataloader',)) -> None:
@@ -78,11 +79,11 @@ def base_rate(runner: Any) -> float:
     return float(rates.get('base_lr', rates['lr'])[0])
 
 
-def short_run(config: Config, hook: Hook, steps: int, work_dir: Path, schedule: list[dict[str, Any]]) -> None:
+def short_run(config: Config, hook: Hook, steps: int, work_dir: Path, schedule: list[dict[str, Any]]) -> Any:
     """Train for ``steps`` iterations with ``hook``, without validation and without checkpoints.
 
     ``schedule`` replaces the ``param_scheduler`` of the config; with an empty list the learning rate is constant.
-    ``config`` does not change. mmengine writes its log to ``work_dir``.
+    Returns the model. ``config`` does not change. mmengine writes its log to ``work_dir``.
     """
     config = copy.deepcopy(config)
     for key in ('val_cfg', 'val_dataloader', 'val_evaluator', 'test_cfg', 'test_dataloader', 'test_evaluator'):
@@ -99,4 +100,16 @@ def short_run(config: Config, hook: Hook, steps: int, work_dir: Path, schedule: 
     config.experiment_name = f'{work_dir.name}_{time.time_ns()}'  # mmengine caches loggers by this name
     runner = Runner.from_cfg(config)
     runner.register_hook(hook)
-    runner.train()
+    return runner.train()
+
+
+def test_runner(config: Config, work_dir: Path) -> Runner:
+    """Return a runner for tests of the model of ``config``, which does not change."""
+    config = copy.deepcopy(config)
+    for key in ('train_cfg', 'train_dataloader', 'optim_wrapper', 'param_scheduler', 'auto_scale_lr', 'val_cfg',
+                'val_dataloader', 'val_evaluator', 'load_from', 'custom_hooks', 'visualizer'):
+        config[key] = None
+    config.default_hooks = {'checkpoint': None, 'logger': None}
+    config.resume, config.work_dir = False, str(work_dir)
+    config.experiment_name = f'{work_dir.name}_{time.time_ns()}'
+    return Runner.from_cfg(config)

@@ -104,6 +104,8 @@ def test_bad_nuclei(nuclei, change, message):
     (np.zeros((8, 6), np.uint8), 'expected the size of its image, 8x6 pixels, got 6x8'),
     (np.full((6, 8), 12, np.uint8), 'expected the labels 0 to 11, got 12')])
 def test_bad_maps_of_camvid(camvid, labels, message):
+    (camvid / 'testannot' / 'a.png').unlink()
+    assert refusal(CAMVID, 'clone', 'out') == f'{camvid}/testannot/a.png not found'
     write(camvid / 'testannot' / 'a.png', labels)
     assert refusal(CAMVID, 'clone', 'out') == f'{camvid}/testannot/a.png: {message}'
 
@@ -113,6 +115,9 @@ def test_a_wrong_source_or_target(name, nuclei):
     Path('other').mkdir()
     assert 'expected a clone of https://github.com/' in refusal(name, 'other', 'out')
     assert refusal(name, 'nowhere', 'out').endswith('got nothing')
+    if name == CAMVID:
+        Path('other/CamVid/train').mkdir(parents=True)
+        assert refusal(name, 'other', 'out').endswith('with the folder CamVid/val, got a folder without it')
     if name == NUCLEI:
         assert refusal(name, 'clone', 'other') == 'other exists already; choose another folder'
         assert refusal(name, 'clone', 'no/out') == 'no/out: folder no not found'
@@ -135,8 +140,18 @@ def test_shared_data_of_another_form(tmp_path, monkeypatch):
     Path('shared', 'nuclei').mkdir(parents=True)
     monkeypatch.setenv('MMWS_DATA', 'shared')
     assert refusal('get_data.py', 'nuclei') == (
-        'MMWS_DATA: shared/nuclei has no images/train; expected a folder that tools/dataset_converters/nuclei.py made')
+        'MMWS_DATA: shared/nuclei has no folder images/train; expected a folder that '
+        'tools/dataset_converters/nuclei.py made')
     assert refusal('get_data.py', 'nucleus') == "unknown data 'nucleus'; did you mean 'nuclei'?"
+
+
+def test_a_folder_without_images_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path('data', 'nuclei').mkdir(parents=True)
+    Path('data', 'camvid').symlink_to('gone')
+    for name in ('nuclei', 'camvid'):
+        assert refusal('get_data.py', name) == (
+            f'data/{name} has no folder images/train; remove it, and run this again')
 
 
 def test_data_are_cloned_and_converted(nuclei, tmp_path):
@@ -152,9 +167,10 @@ def test_data_are_cloned_and_converted(nuclei, tmp_path):
     assert os.listdir('data') == ['nuclei']
 
 
-def test_without_network_it_says_what_to_put_where(tmp_path):
+@pytest.mark.parametrize('has_git', [True, False])
+def test_without_network_it_says_what_to_put_where(tmp_path, has_git):
     (tmp_path / 'gitconfig').write_text(f'[url "{tmp_path}/nowhere"]\ninsteadOf = https://github.com/\n')
-    result = get_data('camvid', tmp_path)
+    result = get_data('camvid', tmp_path, **{} if has_git else {'PATH': str(tmp_path)})
     assert result.returncode == 1
     assert 'Traceback' not in result.stderr
     assert result.stderr.splitlines()[-1] == (
@@ -163,5 +179,6 @@ def test_without_network_it_says_what_to_put_where(tmp_path):
     assert os.listdir(tmp_path / 'data') == []
 
 
-def get_data(name: str, folder: Path) -> subprocess.CompletedProcess:
-    return tool('get_data.py', name, folder=folder, GIT_CONFIG_GLOBAL=str(folder / 'gitconfig'), MMWS_DATA='')
+def get_data(name: str, folder: Path, **variables: str) -> subprocess.CompletedProcess:
+    return tool('get_data.py', name, folder=folder, GIT_CONFIG_GLOBAL=str(folder / 'gitconfig'), MMWS_DATA='',
+                **variables)

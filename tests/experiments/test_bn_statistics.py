@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import pytest
 import torch
 from torch import nn
 
-from mmws.experiments.bn_statistics import distances
+from mmws.experiments.bn_statistics import _BatchStatisticsHook, distances
 from tests.helpers.commands import REPOSITORY, run_tool, tool_error
 
 DETECTION = str(REPOSITORY / 'configs' / 'demo' / 'mask_rcnn_r18_gnws_digits.py')
@@ -19,7 +21,7 @@ def options(digits, tmp_path, monkeypatch) -> list[str]:
     monkeypatch.chdir(tmp_path)
     roots = [f'{split}_dataloader.dataset.data_root={digits}/' for split in ('train', 'val', 'test')]
     return ['--steps', '4', '--every', '2', '--cfg-options', 'train_dataloader.persistent_workers=False',
-            'train_dataloader.num_workers=0', *roots]
+            'train_dataloader.num_workers=0', f'test_evaluator.ann_file={digits}/annotations/val.json', *roots]
 
 
 def test_distances_of_a_batch():
@@ -45,6 +47,9 @@ def test_the_tool_measures_a_training(options, capsys):
     points = result['measured']['mask_rcnn_r18_gnws_digits']
     assert [point['step'] for point in points] == [0, 2]
     assert all(point['shift'] > 0 and point['scale'] > 0 for point in points)
+    tested = result['tested']['mask_rcnn_r18_gnws_digits']
+    assert list(tested) == ['running', 'batch']
+    assert all(0 <= metric < 0.1 for metric in tested.values())  # after four steps
     assert cv2.imread('out/bn_statistics.png').std() > 5
     assert 'out/bn_statistics.png' in capsys.readouterr().out
 
@@ -55,3 +60,17 @@ def test_a_network_without_batch_norm_is_refused(options):
         '--cfg-options model.ws.norm=keep model.ws.weight=plain')
     options[3] = '9'
     assert 'every 1 to 4 steps, got every 9' in tool_error('bn_statistics.py', DETECTION, *options)
+
+
+def test_two_configs_need_two_names(options):
+    assert tool_error('bn_statistics.py', DETECTION, DETECTION, *options) == (
+        'error: two configs have the same name; write NAME=CONFIG')
+
+
+def test_a_test_with_the_statistics_of_the_batch_leaves_the_running_ones():
+    norm, x = nn.BatchNorm2d(3), torch.randn(4, 3, 5, 5) * 2 + 1
+    before = copy.deepcopy(norm.state_dict())
+    _BatchStatisticsHook().before_test_iter(SimpleNamespace(model=nn.Sequential(norm.eval())), 0)
+    output = norm(x)
+    assert output.mean((0, 2, 3)).abs().max() < 1e-5
+    assert all(torch.equal(norm.state_dict()[key], before[key]) for key in ('running_mean', 'running_var'))

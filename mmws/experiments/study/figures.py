@@ -12,12 +12,12 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mmws.experiments.study.plan import Record
+from mmws.experiments.study.plan import Record, searches
 from mmws.experiments.study.results import Cell, Results
-from mmws.experiments.study.schema import Task
+from mmws.experiments.study.schema import Study, Task
 from mmws.files import save_figure
 
-__all__ = ['plot_batches', 'plot_curves', 'plot_rates', 'searched']
+__all__ = ['batch_sizes_with_rates', 'plot_batches', 'plot_curves', 'plot_rates', 'searched']
 
 STYLES: list[dict[str, Any]] = [{'linestyle': line, 'marker': marker, 'color': shade, 'markersize': 4}
                                 for shade in ('black', '0.5')
@@ -82,9 +82,22 @@ def _draw(pair: Sequence[Axes], task: Task, cell: Cell, label: str, **style: Any
                   label=label, markevery=0.25 if curve == 'loss' else 1, **style)
 
 
-def plot_batches(task: Task, cells: Sequence[Cell], folder: Path) -> Path | None:
-    """Write the metric over the batch size, with the spread over the seeds: a panel per schedule. None for one size."""
-    sizes = sorted({cell.run.batch_size for cell in cells})
+def batch_sizes_with_rates(study: Study, task: Task, results: Results) -> dict[int, list[Cell]]:
+    """Return the cells with a search for the learning rate at their own batch size, by batch size."""
+    found: dict[int, list[Cell]] = {}
+    for cell in results.cells(study, task):
+        if searches(study, task, cell.run, results.done)[0].batch_size == cell.run.batch_size:
+            found.setdefault(cell.run.batch_size, []).append(cell)
+    return dict(sorted(found.items()))
+
+
+def plot_batches(study: Study, task: Task, results: Results, folder: Path) -> Path | None:
+    """Write the metric over the batch size, with the spread over the seeds: a panel per schedule. None for one size.
+
+    Cells whose learning rate is one of another batch size, scaled, are left out: they would show the scaling.
+    """
+    by_size = batch_sizes_with_rates(study, task, results)
+    sizes, cells = list(by_size), [cell for own in by_size.values() for cell in own]
     if len(sizes) < 2:
         return None
     schedules = list(dict.fromkeys(cell.run.schedule for cell in cells))

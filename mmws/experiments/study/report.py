@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 
 from mmws.experiments.study.differences import differences
-from mmws.experiments.study.figures import plot_batches, plot_curves, plot_rates, searched
+from mmws.experiments.study.figures import batch_sizes_with_rates, plot_batches, plot_curves, plot_rates, searched
 from mmws.experiments.study.plan import Record, plan, searches
 from mmws.experiments.study.results import Cell, Results
 from mmws.experiments.study.schema import Study, Task
@@ -17,7 +17,6 @@ from mmws.files import write_text
 __all__ = ['TABLES', 'render', 'write_report']
 
 TABLES = '<!-- tables -->'
-FLAT = 1.0  # percent points
 
 
 def write_report(study: Study, results: Results) -> list[Path]:
@@ -29,7 +28,7 @@ def write_report(study: Study, results: Results) -> list[Path]:
     folder = results.folder
     folder.mkdir(parents=True, exist_ok=True)
     figures = [path for task in study.tasks if (found := results.cells(study, task))
-               for path in (plot_curves(task, found, folder), plot_batches(task, found, folder),
+               for path in (plot_curves(task, found, folder), plot_batches(study, task, results, folder),
                             plot_rates(task, results, folder)) if path]
     document = folder.with_name(f'{folder.name}.md')
     write_text(document, render(study, results))
@@ -50,13 +49,12 @@ def _about(study: Study, results: Results) -> str:
     runs = plan(study, results.done)
     counts = Counter(results.done[run.name]['status'] for run in runs if run.name in results.done)
     hours = sum(record['seconds'] or 0 for record in results.done.values()) / 3600
+    states = ', '.join(f'{count} {status}' for status, count in sorted(counts.items()))
     text = (f'Written by `tools/study.py` from the raw results in `{results.folder.name}/*.json`: {len(runs)} runs '
-            f'({", ".join(f"{count} {status}" for status, count in sorted(counts.items()))}), {hours:.1f} hours in '
-            'total. Values are percent after the last step: mean ± sample standard deviation over the seeds '
-            f'{", ".join(map(str, study.seeds))}. The learning rates are chosen with seed {study.rate_seed}, which is '
-            'not in the means. Diverged and crashed runs are not in the means either. The gain at the end is the one '
-            f'from the last validation but one to the last; a curve is flat if it is between -{FLAT:g} and {FLAT:g} '
-            'percent point.\n\n')
+            f'({states}), {hours:.1f} hours of runs, several at a time. Values are percent after the last step: mean ± '
+            f'sample standard deviation over the seeds {", ".join(map(str, study.seeds))}. The learning rates are '
+            f'chosen with seed {study.rate_seed}, which is not in the means. Diverged and crashed runs are not in the means '
+            'either. The gain at the end is the last validation minus the one before it.\n\n')
     return text + '\n'.join(f'- `{one["command"]}`  \n  {one["date"]}, {one["machine"]}; {one["versions"]}'
                             for one in results.about)
 
@@ -80,7 +78,7 @@ def _task(study: Study, task: Task, results: Results) -> Iterator[str]:
             for cell in found))
     yield from _differences(study, found)
     yield f'![learning curves]({results.folder.name}/{task.name}_curves.png)'
-    if len(sizes) > 1:
+    if len(batch_sizes_with_rates(study, task, results)) > 1:
         yield f'![metric over the batch size]({results.folder.name}/{task.name}_batch.png)'
     yield '### Learning rates and times'
     if searched(task, results):
@@ -95,12 +93,13 @@ def _task(study: Study, task: Task, results: Results) -> Iterator[str]:
 
 
 def _differences(study: Study, cells: Sequence[Cell]) -> Iterator[str]:
-    found = differences(cells, study.reference)
+    found = differences(cells, study.references)
     if found:
-        yield f'Difference to {study.reference} in percent points, paired by seed, with its 95% interval:'
+        yield ('Differences in percent points, paired by seed, with their 95% intervals (of twenty intervals about one '
+               'misses the true value):')
         yield _table(['', 'setting', 'difference', 'interval', 'finding'], (
-            [each.method, each.setting, f'{each.mean:+.1f}', f'{each.low:+.1f} to {each.high:+.1f}', each.text()]
-            for each in found))
+            [f'{each.method} - {each.reference}', each.setting, f'{each.mean:+.1f}',
+             f'{each.low:+.1f} to {each.high:+.1f}', each.text()] for each in found))
 
 
 def _details(study: Study, task: Task, results: Results, cell: Cell) -> list[str]:

@@ -42,7 +42,7 @@ class Part:
     batch_sizes: tuple[int, ...] = (1,)
     schedules: tuple[str, ...] = ('step',)  # of SCHEDULES
     rates: tuple[float, ...] = ()  # candidates for the learning rate; if empty, choose_rate takes another part's rate
-    widen: int = 0  # number of further candidates, one at a time while the best one is the lowest or the highest
+    widen: int = 0  # at most as many further candidates, each beyond the grid, while the best is at its edge
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Study:
     methods: Mapping[str, Mapping[str, Any]]  # options ws=dict(...) by name
     seeds: tuple[int, ...]  # of the reported runs
     rate_seed: int  # of the runs that choose the learning rates
-    reference: str = ''  # method that the others are compared with, by seed; if empty, none
+    references: tuple[str, ...] = ()  # methods that the others are compared with, by seed
     data: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # functions of mmws.data.digits to call first
     quick: Quick | None = None
     starts: Mapping[str, str] = field(default_factory=dict)  # of STARTS, by method; the others start from scratch

@@ -2,11 +2,13 @@
 
 import json
 import re
+from dataclasses import replace
 from statistics import median
 
 import cv2
 import pytest
 
+from mmws.experiments.study.figures import plot_batches
 from mmws.experiments.study.plan import plan
 from mmws.experiments.study.read import read_study
 from mmws.experiments.study.report import render, write_report
@@ -66,11 +68,24 @@ def test_the_document_includes_the_figures_and_the_notes(study, results, tmp_pat
     document, *figures = write_report(study, results)
     text = document.read_text()
     assert text.index('## Conclusions') < text.index('| GN | step | 35.0') < text.index('## Published')
-    assert [figure.name for figure in figures] == [
-        'detection_curves.png', 'detection_batch.png', 'detection_rates.png']
+    assert [figure.name for figure in figures] == ['detection_curves.png', 'detection_rates.png']
     for figure in figures:
         assert f']({figure.parent.name}/{figure.name})' in text
         assert cv2.imread(str(figure)).std() > 5  # not empty
+
+
+def test_batch_sizes_with_a_search_of_their_own_have_a_figure(study, results):
+    task = study.tasks[0]
+    task = replace(task, parts=(*task.parts[:-1], replace(task.parts[-1], rates=(0.4, 0.8))))
+    study = replace(study, tasks=(task,))
+    for run in plan(study, results.done):
+        results.done.setdefault(run.name, record(run, run.rate))
+    for run in plan(study, results.done):  # with the rates that the search has chosen
+        results.done.setdefault(run.name, record(run, 0.5))
+    figure = plot_batches(study, task, results, results.folder)
+    assert figure.name == 'detection_batch.png'
+    assert cv2.imread(str(figure)).std() > 5
+    assert '(results/detection_batch.png)' in render(study, results)
 
 
 def test_a_study_without_results_has_a_document(study, tmp_path):

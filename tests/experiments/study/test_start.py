@@ -27,7 +27,7 @@ def study(tmp_path, monkeypatch):
     make_digits(tmp_path / 'data' / 'study' / 'digits', train=16, val=2, size=96)
     task = {'config': str(REPOSITORY / 'configs' / 'study' / 'detection.py'), 'images': 6, 'validations': 1,
             'points': [0, 0.5], 'subset': 'odd', 'pretraining': {'images': 8, 'batch_size': 4, 'rate': 0.01}}
-    return read_study(write_study(tmp_path, methods=METHODS, starts=STARTS, reference='scratch', task=task,
+    return read_study(write_study(tmp_path, methods=METHODS, starts=STARTS, references=['scratch'], task=task,
                                   part={'methods': list(METHODS), 'rates': [0.01]}))
 
 
