@@ -7,17 +7,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ['RIDGES', 'FittedFilters', 'fit_filters', 'standardization_loss']
+__all__ = ['RIDGES', 'FittedFilters', 'correlation', 'fit_filters', 'standardization_loss']
 
 RIDGES = (0.01, 0.1, 1.0, 10.0)
 """Candidates for the strength of the ridge, in units of the mean variance of an input."""
 
 
 class FittedFilters(NamedTuple):
-    """Filters (groups, filters, fan-in), and the strength of the ridge; infinite if the old filters fit best."""
+    """Filters (groups, filters, fan-in), and the strength of the ridge; None if the old filters fit best."""
 
     filters: Tensor
-    ridge: float
+    ridge: float | None
 
 
 def fit_filters(inputs: Tensor, targets: Tensor, filters: Tensor, centred: bool, held_out: Tensor) -> FittedFilters:
@@ -26,9 +26,9 @@ def fit_filters(inputs: Tensor, targets: Tensor, filters: Tensor, centred: bool,
     .. math:: \min_w \; \lVert z - X w \rVert^2 / n + \lambda \lVert w - w_0 \rVert^2
         \quad \text{with } \textstyle\sum_i w_i = 0 \text{ if centred}
 
-    with the columns of :math:`X` and :math:`z` centred. Standardization removes the mean of a filter. With the
-    constraint there is none to remove: the regression has put its effect into weights that cost the least. The strength
-    :math:`\lambda` is the candidate of :data:`RIDGES` with the best fit on the samples held out, or infinite.
+    with the columns of :math:`X` and :math:`z` centred. A filter with mean 0 loses nothing when it is standardized:
+    only its scale changes. The strength :math:`\lambda` is the candidate of :data:`RIDGES` with the best fit on the
+    samples held out, if that is better than the fit of the old filters.
 
     Args:
         inputs: the input of each filter, :math:`X`, of shape (groups, n, fan-in).
@@ -45,16 +45,18 @@ def fit_filters(inputs: Tensor, targets: Tensor, filters: Tensor, centred: bool,
         (tensor(True), 0.01)
     """
     old = filters - filters.mean(2, keepdim=True) if centred else filters
-    best, ridge = -1.0, 1.0
+    ridge: float | None = 1.0
     if held_out.any() and not held_out.all():
         part = _Regression(inputs[:, ~held_out], targets[:, ~held_out], filters, centred)
-        found = {candidate: part.solve(candidate) for candidate in RIDGES}
-        for candidate, solution in {float('inf'): old, **found}.items():
-            fit = _fit(inputs[:, held_out], targets[:, held_out], solution)
-            if fit > best:
-                best, ridge = fit, candidate
-    solved = None if ridge == float('inf') else _Regression(inputs, targets, filters, centred).solve(ridge)
-    return FittedFilters(old, float('inf')) if solved is None else FittedFilters(solved, ridge)
+        tests, expected = inputs[:, held_out], targets[:, held_out]
+        fits: dict[float | None, float] = {
+            None: float(correlation(tests @ old.mT, expected)),
+            **{each: float(correlation(tests @ part.solve(each).mT, expected)) for each in RIDGES}}
+        ridge = max(fits, key=lambda each: fits[each])
+        del part
+    if ridge is None:
+        return FittedFilters(old, None)
+    return FittedFilters(_Regression(inputs, targets, filters, centred).solve(ridge), ridge)
 
 
 def standardization_loss(inputs: Tensor, filters: Tensor) -> float:
@@ -72,35 +74,54 @@ def standardization_loss(inputs: Tensor, filters: Tensor) -> float:
     return float(removed / (removed + kept).clamp_min(torch.finfo(removed.dtype).tiny))
 
 
+def correlation(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return the squared correlation of outputs and targets, (\\*, n, channels), averaged over the channels.
+
+    The variances of the targets are the weights. A negative correlation counts as 0.
+
+    Example:
+        >>> x = torch.tensor([[1.], [2.], [4.]])
+        >>> correlation(3 * x + 1, x).round(decimals=4), correlation(-x, x)
+        (tensor(1.), tensor(0.))
+    """
+    outputs, targets = outputs - outputs.mean(-2, keepdim=True), targets - targets.mean(-2, keepdim=True)
+    tiny = torch.finfo(outputs.dtype).tiny
+    common = (outputs * targets).sum(-2).clamp_min(0)
+    return (common.square() / outputs.square().sum(-2).clamp_min(tiny)).sum() / targets.square().sum().clamp_min(tiny)
+
+
 class _Regression:
-    """Sums of a ridge regression, for solutions with several strengths."""
+    """Solutions of a ridge regression for several strengths, from matrices of the smaller of n and fan-in."""
 
     def __init__(self, inputs: Tensor, targets: Tensor, filters: Tensor, centred: bool) -> None:
-        inputs, targets = inputs - inputs.mean(1, keepdim=True), targets - targets.mean(1, keepdim=True)
-        self.covariance = inputs.mT @ inputs / inputs.shape[1]
-        self.correlation = inputs.mT @ targets / inputs.shape[1]
-        self.filters, self.centred = filters, centred
+        self.inputs, targets = inputs - inputs.mean(1, keepdim=True), targets - targets.mean(1, keepdim=True)
+        self.filters, self.centred, number = filters, centred, inputs.shape[1]
+        self.inputs = self.inputs / number ** 0.5
+        self.residuals = targets / number ** 0.5 - self.inputs @ filters.mT
+        self.dual = inputs.shape[2] > number
+        self.products = self.inputs @ self.inputs.mT if self.dual else self.inputs.mT @ self.inputs
+        variance = self.inputs.square().sum((1, 2)) / inputs.shape[2]
+        self.variance = variance.clamp_min(1e-6 * float(variance.mean()) or 1.0)  # a group may have a dead input
 
-    def solve(self, ridge: float) -> Tensor | None:
-        """Return the filters; None if the inputs are constant."""
-        level = ridge * self.covariance.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
-        factor, failed = torch.linalg.cholesky_ex(
-            self.covariance + level * torch.eye(self.covariance.shape[1]).to(level))
-        if failed.any():
-            return None
-        filters = torch.cholesky_solve(self.correlation + level * self.filters.mT, factor)
+    def solve(self, ridge: float) -> Tensor:
+        """Return the filters."""
+        level = ridge * self.variance[:, None, None]
+        matrix = self.products.clone()
+        matrix.diagonal(dim1=1, dim2=2).add_(level[:, 0])
+        factor = torch.linalg.cholesky(matrix)
+        if self.dual:
+            change = self.inputs.mT @ torch.cholesky_solve(self.residuals, factor)
+        else:
+            change = torch.cholesky_solve(self.inputs.mT @ self.residuals, factor)
+        filters = self.filters.mT + change
         if self.centred:
-            direction = torch.cholesky_solve(torch.ones_like(filters[:, :, :1]), factor)
+            direction = self._cheapest(level, factor)
             filters = filters - filters.sum(1, keepdim=True) * direction / direction.sum(1, keepdim=True)
-        return filters.mT if bool(torch.isfinite(filters).all()) else None
+        return filters.mT
 
-
-def _fit(inputs: Tensor, targets: Tensor, filters: Tensor | None) -> float:
-    """Return the squared correlation of outputs and targets, weighted by the variance of the targets."""
-    if filters is None:
-        return -1.0
-    outputs = inputs @ filters.mT
-    outputs, targets = outputs - outputs.mean(1, keepdim=True), targets - targets.mean(1, keepdim=True)
-    tiny = torch.finfo(outputs.dtype).tiny
-    explained = (outputs * targets).sum(1).square() / outputs.square().sum(1).clamp_min(tiny)
-    return float(explained.sum() / targets.square().sum().clamp_min(tiny))
+    def _cheapest(self, level: Tensor, factor: Tensor) -> Tensor:
+        """Return the change of a filter that changes its mean at the least cost, up to a factor."""
+        ones = torch.ones_like(self.inputs[:, :1].mT)
+        if self.dual:
+            return ones - self.inputs.mT @ torch.cholesky_solve(self.inputs @ ones, factor)
+        return level * torch.cholesky_solve(ones, factor)

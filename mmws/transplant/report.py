@@ -18,10 +18,10 @@ class TransplantReport:
         conversion: of the network; None if it was converted before.
         lost: for each convolution with fitted filters, the share of its output's variance that the removed means of
             its filters carried, 0 to 1.
-        ridge: for each of them the strength of the regression; infinite where the old filters fit best.
+        ridge: for each of them the strength of the regression; None where the old filters fit best.
         fit: for each norm the squared correlation of its output with the BatchNorm's, 0 to 1, averaged over the
             channels with the variance as weight; None where the two outputs have different shapes.
-        kept: norms and convolutions that were not fitted, with the reason.
+        kept: norms and convolutions that were converted but not fitted, with the reason.
         distance: of the network's outputs to the BatchNorm network's, divided by the norm of the latter; None if they
             have different shapes.
         images: the number of images.
@@ -29,7 +29,7 @@ class TransplantReport:
 
     conversion: Report | None = None
     lost: dict[str, float] = field(default_factory=dict)
-    ridge: dict[str, float] = field(default_factory=dict)
+    ridge: dict[str, float | None] = field(default_factory=dict)
     fit: dict[str, float | None] = field(default_factory=dict)
     kept: dict[str, str] = field(default_factory=dict)
     distance: float | None = None
@@ -41,7 +41,7 @@ class TransplantReport:
         fit = f', fit {sum(fits) / len(fits):.2f} on average' if fits else ''
         distance = '' if self.distance is None else f', relative distance of the outputs {self.distance:.2f}'
         return (f'Transplant with {self.images} images: {len(self.lost)} convolutions and {len(self.fit)} norms '
-                f'fitted, {len(self.kept)} modules kept{fit}{distance}')
+                f'fitted, {len(self.kept)} modules not fitted{fit}{distance}')
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report without the conversion as plain values, for a checkpoint."""
@@ -49,9 +49,11 @@ class TransplantReport:
 
     def __str__(self) -> str:
         lines = [self.summary()]
-        lines += [f'  filters  {name or ITSELF}: {lost:.0%} of the variance was in the means, ridge '
-                  f'{self.ridge[name]:g}' for name, lost in self.lost.items()]
-        lines += [f'  norm     {name or ITSELF}: fit {"unknown" if fit is None else format(fit, ".2f")}'
+        for name, lost in self.lost.items():
+            ridge = self.ridge[name]
+            result = 'the old filters fit best' if ridge is None else f'ridge {ridge:g}'
+            lines.append(f'  filters     {name or ITSELF}: {lost:.0%} of the variance was in the means, {result}')
+        lines += [f'  norm        {name or ITSELF}: fit {"unknown" if fit is None else format(fit, ".2f")}'
                   for name, fit in self.fit.items()]
-        lines += [f'  kept     {name or ITSELF}: {reason}' for name, reason in self.kept.items()]
+        lines += [f'  not fitted  {name or ITSELF}: {reason}' for name, reason in self.kept.items()]
         return '\n'.join(lines)

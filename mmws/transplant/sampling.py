@@ -56,7 +56,8 @@ def random_positions(x: Tensor, count: int, generator: torch.Generator) -> Tenso
     """Return about ``count`` positions of the map ``x``, (N, C, \\*), as flat indices of shape (N, positions)."""
     length = x[0, 0].numel()
     number = min(length, max(1, count // len(x)))
-    return torch.stack([torch.randperm(length, generator=generator)[:number] for _ in range(len(x))]).to(x.device)
+    drawn = [torch.randperm(length, generator=generator, device='cpu')[:number] for _ in range(len(x))]
+    return torch.stack(drawn).to(x.device)
 
 
 def at_positions(x: Tensor, positions: Tensor) -> Tensor:

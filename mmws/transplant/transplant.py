@@ -5,23 +5,25 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mmws.conversion.convert import convert_
-from mmws.conversion.layer_types import is_batch_norm
+from mmws.conversion.layer_types import is_batch_norm, is_conv
 from mmws.conversion.module_tree import module_names
-from mmws.conversion.options import Options
+from mmws.conversion.parametrize_convs import weight_form
+from mmws.conversion.report import Report
 from mmws.conversion.trained_norms import trained_batch_norms
 from mmws.errors import WSError, shortened
-from mmws.ops.torch_compat import tree_leaves
-from mmws.transplant.hooks import FittedConv, FittedNorm
+from mmws.layers.conv import WeightStandardized
+from mmws.ops.torch_compat import BatchNorm, tree_leaves
+from mmws.transplant.hooks import FittedConv, FittedNorm, MeasuredNorm
 from mmws.transplant.pairs import conv_before_each_norm, copy_weights_, module_pairs
-from mmws.transplant.record import Record, evaluating, recording
+from mmws.transplant.record import Calls, evaluating, recording
 from mmws.transplant.report import TransplantReport
 
 __all__ = ['float_tensors', 'transplant_']
@@ -46,8 +48,9 @@ def transplant_(model: nn.Module, images: Any, *, teacher: nn.Module | None = No
     Args:
         model: a trained BatchNorm network, which becomes the converted one; or a converted network with ``teacher``.
         images: input of the network, as in training but without augmentation: (N, 3, H, W), with 8 images or more; 64
-            are better. With ``forward``, anything.
-        teacher: the BatchNorm network, if ``model`` is converted already; it has the same modules and stays unchanged.
+            are better. With ``forward``, anything that it takes.
+        teacher: the BatchNorm network, if ``model`` is converted already, which then takes its weights; it has the same
+            modules and stays unchanged. Leave out ``options`` then.
         forward: called as ``forward(network, images)``. Default: ``network.extract_feat(images)`` for a toolkit's
             model, ``network(images)`` for others.
         samples: the number of positions of a feature map, over all images, that the regressions use; with 0 the
@@ -60,7 +63,8 @@ def transplant_(model: nn.Module, images: Any, *, teacher: nn.Module | None = No
 
     Raises:
         WSError: if there are no images, or of several sizes; the network has no trained BatchNorm; ``teacher`` has
-            other modules; ``weight`` is neither ``'ws'`` nor ``'plain'``. The model is unchanged then.
+            other modules; ``weight`` is neither ``'ws'`` nor ``'plain'``. After this and any other exception the model
+            is unchanged.
 
     Example:
         >>> _ = torch.manual_seed(0)
@@ -71,26 +75,33 @@ def transplant_(model: nn.Module, images: Any, *, teacher: nn.Module | None = No
         >>> type(net[0]).__name__, type(net[1]).__name__, report.fit['1'] > 0.5
         ('ConvWS2d', 'GroupNorm', True)
     """
-    images, forward = _stacked(images), forward or _forward
-    if Options.parse(options).weight not in ('ws', 'plain'):
-        raise WSError(f"transplant_: expected weight='ws' or weight='plain', got {options['weight']!r}")
-    source = copy.deepcopy(model) if teacher is None else teacher
-    trained = _trained(source, teacher is not None)
-    pairs = {} if teacher is None else dict(module_pairs(source, model))  # refuses another network
+    images, forward = (_stacked(images), _forward) if forward is None else (images, forward)
+    source, student, conversion = _networks(model, teacher, options)
+    norms = {norm: name for norm, name in trained_batch_norms(source).items() if is_batch_norm(norm)}
     conv_of = conv_before_each_norm(source) if samples else {}
-    with recording(list(trained), list(conv_of.values()), samples, seed) as record, evaluating(source):
+    with recording(norms, conv_of, samples, seed) as calls, evaluating(source):
         expected = forward(source, images)
-    report = TransplantReport(images=_count_images(record))
+    report = TransplantReport(conversion=conversion, images=_count_images(calls))
+    pairs, names = dict(module_pairs(source, student)), module_names(student)
+    with evaluating(student):
+        convs = {norm: FittedConv(names[pairs[conv_of[norm]]], conv_of[norm], norm, own, report)
+                 for norm, own in calls.items() if norm in conv_of}
+        conv_hooks = [(pairs[conv_of[norm]], hook) for norm, hook in convs.items()]
+        for hooks in [conv_hooks, []] if any(len(own) > 1 for own in calls.values()) else [conv_hooks]:
+            # The second pass is for shared layers: their filters have changed after some of their calls.
+            norm_hooks = [(pairs[norm], FittedNorm(pairs[norm], norm, own, convs.get(norm)))
+                          for norm, own in calls.items()]
+            with _hooked([*hooks, *norm_hooks]):
+                forward(student, images)
+        with _hooked((pairs[norm], MeasuredNorm(names[pairs[norm]], pairs[norm], own, report))
+                     for norm, own in calls.items()):
+            report.distance = _distance(forward(student, images), expected)
+    _name_others(report, pairs, names, calls)
     if teacher is None:
         with warnings.catch_warnings():
-            warnings.filterwarnings('ignore', '.*was trained with BatchNorm')
-            report.conversion = convert_(model, **options)
-    else:
-        copy_weights_(pairs)
-    with evaluating(model), ExitStack() as hooks:
-        pairs = pairs or dict(module_pairs(source, model))
-        _attach(pairs, module_names(model), trained, conv_of, record, report, hooks)
-        report.distance = _distance(forward(model, images), expected)
+            warnings.simplefilter('ignore')  # the conversion of the copy has warned
+            convert_(model, **options)
+    _take_weights_(model, student)
     return report
 
 
@@ -109,41 +120,82 @@ def _forward(network: Any, images: Any) -> Any:
     return (network.extract_feat if callable(getattr(network, 'extract_feat', None)) else network)(images)
 
 
-def _trained(teacher: nn.Module, converted: bool) -> dict[nn.Module, str]:
-    norms = {norm: name for norm, name in trained_batch_norms(teacher).items() if is_batch_norm(norm)}
-    if not norms:
-        has_norms = any(map(is_batch_norm, teacher.modules()))
-        what = 'teacher' if converted else 'network'
+def _networks(model: nn.Module, teacher: nn.Module | None,
+              options: dict[str, Any]) -> tuple[nn.Module, nn.Module, Report | None]:
+    """Return the BatchNorm network, a converted copy of ``model`` with its weights, the report of the conversion."""
+    source = copy.deepcopy(model) if teacher is None else teacher
+    if not trained_batch_norms(source):
+        has_norms = any(map(is_batch_norm, source.modules()))
         reason = ('BatchNorms that were never trained (running mean 0, variance 1); load its weights first' if has_norms
                   else 'no BatchNorm; give the BatchNorm network itself, or give it as `teacher`')
-        raise WSError(f'transplant_: the {what}, {type(teacher).__name__}, has {reason}')
-    return norms
+        what = 'network' if teacher is None else 'teacher'
+        raise WSError(f'transplant_: the {what}, {type(source).__name__}, has {reason}')
+    student, report = copy.deepcopy(model), None
+    if teacher is None:
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', '.*was trained with BatchNorm')
+            report = convert_(student, **options)
+    elif options:
+        raise WSError(f'transplant_: options of the conversion ({", ".join(options)}) and a `teacher`; expected one of '
+                      'them, because with a teacher the network is converted already')
+    forms = {weight_form(conv) for conv in student.modules() if is_conv(conv)} - {'ws', 'plain'}
+    if forms:
+        raise WSError(f"transplant_: expected weight='ws' or weight='plain', got {forms.pop()!r}")
+    pairs = dict(module_pairs(source, student))
+    if all(type(one) is type(other) for one, other in pairs.items()):
+        raise WSError(f'transplant_: {type(model).__name__} is not converted: it has the layers of the BatchNorm '
+                      'network; leave out `teacher`, or change the options')
+    copy_weights_(pairs)
+    return source, student, report
 
 
-def _count_images(record: Record) -> int:
-    first = next(iter(record.calls.values()), None)
-    if first is None:
+def _count_images(calls: Calls) -> int:
+    if not calls:
         raise WSError('transplant_: no trained BatchNorm ran on the images; give `forward`, a function of the network '
                       'and the images that runs the whole network')
-    if first[0].shape[0] < FEWEST_IMAGES:
-        warnings.warn(f'transplant_: {first[0].shape[0]} images, expected {FEWEST_IMAGES} or more: estimates from so '
-                      'few are noisy', stacklevel=3)
-    return first[0].shape[0]
+    number = next(iter(calls.values()))[0].shape[0]
+    if number < FEWEST_IMAGES:
+        warnings.warn(f'transplant_: {number} images, expected {FEWEST_IMAGES} or more: estimates from so few are '
+                      'noisy', stacklevel=3)
+    return number
 
 
-def _attach(pairs: dict[nn.Module, nn.Module], names: dict[nn.Module, str], trained: dict[nn.Module, str],
-            conv_of: dict[nn.Module, nn.Module], record: Record, report: TransplantReport, hooks: ExitStack) -> None:
-    for norm in filter(is_batch_norm, pairs):
-        name, calls, conv = names[pairs[norm]], record.calls.get(norm, []), conv_of.get(norm)
-        if not calls:
-            report.kept[name] = ('it did not run on the images' if norm in trained else
-                                 'its BatchNorm was never trained')
-            continue
-        if conv is not None:
-            fitted = FittedConv(names[pairs[conv]], conv, norm, calls, record.shapes[conv], report)
-            hooks.callback(pairs[conv].register_forward_pre_hook(fitted).remove)
-        hook = FittedNorm(name, pairs[norm], norm, calls, conv is not None, report)
-        hooks.callback(pairs[norm].register_forward_pre_hook(hook).remove)
+@contextmanager
+def _hooked(hooks: Iterable[tuple[nn.Module, Any]]) -> Iterator[None]:
+    handles = [module.register_forward_pre_hook(hook, with_kwargs=True) for module, hook in hooks]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _name_others(report: TransplantReport, pairs: Mapping[nn.Module, nn.Module], names: Mapping[nn.Module, str],
+                 calls: Calls) -> None:
+    """Name in the report what was converted but not fitted, and warn of trained BatchNorms among it."""
+    unfitted = []
+    for source, module in pairs.items():
+        name = names[module]
+        if isinstance(source, BatchNorm) and source not in calls:
+            known, trained = is_batch_norm(source), bool(trained_batch_norms(source))
+            report.kept[name] = ('its BatchNorm was never trained' if not trained else 'it did not run on the images'
+                                 if known else f'{type(source).__name__} is an unknown subclass of BatchNorm')
+            unfitted += [name] if trained else []
+        is_new = isinstance(module, WeightStandardized) and not isinstance(source, WeightStandardized)
+        if is_new and name not in report.lost:
+            report.kept.setdefault(name, 'it is not two-dimensional, or no trained BatchNorm alone reads its output')
+    if unfitted:
+        warnings.warn(f'transplant_: trained norms were not fitted: {", ".join(unfitted[:3])}'
+                      f'{" and others" if len(unfitted) > 3 else ""}; see `kept` in the report, and give `forward`, a '
+                      'function of the network and the images that runs them', stacklevel=3)
+
+
+def _take_weights_(model: nn.Module, student: nn.Module) -> None:
+    """Copy the fitted parameters and buffers: the network stays as it was if something fails before."""
+    with torch.no_grad():
+        for tensors in ('parameters', 'buffers'):
+            for own, fitted in zip(getattr(model, tensors)(), getattr(student, tensors)()):
+                own.copy_(fitted)
 
 
 def _distance(outputs: Any, expected: Any) -> float | None:

@@ -71,7 +71,7 @@ def test_a_whole_model_is_transplanted(setup, capsys, digits):
     with pytest.warns(UserWarning, match='6 images, expected 8 or more'):
         run_tool('transplant.py', str(path), str(folder / 'bn.pth'), str(folder / 'out.pth'), '--cfg-options', *options)
     printed = capsys.readouterr().out
-    assert re.search(r'^Transplant with 6 images: \d+ convolutions and \d+ norms fitted, 0 modules kept, fit 0\.\d+ on '
+    assert re.search(r'^Transplant with 6 images: \d+ convolutions and \d+ norms fitted, 0 modules not fitted, fit 0\.\d+ on '
                      r'average, relative distance of the outputs \d', printed, re.M), printed
     assert {name: digest for name, digest in contents(folder).items() if name != 'out.pth'} == before
     model = loaded(path, options, folder / 'out.pth')

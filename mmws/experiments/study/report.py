@@ -53,8 +53,8 @@ def _about(study: Study, results: Results) -> str:
     text = (f'Written by `tools/study.py` from the raw results in `{results.folder.name}/*.json`: {len(runs)} runs '
             f'({states}), {hours:.1f} hours of runs, several at a time. Values are percent after the last step: mean ± '
             f'sample standard deviation over the seeds {", ".join(map(str, study.seeds))}. The learning rates are '
-            f'chosen with seed {study.rate_seed}, which is not in the means. Diverged and crashed runs are not in the means '
-            'either. The gain at the end is the last validation minus the one before it.\n\n')
+            f'chosen with seed {study.rate_seed}, which is not in the means; neither are diverged and crashed runs. '
+            'The gain at the end is the last validation minus the one before it.\n\n')
     return text + '\n'.join(f'- `{one["command"]}`  \n  {one["date"]}, {one["machine"]}; {one["versions"]}'
                             for one in results.about)
 
