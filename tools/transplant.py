@@ -35,8 +35,10 @@ def main() -> None:
                         help='override values of the config')
     arguments = parser.parse_args()
     with one_line_errors():
-        config = load_config(arguments.config, arguments.cfg_options, needs=('model', 'default_scope',
-                                                                             'train_dataloader'))
+        needs = ['model', 'default_scope']
+        if arguments.distill or not arguments.images:
+            needs.append('train_dataloader')
+        config = load_config(arguments.config, arguments.cfg_options, needs)
         report = transplant_checkpoint(config, arguments.checkpoint, arguments.out, arguments.images, arguments.number,
                                        arguments.distill)
     print(f'{report}\n{arguments.out}')

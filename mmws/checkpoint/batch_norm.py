@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,7 +62,8 @@ def read_batch_norm_weights(path: str | Path, shapes: Shapes) -> BatchNormWeight
         shapes: of the parameters and buffers of the BatchNorm network, by name.
 
     Raises:
-        WSError: if the file is refused, has no BatchNorm statistics, or lacks weights of the backbone.
+        WSError: if the file is refused, has no BatchNorm statistics, or lacks weights of the backbone. A network with
+            another number of classes is read as its backbone.
 
     Example:
         >>> read_batch_norm_weights('resnet50-0676ba61.pth', {})
@@ -76,26 +76,25 @@ def read_batch_norm_weights(path: str | Path, shapes: Shapes) -> BatchNormWeight
         raise WSError(f'{path} has no BatchNorm statistics (running_mean): there is nothing to transplant. If it was '
                       'trained with GroupNorm and WS, load it as it is, with load_from or ws=dict(pretrained=...)')
     backbone = {name[len(BACKBONE):]: shape for name, shape in shapes.items() if name.startswith(BACKBONE)}
-    tried: list[tuple[int, list[str]]] = []
+    tried: list[list[str]] = []
     for part, expected in (('', shapes), ('backbone', backbone)):
         for rename in RENAMES.values() if expected else ():
             found = {rename(name): name for name in tensors}
-            missing = [name for name in expected if name not in found and not name.endswith(OPTIONAL)]
-            if not missing:
+            wrong = [_problem(name, shape, tensors.get(found.get(name, ''))) for name, shape in expected.items()]
+            if not any(wrong):
                 state_dict = {name: tensors[found[name]] for name in expected if name in found}
-                _check_shapes(path, state_dict, expected)
-                used = {found[name] for name in state_dict}
-                return BatchNormWeights(state_dict, part, [name for name in tensors if name not in used],
+                left_over = set(tensors) - {found[name] for name in state_dict}
+                return BatchNormWeights(state_dict, part, [name for name in tensors if name in left_over],
                                         checkpoint.sha256, checkpoint.meta)
-            tried.append((len(missing), missing))
-    missing = min(tried)[1]
-    raise WSError(f'{path} does not fit the network: it has no {", ".join(missing[:3])}'
-                  f'{f" and {len(missing) - 3} more" if len(missing) > 3 else ""}; known are the weights of the whole '
-                  f'network, and of the backbone under {"; ".join(RENAMES)}')
+            tried.append([problem for problem in wrong if problem])
+    problems = min(tried, key=len, default=['a network'])
+    others = f' and {len(problems) - 3} more' if len(problems) > 3 else ''
+    raise WSError(f'{path} does not fit the network: {", ".join(problems[:3])}{others}. Known are the weights of the '
+                  f'whole network, and of the backbone under {"; ".join(RENAMES)}')
 
 
-def _check_shapes(path: str | Path, state_dict: Mapping[str, Tensor], expected: Shapes) -> None:
-    for name, tensor in state_dict.items():
-        if tuple(tensor.shape) != tuple(expected[name]):
-            raise WSError(f'{path} does not fit the network: {name} has shape {tuple(tensor.shape)}, expected '
-                          f'{tuple(expected[name])}')
+def _problem(name: str, shape: tuple[int, ...], tensor: Tensor | None) -> str:
+    if tensor is None:
+        return '' if name.endswith(OPTIONAL) else f'{name} is missing'
+    found = tuple(tensor.shape)
+    return '' if found == tuple(shape) else f'{name} has shape {found}, expected {tuple(shape)}'

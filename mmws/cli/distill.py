@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from mmws.cli.transplant_data import Forward
+from mmws.cli.transplant_data import Forward, preprocess
 from mmws.transplant.transplant import float_tensors
 
 __all__ = ['Distillation', 'distill']
@@ -59,7 +59,7 @@ class Distillation(BaseModel):  # type: ignore[misc]
     def train_step(self, data: Any, optim_wrapper: Any) -> Any:
         """Do one step; the preprocessor runs as in a test, because there are no annotations."""
         with optim_wrapper.optim_context(self):
-            losses = self._run_forward(self.data_preprocessor(data, False), mode='loss')
+            losses = self._run_forward(preprocess(self, data)[0], mode='loss')
         loss, log = self.parse_losses(losses)
         optim_wrapper.update_params(loss)
         return log
@@ -80,7 +80,7 @@ def distill(config: Config, model: Distillation, dataset: Dataset[Any], steps: i
         model, str(work_dir), experiment_name=work_dir.name, default_scope=config.default_scope, resume=True,
         train_dataloader={
             'dataset': dataset, 'batch_size': loader.batch_size, 'num_workers': loader.get('num_workers', 0),
-            'sampler': {'type': 'InfiniteSampler', 'shuffle': True}, 'collate_fn': {'type': 'pseudo_collate'}},
+            'sampler': {'type': 'InfiniteSampler', 'shuffle': True}, 'collate_fn': list},
         train_cfg={'type': 'IterBasedTrainLoop', 'max_iters': steps},
         optim_wrapper={'optimizer': {'type': 'Adam', 'lr': RATE}},
         param_scheduler=[{'type': 'LinearLR', 'by_epoch': False, 'start_factor': 0.01, 'end': warm_up},

@@ -11,6 +11,7 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.logging import print_log
+from torch import Tensor
 
 from mmws.checkpoint.batch_norm import BatchNormWeights, read_batch_norm_weights
 from mmws.checkpoint.reader import sha256_of
@@ -18,20 +19,13 @@ from mmws.checkpoint.writer import ENDINGS, write_checkpoint
 from mmws.cli.config import silence
 from mmws.cli.distill import Distillation, distill
 from mmws.cli.load_model import build_model
-from mmws.cli.transplant_data import (
-    Forward,
-    ImageFiles,
-    image_paths,
-    load_images,
-    preprocess,
-    spread,
-    wrong_channel_order,
-)
+from mmws.cli.transplant_data import Forward, ImageFiles, image_paths, load_batch, wrong_channel_order
 from mmws.conversion.layer_types import batch_norms
 from mmws.errors import WSError
 from mmws.files import check_output
+from mmws.transplant.record import evaluating
 from mmws.transplant.report import TransplantReport
-from mmws.transplant.transplant import transplant_
+from mmws.transplant.transplant import FEWEST_IMAGES, relative_distance, transplant_
 from mmws.version import __version__
 
 __all__ = ['Transplant', 'transplant_checkpoint']
@@ -73,30 +67,40 @@ def transplant_checkpoint(config: Config, checkpoint: str, out: Path, folder: Pa
     networks = build_networks(config, checkpoint)
     part = networks.weights.part
     teacher, student = (getattr(model, part) if part else model for model in (networks.teacher, networks.student))
-    every_path = image_paths(config, folder)
-    chosen = ImageFiles(config, spread(every_path, number))
-    loaded = load_images(chosen)
-    data = preprocess(networks.teacher.eval(), loaded)
-    if len(loaded) < len(chosen):
-        print_log(f'mmws: {len(loaded)} images instead of {len(chosen)}, because they are large', 'current')
-    backbone = getattr(networks.teacher, 'backbone', networks.teacher)
-    if wrong_channel_order(backbone, batch_norms(backbone)[0], data['inputs']):
-        print_log(f'mmws: {checkpoint}: the statistics of its first BatchNorm fit images with red and blue exchanged '
-                  'far better. Set mean, std and bgr_to_rgb of data_preprocessor to those of the training that made '
-                  'the weights', 'current', logging.WARNING)
+    dataset = ImageFiles(config, image_paths(config, folder))
+    data, used = load_batch(networks.teacher.eval(), dataset, number)
+    if len(used) < min(number, len(dataset)):
+        print_log(f'mmws: {len(used)} images instead of {number}: they are large, or of several sizes', 'current')
+    _warn_of_exchanged_channels(networks.teacher, data['inputs'][:FEWEST_IMAGES], checkpoint)
     run = Forward(teacher, part, data)
     report = transplant_(student, data, teacher=teacher, forward=run)
     if steps:
-        key = hashlib.sha256(f'{networks.weights.sha256} {steps} {every_path} {config.pretty_text}'.encode())
-        distill(config, Distillation(teacher, student, run, networks.teacher.data_preprocessor),
-                ImageFiles(config, every_path), steps, Path(f'{out}.distill') / key.hexdigest()[:12])
+        key = hashlib.sha256(f'{steps} {dataset.paths} {config.pretty_text} {__version__}'.encode())
+        for network in (teacher, student):
+            for tensor in network.state_dict().values():
+                key.update(tensor.numpy().tobytes())
+        distill(config, Distillation(teacher, student, run, networks.teacher.data_preprocessor), dataset, steps,
+                Path(f'{out}.distill') / key.hexdigest()[:12])
+        run.start()
+        with evaluating(student):
+            expected = run(teacher, data)
+            report.distance = relative_distance(run(student, data), expected)
     meta = {key: networks.weights.meta[key] for key in KEPT_META if key in networks.weights.meta}
     about = {'report': report.as_dict(), 'source': Path(checkpoint).name, 'sha256': networks.weights.sha256,
              'part': part or 'the whole network', 'left_over': networks.weights.left_over,
-             'images': {path: sha256_of(Path(path)) for path in chosen.paths[:len(loaded)]}, 'distilled_steps': steps,
+             'images': {path: sha256_of(Path(path)) for path in used}, 'distilled_steps': steps,
              'transplanted_by': f'mmws {__version__}'}
     write_checkpoint(out, student.state_dict(), {**meta, 'transplant': about})
     return report
+
+
+def _warn_of_exchanged_channels(model: Any, images: Tensor, checkpoint: str) -> None:
+    backbone = getattr(model, 'backbone', model)
+    first = next(iter(batch_norms(backbone)), None)
+    if first is not None and wrong_channel_order(backbone, first, images):
+        print_log(f'mmws: {checkpoint}: the statistics of its first BatchNorm fit images with red and blue exchanged '
+                  'far better. Set mean, std and bgr_to_rgb of data_preprocessor to those of the training that made '
+                  'the weights', 'current', logging.WARNING)
 
 
 def build_networks(config: Config, checkpoint: str) -> Transplant:
@@ -105,7 +109,7 @@ def build_networks(config: Config, checkpoint: str) -> Transplant:
         raise WSError(f"{config.filename}: model.type is {config.model.type!r}, expected the prefix 'mmws.', as in "
                       f"'mmws.{config.model.type}'")
     student, teacher = copy.deepcopy(config), copy.deepcopy(config)
-    student.model.ws = {**config.model.get('ws', {}), 'pretrained': None}
+    student.model.ws = {**(config.model.get('ws') or {}), 'pretrained': None}
     teacher.model.ws = {'norm': 'keep', 'weight': 'plain', 'pretrained': None}
     with silence():
         model, converted = build_model(teacher), build_model(student)

@@ -16,14 +16,16 @@ from mmengine.registry import DATASETS, DefaultScope
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from mmws.cli.check_data import datasets_of
 from mmws.cli.config import silence
 from mmws.errors import FOREIGN_ERRORS, WSError, format_exception
 from mmws.transplant.sampling import moments
 
-__all__ = ['Forward', 'ImageFiles', 'image_paths', 'load_images', 'preprocess', 'spread', 'wrong_channel_order']
+__all__ = ['Forward', 'ImageFiles', 'image_paths', 'load_batch', 'preprocess', 'spread', 'wrong_channel_order']
 
 SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp'}
 MOST_PIXELS = 2**24
+MOST_REGIONS = 512  # of a batch
 
 
 def image_paths(config: Config, folder: Path | None) -> list[str]:
@@ -70,10 +72,11 @@ class ImageFiles(Dataset[Any]):
     """
 
     def __init__(self, config: Config, paths: Sequence[str]) -> None:
-        loader = config.get('test_dataloader') or config.get('val_dataloader') or config.train_dataloader
-        steps = [step for step in loader.dataset.pipeline if 'Annotations' not in str(step['type'])]
+        loaders = [config.get(f'{name}_dataloader') for name in ('test', 'val', 'train')]
+        dataset = next(dataset for loader in loaders if loader for dataset in datasets_of(loader))
+        steps = [step for step in dataset.pipeline if 'Annotations' not in str(step['type'])]
         with DefaultScope.overwrite_default_scope(config.default_scope):
-            self._pipeline, self.paths = Compose(steps), paths
+            self._pipeline, self.paths = Compose(steps), list(paths)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -88,26 +91,29 @@ class ImageFiles(Dataset[Any]):
         return loaded
 
 
-def load_images(dataset: ImageFiles) -> list[dict[str, Any]]:
-    """Load the images, fewer if they are large: together at most :data:`MOST_PIXELS`."""
-    loaded: list[dict[str, Any]] = []
-    for index in range(len(dataset)):
-        loaded.append(dataset[index])
-        if max(one['inputs'][0].numel() for one in loaded) * (len(loaded) + 1) > MOST_PIXELS:
-            break
-    return loaded
+def load_batch(model: Any, dataset: ImageFiles, number: int) -> tuple[dict[str, Any], list[str]]:
+    """Return a batch of ``number`` images, evenly spaced, as the model gets it, and their paths.
+
+    There are fewer if they are large, with more than :data:`MOST_PIXELS` together, or if their sizes differ and the
+    model's preprocessor does not pad.
+    """
+    paths = spread(dataset.paths, max(1, min(number, MOST_PIXELS // dataset[0]['inputs'][0].numel())))
+    loaded = [dataset[dataset.paths.index(path)] for path in paths]
+    data, kept = preprocess(model, loaded)
+    return data, [paths[index] for index in kept]
 
 
-def preprocess(model: Any, loaded: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the batch as the model gets it; of the most common size only if its preprocessor does not pad."""
+def preprocess(model: Any, loaded: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], list[int]]:
+    """Return the images as the model gets them, and their indices: of the most common size if it does not pad."""
     try:
-        return dict(model.data_preprocessor(pseudo_collate(list(loaded)), False))
+        return dict(model.data_preprocessor(pseudo_collate(list(loaded)), False)), list(range(len(loaded)))
     except (AssertionError, RuntimeError):
-        sizes = Counter(tuple(one['inputs'].shape) for one in loaded)
-        if len(sizes) == 1:
+        sizes = [tuple(one['inputs'].shape) for one in loaded]
+        common = Counter(sizes).most_common(1)[0][0]
+        kept = [index for index, size in enumerate(sizes) if size == common]
+        if len(kept) == len(sizes):
             raise
-        common = sizes.most_common(1)[0][0]
-        return preprocess(model, [one for one in loaded if tuple(one['inputs'].shape) == common])
+        return preprocess(model, [loaded[index] for index in kept])[0], kept
 
 
 class Forward:
@@ -152,7 +158,8 @@ class Forward:
 
     def _propose(self, predict: Any, *args: Any, **kwargs: Any) -> Any:
         if self._proposals is None:
-            self._proposals = predict(*args, **kwargs)
+            proposals = predict(*args, **kwargs)
+            self._proposals = [one[:max(1, MOST_REGIONS // len(proposals))] for one in proposals]
         return copy.deepcopy(self._proposals)
 
 

@@ -26,7 +26,7 @@ from mmws.transplant.pairs import conv_before_each_norm, copy_weights_, module_p
 from mmws.transplant.record import Calls, evaluating, recording
 from mmws.transplant.report import TransplantReport
 
-__all__ = ['float_tensors', 'transplant_']
+__all__ = ['FEWEST_IMAGES', 'float_tensors', 'relative_distance', 'transplant_']
 
 FEWEST_IMAGES = 8
 
@@ -95,7 +95,7 @@ def transplant_(model: nn.Module, images: Any, *, teacher: nn.Module | None = No
                 forward(student, images)
         with _hooked((pairs[norm], MeasuredNorm(names[pairs[norm]], pairs[norm], own, report))
                      for norm, own in calls.items()):
-            report.distance = _distance(forward(student, images), expected)
+            report.distance = relative_distance(forward(student, images), expected)
     _name_others(report, pairs, names, calls)
     if teacher is None:
         with warnings.catch_warnings():
@@ -198,7 +198,8 @@ def _take_weights_(model: nn.Module, student: nn.Module) -> None:
                 own.copy_(fitted)
 
 
-def _distance(outputs: Any, expected: Any) -> float | None:
+def relative_distance(outputs: Any, expected: Any) -> float | None:
+    """Return the distance of two structures of tensors, divided by the norm of the second; None if shapes differ."""
     found, wanted = (float_tensors(value) for value in (outputs, expected))
     if not wanted or [leaf.shape for leaf in found] != [leaf.shape for leaf in wanted]:
         return None

@@ -79,6 +79,12 @@ def test_a_whole_detector_is_read_with_its_notes(tmp_path):
     detector.load_state_dict(found.state_dict)
 
 
+def test_a_detector_with_other_classes_gives_its_backbone(tmp_path):
+    torch.save({**weights_of(Detector(ResNet())), 'head.weight': torch.zeros(80, 8, 1, 1)}, tmp_path / 'coco.pth')
+    found = read_batch_norm_weights(tmp_path / 'coco.pth', shapes_of(Detector(ResNet())))
+    assert (found.part, found.left_over) == ('backbone', ['head.weight', 'head.bias'])
+
+
 def converted(network):
     convert_(network, norm='GN')
     return network
@@ -87,8 +93,9 @@ def converted(network):
 @pytest.mark.parametrize(('weights', 'message'), [
     (lambda: converted(ResNet()).state_dict(), r'no BatchNorm statistics .*load it as it is, with load_from'),
     (lambda: {name: tensor for name, tensor in weights_of(ResNet()).items() if name != 'conv1.weight'},
-     r'it has no conv1\.weight; known are'),
-    (lambda: weights_of(nn.Sequential(nn.BatchNorm2d(3))), r'it has no conv1\.weight, conv1\.bias, bn1\.weight and 3 '),
+     r'network: conv1\.weight is missing\. Known are'),
+    (lambda: weights_of(nn.Sequential(nn.BatchNorm2d(3))), r'conv1\.weight is missing, conv1\.bias is missing, '
+     r'bn1\.weight is missing and 3 more'),
     (lambda: {**weights_of(ResNet()), 'conv1.weight': torch.zeros(8, 3, 3, 3)},
      r'conv1\.weight has shape \(8, 3, 3, 3\), expected \(8, 3, 7, 7\)'),
 ], ids=['GN+WS', 'a missing tensor', 'another network', 'another kernel'])
