@@ -26,6 +26,10 @@ def fake_train(run, task):
         os._exit(1)
     if run.rate == 0.2:
         raise RuntimeError('out of memory')
+    return fake_result(run)
+
+
+def fake_result(run):
     return {'name': run.name, 'status': 'finished', 'message': '', 'metric': 0.5, 'seconds': 1,
             'settings': run.settings(), 'validation': [], 'loss': []}
 
@@ -66,6 +70,11 @@ def test_saved_runs_with_other_settings_are_refused(study, tmp_path):
     with pytest.raises(WSError, match=r'detection.json: the run "detection, GN, .*" has other settings than the study: '
                                       r'images is 40, expected 80; steps is 40, expected 80; delete its line'):
         Results(folder).check(replace(study, tasks=(replace(study.tasks[0], images=80),)))
+    part = study.tasks[0].parts[0]
+    wider = replace(study.tasks[0], parts=(replace(part, rates=(*part.rates, 0.4)),))
+    for each in plan(study, {}):  # all runs are done; then the search gets a candidate
+        results.add(fake_result(each if each.rate else replace(each, rate=0.3)))
+    Results(folder).check(replace(study, tasks=(wider,)))
     (tmp_path / 'other.py').write_text('model = 2\n')
     with pytest.raises(WSError, match=r'config is .*; digest is '):
         Results(folder).check(replace(study, tasks=(replace(study.tasks[0], config=str(tmp_path / 'other.py')),)))
