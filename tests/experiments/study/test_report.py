@@ -17,7 +17,7 @@ from tests.helpers.commands import REPOSITORY
 from tests.helpers.studies import STUDIES, write_study
 
 DOCS = REPOSITORY / 'docs'
-COMMITTED = {'results_digits': STUDIES[1]}  # the study on real images has no results yet
+COMMITTED = {'results': STUDIES[0], 'results_digits': STUDIES[1]}
 METRICS = {'seed 1': 0.3, 'seed 2': 0.4, 'rate 0.1': 0.1, 'rate 0.2': 0.2}
 
 
