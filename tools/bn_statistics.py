@@ -9,7 +9,7 @@ network is tested twice: with its running statistics, and with those of each tes
 
 import argparse
 from pathlib import Path
-from statistics import median
+from statistics import mean
 
 try:
     from rich.console import Console
@@ -17,7 +17,7 @@ try:
 
     from mmws.cli.config import CfgOptions
     from mmws.errors import WSError, one_line_errors
-    from mmws.experiments.bn_statistics import PANELS, measure_statistics
+    from mmws.experiments.bn_statistics import HIGH, PANELS, measure_statistics
     from mmws.experiments.short_run import load_training_config
     from mmws.files import check_output_folder
 except (ModuleNotFoundError, ValueError) as error:
@@ -25,6 +25,8 @@ except (ModuleNotFoundError, ValueError) as error:
                      'package; run it from a checkout of the repository (pip install -e .)'
                      if getattr(error, 'name', '') == 'mmws.experiments' else
                      f'error: {error}; install the missing package (see Install in README.md)') from None
+
+KINDS = {'median channel': '', f'{HIGH:.0%} quantile': '_high'}
 
 
 def main() -> None:
@@ -44,11 +46,12 @@ def main() -> None:
             raise WSError('two configs have the same name; write NAME=CONFIG')
         check_output_folder(options.out)
         result = measure_statistics(configs, options.steps, options.every, options.out)
-    table = Table('', *(f'{label}, median of the second half' for label in PANELS.values()),
+    table = Table('second half of the training', *(f'{label}, {kind}' for label in PANELS.values() for kind in KINDS),
                   'test with running statistics', 'with those of the batch')
     for name, points in result['measured'].items():
-        medians = (median(point[key] for point in points[len(points) // 2:]) for key in PANELS)
-        table.add_row(name, *(f'{value:.3g}' for value in (*medians, *result['tested'][name].values())))
+        means = (mean(point[f'{key}{kind}'] for point in points[len(points) // 2:]) for key in PANELS
+                 for kind in KINDS.values())
+        table.add_row(name, *(f'{value:.3g}' for value in (*means, *result['tested'][name].values())))
     console = Console()
     console.print(table)
     console.print(f'{options.out / "bn_statistics.json"}\n{options.out / "bn_statistics.png"}')

@@ -22,6 +22,7 @@ __all__ = ['distances', 'measure_statistics', 'plot_statistics']
 
 PANELS = {'shift': '|mean of the batch - running mean| / running std',
           'scale': '|log2(std of the batch / running std)|'}
+HIGH = 0.95
 WARM_UP = {'type': 'LinearLR', 'start_factor': 0.01, 'by_epoch': False, 'end': 200}
 
 
@@ -33,8 +34,8 @@ def measure_statistics(configs: Mapping[str, Config], steps: int, every: int, ou
 
     Returns:
         The content of ``bn_statistics.json``: ``steps``, ``every`` and by name, in ``measured`` the measurements: the
-        ``step``, and the medians ``shift`` and ``scale`` over all channels of all BatchNorms that ran in it; in
-        ``tested`` the first metric of the test with the ``running`` statistics and with those of each ``batch``.
+        ``step``, and the medians ``shift`` and ``scale`` over all channels of all BatchNorms that ran in it, with
+        ``shift_high`` and ``scale_high``, their quantiles of :data:`HIGH`; in ``tested`` the first metric of the test with the ``running`` statistics and with those of each ``batch``.
 
     Raises:
         WSError: if ``every`` is out of range, a network has no BatchNorm that trains, or the data of
@@ -80,8 +81,11 @@ class _StatisticsHook(Hook):  # type: ignore[misc]
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         if self._found:
-            shift, scale = (float(torch.cat(each).median()) for each in zip(*self._found))
-            self.measurements.append({'step': batch_idx, 'shift': round(shift, 4), 'scale': round(scale, 4)})
+            measured: dict[str, Any] = {'step': batch_idx}
+            for name, each in zip(PANELS, zip(*self._found)):
+                middle, high = torch.cat(each).quantile(torch.tensor([0.5, HIGH])).tolist()
+                measured.update({name: round(middle, 4), f'{name}_high': round(high, 4)})
+            self.measurements.append(measured)
         self._found = None
 
 
@@ -133,19 +137,19 @@ def distances(norm: Any, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def plot_statistics(measured: Mapping[str, list[dict[str, Any]]], path: Path) -> None:
-    """Draw both distances over the steps: a dot for each measured step, a line for the running median of nine."""
+    """Draw the quantiles of :data:`HIGH` over the steps: a dot for each step, a line for the running mean of nine."""
     figure = Figure(figsize=(9, 4), layout='constrained')
     panels = figure.subplots(1, 2)
     for (name, points), line, shade in zip(measured.items(), ['-', '--', '-.', ':'] * len(measured),
                                            ['black', '0.5'] * len(measured)):
         for axes, key in zip(panels, PANELS):
-            values = torch.tensor([point[key] for point in points])
-            smooth = [values[max(0, i - 4):i + 5].median().item() for i in range(len(values))]
+            values = torch.tensor([point[f'{key}_high'] for point in points])
+            smooth = [values[max(0, i - 4):i + 5].mean().item() for i in range(len(values))]
             steps = [point['step'] for point in points]
             axes.plot(steps, values, '.', color=shade, markersize=2)
             axes.plot(steps, smooth, line, color=shade, label=name)
     for axes, label in zip(panels, PANELS.values()):
-        axes.set(xlabel='step', ylabel=label, ylim=(0, None))
+        axes.set(xlabel='step', ylabel=f'{label}, {HIGH:.0%} of the channels are below', yscale='log')
         axes.grid(alpha=0.3)
     panels[0].legend()
     save_figure(figure, path, dpi=120)

@@ -46,7 +46,7 @@ def test_the_tool_measures_a_training(options, capsys):
     result = json.loads(Path('out/bn_statistics.json').read_text())
     points = result['measured']['mask_rcnn_r18_gnws_digits']
     assert [point['step'] for point in points] == [0, 2]
-    assert all(point['shift'] > 0 and point['scale'] > 0 for point in points)
+    assert all(0 < point[key] < point[f'{key}_high'] for point in points for key in ('shift', 'scale'))
     tested = result['tested']['mask_rcnn_r18_gnws_digits']
     assert list(tested) == ['running', 'batch']
     assert all(0 <= metric < 0.1 for metric in tested.values())  # after four steps
