@@ -35,7 +35,8 @@ def measure_statistics(configs: Mapping[str, Config], steps: int, every: int, ou
     Returns:
         The content of ``bn_statistics.json``: ``steps``, ``every`` and by name, in ``measured`` the measurements: the
         ``step``, and the medians ``shift`` and ``scale`` over all channels of all BatchNorms that ran in it, with
-        ``shift_high`` and ``scale_high``, their quantiles of :data:`HIGH`; in ``tested`` the first metric of the test with the ``running`` statistics and with those of each ``batch``.
+        ``shift_high`` and ``scale_high``, their quantiles of :data:`HIGH`; in ``tested`` the first metric of the test
+        with the ``running`` statistics and with those of each ``batch``.
 
     Raises:
         WSError: if ``every`` is out of range, a network has no BatchNorm that trains, or the data of
@@ -149,7 +150,8 @@ def plot_statistics(measured: Mapping[str, list[dict[str, Any]]], path: Path) ->
             axes.plot(steps, values, '.', color=shade, markersize=2)
             axes.plot(steps, smooth, line, color=shade, label=name)
     for axes, label in zip(panels, PANELS.values()):
-        axes.set(xlabel='step', ylabel=f'{label}, {HIGH:.0%} of the channels are below', yscale='log')
+        axes.set(xlabel='step', ylabel=label, ylim=(0, None))
         axes.grid(alpha=0.3)
     panels[0].legend()
+    figure.suptitle(f'{HIGH:.0%} of the channels are below', fontsize=10)
     save_figure(figure, path, dpi=120)

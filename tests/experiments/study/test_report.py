@@ -127,3 +127,10 @@ def test_numbers_of_the_range_test_and_the_landscape_in_the_notes_are_as_measure
     for name, points in json.loads((folder / 'landscape' / 'landscape.json').read_text())['measured'].items():
         medians = ' | '.join(f'{median(point[key] for point in points):.3g}' for key in ('loss', 'beta', 'lipschitz'))
         assert f'| {label(name)} | {medians} |' in notes
+
+
+def test_numbers_of_batch_norms_statistics_in_the_notes_are_as_measured():
+    notes = (DOCS / 'results_notes.md').read_text()
+    measured = json.loads((DOCS / 'results' / 'bn_statistics' / 'bn_statistics.json').read_text())
+    for name, tested in measured['tested'].items():
+        assert f'| {name} | {tested["running"]:.3f} | {tested["batch"]:.3f} |' in notes
