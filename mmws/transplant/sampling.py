@@ -77,10 +77,21 @@ def inputs_of_filters(conv: nn.Conv2d, x: Tensor, positions: Tensor, width: int)
         width: of its output.
     """
     mode = 'constant' if conv.padding_mode == 'zeros' else conv.padding_mode
-    x = functional.pad(x.float(), conv._reversed_padding_repeated_twice, mode)
+    x = functional.pad(x.float(), _padding(conv), mode)
     kernel = [torch.arange(size, device=x.device) * step for size, step in zip(conv.kernel_size, conv.dilation)]
     rows = (positions // width * conv.stride[0])[..., None, None] + kernel[0][:, None]
     columns = (positions % width * conv.stride[1])[..., None, None] + kernel[1]
     found = torch.stack([image[:, row, column] for image, row, column in zip(x, rows, columns)])
     found = found.reshape(len(x), conv.groups, -1, *found.shape[2:])  # N, groups, C / groups, positions, kernel
     return found.permute(1, 0, 3, 2, 4, 5).flatten(3).flatten(1, 2)
+
+
+def _padding(conv: nn.Conv2d) -> list[int]:
+    """Return left, right, top and bottom padding."""
+    if isinstance(conv.padding, str):
+        totals = [step * (size - 1) if conv.padding == 'same' else 0
+                  for size, step in zip(conv.kernel_size, conv.dilation)]
+        sides = [(total // 2, total - total // 2) for total in totals]
+    else:
+        sides = [(size, size) for size in conv.padding]
+    return [size for side in reversed(sides) for size in side]

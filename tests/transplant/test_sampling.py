@@ -6,7 +6,8 @@ from mmws.transplant.sampling import at_positions, inputs_of_filters, moments, r
 
 
 @pytest.mark.parametrize('options', [
-    {}, {'stride': 2}, {'padding': 1}, {'padding': 'same'}, {'dilation': 2, 'padding': 2}, {'groups': 3},
+    {}, {'stride': 2}, {'padding': 1}, {'padding': 'same'}, {'padding': 'valid'},
+    {'padding': 'same', 'kernel_size': (2, 4), 'dilation': (3, 1)}, {'dilation': 2, 'padding': 2}, {'groups': 3},
     {'groups': 6, 'stride': (2, 1)}, {'padding': (2, 1), 'padding_mode': 'reflect'}, {'kernel_size': (1, 5)},
 ], ids=str)
 def test_inputs_of_filters_give_the_output_of_the_convolution(options):
