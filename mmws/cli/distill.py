@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.dataset import InfiniteSampler
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from mmws.cli.transplant_data import Forward, preprocess
 from mmws.transplant.transplant import float_tensors
@@ -78,9 +79,8 @@ def distill(config: Config, model: Distillation, dataset: Dataset[Any], steps: i
     loader, warm_up = config.train_dataloader, max(1, int(steps * WARM_UP))
     Runner(
         model, str(work_dir), experiment_name=work_dir.name, default_scope=config.default_scope, resume=True,
-        train_dataloader={
-            'dataset': dataset, 'batch_size': loader.batch_size, 'num_workers': loader.get('num_workers', 0),
-            'sampler': {'type': 'InfiniteSampler', 'shuffle': True}, 'collate_fn': list},
+        train_dataloader=DataLoader(dataset, loader.batch_size, sampler=InfiniteSampler(dataset, seed=0),
+                                    num_workers=loader.get('num_workers', 0), collate_fn=list),
         train_cfg={'type': 'IterBasedTrainLoop', 'max_iters': steps},
         optim_wrapper={'optimizer': {'type': 'Adam', 'lr': RATE}},
         param_scheduler=[{'type': 'LinearLR', 'by_epoch': False, 'start_factor': 0.01, 'end': warm_up},

@@ -111,9 +111,15 @@ def preprocess(model: Any, loaded: Sequence[dict[str, Any]]) -> tuple[dict[str, 
         sizes = [tuple(one['inputs'].shape) for one in loaded]
         common = Counter(sizes).most_common(1)[0][0]
         kept = [index for index, size in enumerate(sizes) if size == common]
-        if len(kept) == len(sizes):
-            raise
+        if len(kept) == len(sizes):  # mmseg before 1.1 takes one image at a time
+            return _one_by_one(model, loaded), kept
         return preprocess(model, [loaded[index] for index in kept])[0], kept
+
+
+def _one_by_one(model: Any, loaded: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    parts = [dict(model.data_preprocessor(pseudo_collate([one]), False)) for one in loaded]
+    return {'inputs': torch.cat([part['inputs'] for part in parts]),
+            'data_samples': [sample for part in parts for sample in part.get('data_samples') or []]}
 
 
 class Forward:
