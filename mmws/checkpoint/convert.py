@@ -19,7 +19,7 @@ from mmws.checkpoint.toolkit_models import TOOLKIT, TOOLKIT_BACKBONE
 from mmws.errors import WSError, without_prefix
 from mmws.version import __version__
 
-__all__ = ['Converted', 'convert_checkpoint']
+__all__ = ['KEPT_META', 'Converted', 'convert_checkpoint']
 
 FORMATS = (AUTHORS_DEEPLAB, AUTHORS_IMAGENET, CAFFE2, TOOLKIT_BACKBONE, TOOLKIT)  # the first match counts
 KEPT_META = ('dataset_meta', 'CLASSES', 'PALETTE')

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from mmws.cli.transplant_data import Forward, preprocess
-from mmws.transplant.transplant import float_tensors
+from mmws.transplant.outputs import float_tensors
 
 __all__ = ['Distillation', 'distill']
 

@@ -14,6 +14,7 @@ from mmengine.logging import print_log
 from torch import Tensor
 
 from mmws.checkpoint.batch_norm import BatchNormWeights, read_batch_norm_weights
+from mmws.checkpoint.convert import KEPT_META
 from mmws.checkpoint.reader import sha256_of
 from mmws.checkpoint.writer import ENDINGS, write_checkpoint
 from mmws.cli.config import silence
@@ -23,15 +24,13 @@ from mmws.cli.transplant_data import Forward, ImageFiles, image_paths, load_batc
 from mmws.conversion.layer_types import batch_norms
 from mmws.errors import WSError
 from mmws.files import check_output
+from mmws.transplant.outputs import relative_distance
 from mmws.transplant.record import evaluating
 from mmws.transplant.report import TransplantReport
-from mmws.transplant.transplant import FEWEST_IMAGES, relative_distance, transplant_
+from mmws.transplant.transplant import FEWEST_IMAGES, transplant_
 from mmws.version import __version__
 
 __all__ = ['Transplant', 'transplant_checkpoint']
-
-KEPT_META = ('dataset_meta', 'CLASSES', 'PALETTE')
-
 
 @dataclass
 class Transplant:
@@ -81,6 +80,7 @@ def transplant_checkpoint(config: Config, checkpoint: str, out: Path, folder: Pa
                 key.update(tensor.numpy().tobytes())
         distill(config, Distillation(teacher, student, run, networks.teacher.data_preprocessor), dataset, steps,
                 Path(f'{out}.distill') / key.hexdigest()[:12])
+        data = {**data, 'inputs': data['inputs'].to(next(student.parameters()).device)}  # the runner may use a GPU
         run.start()
         with evaluating(student):
             expected = run(teacher, data)
@@ -90,7 +90,7 @@ def transplant_checkpoint(config: Config, checkpoint: str, out: Path, folder: Pa
              'part': part or 'the whole network', 'left_over': networks.weights.left_over,
              'images': {path: sha256_of(Path(path)) for path in used}, 'distilled_steps': steps,
              'transplanted_by': f'mmws {__version__}'}
-    write_checkpoint(out, student.state_dict(), {**meta, 'transplant': about})
+    write_checkpoint(out, student.cpu().state_dict(), {**meta, 'transplant': about})
     return report
 
 

@@ -53,15 +53,15 @@ def image_paths(config: Config, folder: Path | None) -> list[str]:
     return paths
 
 
-def spread(paths: Sequence[str], number: int) -> list[str]:
-    """Return ``number`` paths at equal distances, or all.
+def spread(indices: Sequence[int], number: int) -> list[int]:
+    """Return ``number`` indices at equal distances, or all.
 
     Example:
-        >>> spread('abcdef', 3)
-        ['a', 'c', 'e']
+        >>> spread(range(6), 3)
+        [0, 2, 4]
     """
-    step = max(len(paths) / number, 1)
-    return [paths[int(index * step)] for index in range(min(number, len(paths)))]
+    step = max(len(indices) / number, 1)
+    return [indices[int(index * step)] for index in range(min(number, len(indices)))]
 
 
 class ImageFiles(Dataset[Any]):
@@ -97,10 +97,9 @@ def load_batch(model: Any, dataset: ImageFiles, number: int) -> tuple[dict[str, 
     There are fewer if they are large, with more than :data:`MOST_PIXELS` together, or if their sizes differ and the
     model's preprocessor does not pad.
     """
-    paths = spread(dataset.paths, max(1, min(number, MOST_PIXELS // dataset[0]['inputs'][0].numel())))
-    loaded = [dataset[dataset.paths.index(path)] for path in paths]
-    data, kept = preprocess(model, loaded)
-    return data, [paths[index] for index in kept]
+    chosen = spread(range(len(dataset)), max(1, min(number, MOST_PIXELS // dataset[0]['inputs'][0].numel())))
+    data, kept = preprocess(model, [dataset[index] for index in chosen])
+    return data, [dataset.paths[chosen[index]] for index in kept]
 
 
 def preprocess(model: Any, loaded: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], list[int]]:

@@ -81,10 +81,10 @@ def _deformable_conv_output(conv: Any, x: Tensor, *others: Tensor) -> Tensor:
     return nn.functional.conv2d(x, conv.weight, None, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
-def _norm_output(norm: nn.Module, pointwise: set[nn.Module], x: Tensor) -> Tensor:
-    if x.shape[2:].numel() == 1:
+def _norm_output(norm: nn.Module, pointwise: set[nn.Module], input: Tensor) -> Tensor:
+    if input.shape[2:].numel() == 1:
         pointwise.add(norm)
-    return torch.empty_like(x)
+    return torch.empty_like(input)
 
 
 def _run(module: nn.Module, recorder: OutputRecorder, features: Any) -> tuple[set[nn.Module], Any]:

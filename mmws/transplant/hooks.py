@@ -38,7 +38,7 @@ class FittedConv:
         weight = teacher.weight.detach().float()
         self.raw = _in_groups(weight.flatten(1), teacher.groups, 0)
         self.scaled = self.raw * affine_of(norm)[0].view(teacher.groups, -1, 1)
-        self.signed = torch.zeros_like(weight[:, 0].flatten(1)[:, 0], dtype=torch.bool)
+        self.signed = torch.zeros(len(weight), dtype=torch.bool, device=weight.device)
         self.inputs: list[Tensor] = []
         self.targets: list[Tensor] = []
         self.held_out: list[Tensor] = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,13 +19,14 @@ from mmws.conversion.report import Report
 from mmws.conversion.trained_norms import trained_batch_norms
 from mmws.errors import WSError, shortened
 from mmws.layers.conv import WeightStandardized
-from mmws.ops.torch_compat import BatchNorm, tree_leaves
+from mmws.ops.torch_compat import BatchNorm
 from mmws.transplant.hooks import FittedConv, FittedNorm, MeasuredNorm
+from mmws.transplant.outputs import relative_distance
 from mmws.transplant.pairs import conv_before_each_norm, copy_weights_, module_pairs
 from mmws.transplant.record import Calls, evaluating, recording
 from mmws.transplant.report import TransplantReport
 
-__all__ = ['FEWEST_IMAGES', 'float_tensors', 'relative_distance', 'transplant_']
+__all__ = ['FEWEST_IMAGES', 'transplant_']
 
 FEWEST_IMAGES = 8
 
@@ -196,18 +196,3 @@ def _take_weights_(model: nn.Module, student: nn.Module) -> None:
         for tensors in ('parameters', 'buffers'):
             for own, fitted in zip(getattr(model, tensors)(), getattr(student, tensors)()):
                 own.copy_(fitted)
-
-
-def relative_distance(outputs: Any, expected: Any) -> float | None:
-    """Return the distance of two structures of tensors, divided by the norm of the second; None if shapes differ."""
-    found, wanted = (float_tensors(value) for value in (outputs, expected))
-    if not wanted or [leaf.shape for leaf in found] != [leaf.shape for leaf in wanted]:
-        return None
-    error = sum(float((one - other).square().sum()) for one, other in zip(found, wanted))
-    total = sum(float(leaf.square().sum()) for leaf in wanted)
-    return round(math.sqrt(error / total), 4) if total else None
-
-
-def float_tensors(value: Any) -> list[Tensor]:
-    """Return the floating tensors in a structure of tuples, lists and dicts."""
-    return [leaf.float() for leaf in tree_leaves(value) if isinstance(leaf, Tensor) and leaf.is_floating_point()]

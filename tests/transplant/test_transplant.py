@@ -10,6 +10,7 @@ from torch import nn
 from mmws import WSError, convert_, transplant_
 from mmws.layers.switchable_norm import SwitchableNorm
 from mmws.transplant.norms import NormFit
+from mmws.transplant.record import evaluating, recording
 from mmws.transplant.sampling import Moments, moments
 
 NORMS = [{}, {'norm': 'LN'}, {'norm': 'SN'}, {'norm': 'BCN'}, {'norm': 'EstBN'}, {'norm': 'keep'}, {'norm': 'IN'},
@@ -136,18 +137,28 @@ def test_a_convolution_whose_output_another_layer_takes_first_keeps_its_filters(
     net = trained(Crossed())
     report = transplant_(net, images())
     assert set(report.fit) == {'norm'}
-    assert report.lost.keys() <= {'conv'}
+    assert report.lost == {}
+    assert report.conversion.converted == []  # the dry run too passes the input of the norm by keyword
+
+
+def test_a_record_tells_whether_the_norm_reads_the_output_of_the_convolution():
+    net = trained(Net())
+    right, wrong = {net.stem[1]: net.stem[0]}, {net.stem[1]: net.block[3]}
+    for conv_of, shape in ((right, (32, 3, 12, 12)), (wrong, None)):
+        with recording({net.stem[1]: 'stem.1'}, conv_of, 100, 0) as calls, evaluating(net):
+            net(images())
+        assert [call.conv_input for call in calls[net.stem[1]]] == [shape]
 
 
 class Crossed(nn.Module):
-    """The norm reads the sum of a convolution's output and the image's mean."""
+    """The norm reads the sum of a convolution's output and another tensor; both are called by keyword."""
 
     def __init__(self):
         super().__init__()
         self.conv, self.norm = nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8)
 
     def forward(self, x):
-        return self.norm(input=self.conv(input=x) + 0)
+        return self.norm(input=self.conv(input=x) + x[:, :1])
 
 
 def test_an_exception_leaves_the_network_as_it_is():

@@ -1,5 +1,7 @@
 """Runs that start from a BatchNorm network; each test trains."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from mmengine.config import Config
@@ -13,7 +15,7 @@ from mmws.experiments.study.read import read_study
 from mmws.experiments.study.report import write_report
 from mmws.experiments.study.results import Results
 from mmws.experiments.study.run import config_of, prepare
-from mmws.experiments.study.start import start_folder
+from mmws.experiments.study.start import StartHook, start_folder
 from tests.helpers.commands import REPOSITORY
 from tests.helpers.studies import STUDIES, write_study
 
@@ -56,6 +58,16 @@ def test_runs_start_from_their_weights(study, tmp_path):
     document = write_report(study, results)[0].read_text()
     assert '| transplanted | 1 | 0.0 | 0.0 | 0.0 |' in document
     prepare(runs['frozen'])  # nothing to do
+
+
+@pytest.mark.parametrize('method', ['frozen', 'by name'])
+def test_frozen_statistics_stay_in_training(study, method):
+    run = next(run for run in plan(study, {}) if run.method == method)
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4)).train()
+    StartHook(run).before_train_iter(SimpleNamespace(model=model), 0)
+    model(torch.randn(2, 3, 5, 5))
+    assert bool(model[1].running_mean.any()) == (method != 'frozen')
+    assert model.training
 
 
 def test_the_images_are_those_of_the_subset(study):

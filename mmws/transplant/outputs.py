@@ -1,0 +1,27 @@
+"""Outputs of two networks: their tensors, and the distance between them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import Tensor
+
+from mmws.ops.torch_compat import tree_leaves
+
+__all__ = ['float_tensors', 'relative_distance']
+
+
+def relative_distance(outputs: Any, expected: Any) -> float | None:
+    """Return the distance of two structures of tensors, divided by the norm of the second; None if shapes differ."""
+    found, wanted = (float_tensors(value) for value in (outputs, expected))
+    if not wanted or [leaf.shape for leaf in found] != [leaf.shape for leaf in wanted]:
+        return None
+    error = sum(float((one - other).square().sum()) for one, other in zip(found, wanted))
+    total = sum(float(leaf.square().sum()) for leaf in wanted)
+    return round(math.sqrt(error / total), 4) if total else None
+
+
+def float_tensors(value: Any) -> list[Tensor]:
+    """Return the floating tensors in a structure of tuples, lists and dicts."""
+    return [leaf.float() for leaf in tree_leaves(value) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
