@@ -76,7 +76,7 @@ def _runs(study: Study, task: Task, part: Part, done: Mapping[str, Record]) -> I
             for batch_size, schedule, method in product(part.batch_sizes, part.schedules, part.methods)]
     for run in runs if not task.rates_of else ():
         yield from _search(study, part, run, done).runs
-    for seed, run in product(study.seeds, runs):
+    for seed, run in product(task.seeds or study.seeds, runs):
         yield replace(run, seed=seed, rate=choose_rate(study, task, run, done))
 
 

@@ -64,8 +64,9 @@ def _task(study: Study, task: Task, results: Results) -> Iterator[str]:
     if not found:
         return
     yield f'## {task.name.capitalize()}: {task.label}'
+    seeds = f' Seed {", ".join(map(str, task.seeds))} only.' if task.seeds else ''
     yield (f'`{task.config}`: {task.images:,} training images at every batch size, with warm-up over the first '
-           f'{task.warm_up:,}.')
+           f'{task.warm_up:,}.{seeds}')
     sizes = sorted({cell.run.batch_size for cell in found})
     by_setting = {(cell.run.method, cell.run.schedule, cell.run.batch_size): cell.result() for cell in found}
     rows = dict.fromkeys((cell.run.method, cell.run.schedule) for cell in found)

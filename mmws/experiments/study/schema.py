@@ -72,6 +72,7 @@ class Task:
     points: tuple[float, ...] = ()  # further validations, as fractions of the steps; 0 is before the first step
     subset: str = ''  # of SUBSETS: the training images of the runs
     rates_of: str = ''  # name of another task; its searches choose the learning rates
+    seeds: tuple[int, ...] = ()  # instead of Study.seeds
     pretraining: Pretraining | None = None  # for methods that do not start from scratch
 
 
@@ -110,7 +111,7 @@ def shorten(study: Study) -> Study:
                        rates=part.rates[len(part.rates) // 2:][:1])
 
     return replace(study, seeds=quick.seeds, tasks=tuple(
-        replace(task, images=round(task.images * quick.images), warm_up=round(task.warm_up * quick.images),
+        replace(task, seeds=(), images=round(task.images * quick.images), warm_up=round(task.warm_up * quick.images),
                 seconds=task.seconds * quick.images, validations=1, parts=tuple(map(shorten_part, task.parts)),
                 pretraining=task.pretraining and replace(
                     task.pretraining, images=round(task.pretraining.images * quick.images),

@@ -4,6 +4,7 @@ import pytest
 
 from mmws.experiments.study.plan import choose_rate, plan
 from mmws.experiments.study.read import read_study
+from mmws.experiments.study.schema import shorten
 from tests.helpers.pairs import pairs
 from tests.helpers.studies import STUDIES, write_study
 
@@ -24,11 +25,18 @@ def test_all_methods_have_a_search_and_the_same_seeds_steps_and_images(path):
             searched = Counter((run.method, run.schedule, run.batch_size) for run in cells if run.search)
             assert set(searched.values()) == ({len(part.rates)} if part.rates else set())
             reported = Counter((run.method, run.schedule, run.batch_size) for run in cells if not run.search)
-            assert set(reported.values()) == {len(study.seeds)}
+            assert set(reported.values()) == {len(task.seeds or study.seeds)}
             assert {run.images for run in cells} == {task.images}
             assert all(abs(run.steps * run.batch_size - task.images) <= run.batch_size for run in cells)
     assert all(run.seed == study.rate_seed for run in runs if run.search)
     assert study.rate_seed not in study.seeds
+
+
+def test_a_task_may_have_seeds_of_its_own_but_not_in_the_short_form(tmp_path):
+    quick = {'methods': ['GN'], 'seeds': [1], 'images': 0.1}
+    study = read_study(write_study(tmp_path, task={'seeds': [7]}, quick=quick))
+    assert {run.seed for run in plan(study, {})} == {study.rate_seed, 7}
+    assert {run.seed for run in plan(shorten(study), {})} == {1}
 
 
 @pytest.mark.parametrize(('metrics', 'chosen'), [
