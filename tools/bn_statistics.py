@@ -4,7 +4,8 @@
     tools/bn_statistics.py A.py B.py --cfg-options model.ws.norm=keep model.ws.weight=plain
 
 compares two networks with their own BatchNorm, although the configs have the mmws. prefix. After each training, the
-network is tested twice: with its running statistics, and with those of each test batch.
+network is tested twice, with its running statistics and with those of each test batch, and the distance is measured in
+each layer.
 """
 
 import argparse
@@ -36,7 +37,7 @@ def main() -> None:
     parser.add_argument('--steps', type=int, default=1000, help='number of steps of each training (1000)')
     parser.add_argument('--every', type=int, default=5, help='steps between measurements (5)')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/bn_statistics'),
-                        help='folder for bn_statistics.json and .png (work_dirs/bn_statistics)')
+                        help='folder for bn_statistics.json and the figures (work_dirs/bn_statistics)')
     parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, default={}, metavar='NAME=VALUE')
     options = parser.parse_args()
     with one_line_errors():
@@ -54,7 +55,8 @@ def main() -> None:
         table.add_row(name, *(f'{value:.3g}' for value in (*means, *result['tested'][name].values())))
     console = Console()
     console.print(table)
-    console.print(f'{options.out / "bn_statistics.json"}\n{options.out / "bn_statistics.png"}')
+    for name in ('bn_statistics.json', 'bn_statistics.png', 'bn_layers.png'):
+        console.print(f'{options.out / name}')
 
 
 if __name__ == '__main__':

@@ -1,9 +1,11 @@
-"""Distance between the statistics of each batch and the running ones of BatchNorm, during a training."""
+"""Distance between the statistics of each batch and the running ones of BatchNorm, in training and in a test."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -18,11 +20,12 @@ from mmws.experiments.short_run import short_run, test_runner
 from mmws.files import save_figure, write_json
 from mmws.ops.torch_compat import BatchNorm
 
-__all__ = ['distances', 'measure_statistics', 'plot_statistics']
+__all__ = ['distances', 'measure_statistics', 'plot_layers', 'plot_statistics']
 
 PANELS = {'shift': '|mean of the batch - running mean| / running std',
           'scale': '|log2(std of the batch / running std)|'}
 HIGH = 0.95
+TESTS = {'running': 'running statistics', 'batch': 'statistics of each image'}
 WARM_UP = {'type': 'LinearLR', 'start_factor': 0.01, 'by_epoch': False, 'end': 200}
 
 
@@ -36,7 +39,8 @@ def measure_statistics(configs: Mapping[str, Config], steps: int, every: int, ou
         The content of ``bn_statistics.json``: ``steps``, ``every`` and by name, in ``measured`` the measurements: the
         ``step``, and the medians ``shift`` and ``scale`` over all channels of all BatchNorms that ran in it, with
         ``shift_high`` and ``scale_high``, their quantiles of :data:`HIGH`; in ``tested`` the first metric of the test
-        with the ``running`` statistics and with those of each ``batch``.
+        with the ``running`` statistics and with those of each ``batch``; in ``layers`` for both tests the median
+        ``shift`` of each BatchNorm's channels, a mean over the images, in the order of execution.
 
     Raises:
         WSError: if ``every`` is out of range, a network has no BatchNorm that trains, or the data of
@@ -46,7 +50,9 @@ def measure_statistics(configs: Mapping[str, Config], steps: int, every: int, ou
         raise WSError(f'expected a measurement every 1 to {steps} steps, got every {every}')
     for config in configs.values():
         check_files(config, ('test_dataloader',))
-    measured, tested = {}, {}
+    measured: dict[str, Any] = {}
+    tested: dict[str, dict[str, float]] = {}
+    layers: dict[str, dict[str, Any]] = {}
     for index, (name, config) in enumerate(configs.items()):
         hook = _StatisticsHook(every)
         model = short_run(config, hook, steps, out / f'run_{index}', [dict(WARM_UP)])
@@ -54,11 +60,13 @@ def measure_statistics(configs: Mapping[str, Config], steps: int, every: int, ou
             raise WSError(f'{name}: no BatchNorm ran in training mode; for a type with the mmws. prefix add '
                           '--cfg-options model.ws.norm=keep model.ws.weight=plain')
         measured[name] = hook.measurements
-        tested[name] = {kind: _test(config, model, kind == 'batch', out / f'test_{index}')
-                        for kind in ('running', 'batch')}
-    result = {'steps': steps, 'every': every, 'measured': measured, 'tested': tested}
+        tested[name], layers[name] = {}, {}
+        for kind in TESTS:
+            tested[name][kind], layers[name][kind] = _test(config, model, kind == 'batch', out / f'test_{index}')
+    result = {'steps': steps, 'every': every, 'measured': measured, 'tested': tested, 'layers': layers}
     write_json(out / 'bn_statistics.json', result, indent=1)
     plot_statistics(measured, out / 'bn_statistics.png')
+    plot_layers(layers, out / 'bn_layers.png')
     return result
 
 
@@ -90,6 +98,21 @@ class _StatisticsHook(Hook):  # type: ignore[misc]
         self._found = None
 
 
+class _LayersHook(Hook):  # type: ignore[misc]
+    """Record the median ``shift`` of each BatchNorm for each batch of a test."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, list[float]] = {}  # by name of the module
+
+    def before_test(self, runner: Any) -> None:
+        for name, module in runner.model.named_modules():
+            if isinstance(module, BatchNorm) and module.track_running_stats:
+                module.register_forward_pre_hook(partial(self._observe, name))
+
+    def _observe(self, name: str, module: Any, arguments: tuple[Tensor, ...]) -> None:
+        self.found.setdefault(name, []).append(distances(module, arguments[0])[0].median().item())
+
+
 class _BatchStatisticsHook(Hook):  # type: ignore[misc]
     """Let each BatchNorm use the statistics of the batch in a test, and keep the running ones."""
 
@@ -100,13 +123,17 @@ class _BatchStatisticsHook(Hook):  # type: ignore[misc]
                 module.momentum = 0.0
 
 
-def _test(config: Config, model: torch.nn.Module, of_the_batch: bool, work_dir: Path) -> float:
-    """Return the first metric of a test of a trained model."""
+def _test(config: Config, model: torch.nn.Module, of_the_batch: bool,
+          work_dir: Path) -> tuple[float, list[dict[str, Any]]]:
+    """Return the first metric of a test of a trained model, and the mean ``shift`` of each BatchNorm over the images."""
     runner = test_runner(config, work_dir)
     runner.model.load_state_dict(model.state_dict())
     if of_the_batch:
         runner.register_hook(_BatchStatisticsHook())
-    return round(float(next(iter(runner.test().values()), 0.0)), 5)
+    layers = _LayersHook()
+    runner.register_hook(layers)
+    metric = round(float(next(iter(runner.test().values()), 0.0)), 5)
+    return metric, [{'layer': name, 'shift': round(mean(values), 4)} for name, values in layers.found.items()]
 
 
 @torch.no_grad()
@@ -154,4 +181,18 @@ def plot_statistics(measured: Mapping[str, list[dict[str, Any]]], path: Path) ->
         axes.grid(alpha=0.3)
     panels[0].legend()
     figure.suptitle(f'{HIGH:.0%} of the channels are below', fontsize=10)
+    save_figure(figure, path, dpi=120)
+
+
+def plot_layers(layers: Mapping[str, Mapping[str, list[dict[str, Any]]]], path: Path) -> None:
+    """Draw the median ``shift`` of each BatchNorm in both tests; the layers in the order of execution."""
+    figure = Figure(figsize=(9, 4), layout='constrained')
+    axes = figure.subplots()
+    for (name, tests), color in zip(layers.items(), ['black', '0.5'] * len(layers)):
+        for (kind, label), line in zip(TESTS.items(), ('-', '--')):
+            axes.plot([layer['shift'] for layer in tests[kind]], line, color=color, label=f'{name}, {label}')
+    axes.set(xlabel='BatchNorm, in the order of execution', ylabel=PANELS['shift'], ylim=(0, None))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.suptitle('median channel in a test, mean over the images', fontsize=10)
     save_figure(figure, path, dpi=120)

@@ -50,8 +50,16 @@ def test_the_tool_measures_a_training(options, capsys):
     tested = result['tested']['mask_rcnn_r18_gnws_digits']
     assert list(tested) == ['running', 'batch']
     assert all(0 <= metric < 0.1 for metric in tested.values())  # after four steps
-    assert cv2.imread('out/bn_statistics.png').std() > 5
-    assert 'out/bn_statistics.png' in capsys.readouterr().out
+    layers = result['layers']['mask_rcnn_r18_gnws_digits']
+    names = [layer['layer'] for layer in layers['running']]
+    assert names[0] == 'backbone.bn1'
+    assert names == [layer['layer'] for layer in layers['batch']]
+    assert layers['running'][0] == layers['batch'][0]  # both tests give it the same input
+    assert layers['running'][-1] != layers['batch'][-1]
+    printed = capsys.readouterr().out
+    for figure in ('out/bn_statistics.png', 'out/bn_layers.png'):
+        assert cv2.imread(figure).std() > 5
+        assert figure in printed
 
 
 def test_a_network_without_batch_norm_is_refused(options):
