@@ -125,7 +125,7 @@ class _BatchStatisticsHook(Hook):  # type: ignore[misc]
 
 def _test(config: Config, model: torch.nn.Module, of_the_batch: bool,
           work_dir: Path) -> tuple[float, list[dict[str, Any]]]:
-    """Return the first metric of a test of a trained model, and the mean ``shift`` of each BatchNorm over the images."""
+    """Test a trained model; return the first metric and the mean ``shift`` of each BatchNorm over the images."""
     runner = test_runner(config, work_dir)
     runner.model.load_state_dict(model.state_dict())
     if of_the_batch:
