@@ -134,3 +134,11 @@ def test_numbers_of_batch_norms_statistics_in_the_notes_are_as_measured():
     measured = json.loads((DOCS / 'results' / 'bn_statistics' / 'bn_statistics.json').read_text())
     for name, tested in measured['tested'].items():
         assert f'| {name} | {tested["running"]:.3f} | {tested["batch"]:.3f} |' in notes
+    text = ' '.join(notes.split())
+    shifts = {name: {kind: [layer['shift'] for layer in layers] for kind, layers in tests.items()}
+              for name, tests in measured['layers'].items()}
+    for name, (first, *later) in ((name, tests['running']) for name, tests in shifts.items()):
+        assert f'{first:.2f}' in text
+        assert f'{min(later):.2f} to {max(later):.2f}' in text, name
+    largest = max(shift for tests in shifts.values() for shift in tests['batch'][1:])
+    assert f'within {largest:.2f} on both' in text
