@@ -12,4 +12,5 @@ def test_example_converts_and_its_loss_falls(name, standardized):
     spec.loader.exec_module(example)
     report, losses = example.train()
     assert len(report.converted) == standardized
+    assert report.unseen == []
     assert sum(losses[-20:]) < 0.6 * sum(losses[:20])

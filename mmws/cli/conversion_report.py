@@ -48,7 +48,8 @@ class ConversionReport:
     def as_dict(self) -> dict[str, Any]:
         """Return the totals, and the convolutions and norms by module name."""
         return {**self.totals, WEIGHTS[self.report.weight][1]: self.report.converted, 'plain': self.report.skipped,
-                'judged by the module tree': self.report.unseen, 'norms': self.report.norms}
+                'judged by the module tree': self.report.unseen, 'norms': self.report.norms,
+                'convolution functions, unchanged': self.report.functions}
 
     def tree(self) -> Tree:
         """Return the tree of the modules with a convolution or a norm; equal neighbours share one entry."""
@@ -86,7 +87,8 @@ def inspect_conversion(name: str, ws: Mapping[str, Any]) -> ConversionReport:
         'convolutions': len(convs), 'convolutions, standardized': forms.count('ws'),
         **{f'convolutions, {WEIGHTS[form][1]}': forms.count(form) for form in ('wn', 'spectral') if form in forms},
         f'BatchNorm replaced by {NORMS.get(report.norm, NORMS["GN"]).name}': len(report.norms),
-        'modules, unchanged': len(report.skipped), 'convolutions, not run': len(report.unseen),
+        'modules, unchanged': len(report.skipped), 'convolution functions, unchanged': len(report.functions),
+        'convolutions, not run': len(report.unseen),
         'parameters, before': before, 'parameters, after': sum(parameter.numel() for parameter in model.parameters()),
         'parameters in standardized weights': sum(conv.weight.numel() for conv in convs if standardizes_itself(conv))})
 
@@ -130,9 +132,11 @@ def _node(module: nn.Module, name: str, names: Mapping[nn.Module, str], report: 
     return _Node(f'[dim]{type(module).__name__}', kept) if kept else None
 
 
-def _conv_text(conv: nn.Module, name: str, report: Report) -> str:
-    kernel = 'x'.join(map(str, conv.kernel_size)) if isinstance(conv.kernel_size, tuple) else conv.kernel_size
-    shape = f'{type(conv).__name__} {conv.in_channels} -> {conv.out_channels}, {kernel}'
+def _conv_text(conv: Any, name: str, report: Report) -> str:
+    sizes = list(conv.weight.shape)
+    kernel = 'x'.join(map(str, sizes[2:]))
+    channels = getattr(conv, 'in_channels', sizes[1]), getattr(conv, 'out_channels', sizes[0])
+    shape = f'{type(conv).__name__} {channels[0]} -> {channels[1]}, {kernel}'
     note = ' [yellow](not run, decided by the module tree)' if name in report.unseen else ''
     form = weight_form(conv)
     if form != 'plain':

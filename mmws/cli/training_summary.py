@@ -85,7 +85,7 @@ def compare_pictures(work_dirs: Sequence[str | Path], count: int = 6) -> Path:
         truth.imshow(both[:, :half])
     for axes in figure.axes:
         axes.axis('off')
-    save_figure(figure, folders[0] / 'comparison.png', dpi=50)
+    save_figure(figure, folders[0] / 'comparison.png', dpi=80)
     return folders[0] / 'comparison.png'
 
 

@@ -17,15 +17,23 @@ from mmws.conversion.parametrize_convs import WEIGHTS, reparametrize_conv_, weig
 from mmws.conversion.placement import apply_globs_, find_placement
 from mmws.conversion.replace_norms import replace_batch_norms_
 from mmws.conversion.report import Report
-from mmws.conversion.swap_convs import standardize_conv_, standardized_class, standardizes_itself
+from mmws.conversion.swap_convs import (
+    VARIANTS,
+    has_known_forward,
+    names_that_clash,
+    standardize_conv_,
+    standardized_class,
+    standardizes_itself,
+)
 from mmws.conversion.trained_norms import trained_batch_norms, warn_of_lost_training, watch_loads_
+from mmws.conversion.weight_use import WeightUse
 from mmws.errors import WSError, shortened
 
 __all__ = ['convert_', 'unsupported_reason']
 
 
 def convert_(model: nn.Module, *, norm: str = 'GN', weight: str = 'ws', num_groups: int = 32, eps: float = 1e-5,
-             exclude: Sequence[str] = (), include: Sequence[str] = (), **unknown: Any) -> Report:
+             exclude: Sequence[str] = (), include: Sequence[str] = (), inputs: Any = None, **unknown: Any) -> Report:
     """Standardize each convolution of ``model`` that only norms follow, and replace BatchNorm by GroupNorm, in place.
 
     Weight Standardization, arXiv 1903.10520. :func:`mmws.conversion.placement.find_placement` selects the convolutions.
@@ -49,13 +57,16 @@ def convert_(model: nn.Module, *, norm: str = 'GN', weight: str = 'ws', num_grou
             replaced.
         include: globs on module names. If given, only matching convolutions are standardized, and a LayerNorm counts as
             a norm for them.
+        inputs: the argument of the network, a tuple of arguments, or a mapping of keyword arguments. A copy of the
+            network runs on them. Give them where an image does not do: point clouds, text, several images. Without
+            them, the copy runs on an empty image, and the module tree decides for what does not run.
 
     Returns:
         The report: converted and skipped convolutions with reasons, replaced norms.
 
     Raises:
-        WSError: if an option is unknown or has a wrong value, a glob matches no convolution, or a weight already has
-            another form. The model is unchanged then.
+        WSError: if an option is unknown or has a wrong value, a glob matches no convolution, a weight already has
+            another form, or the network does not run on ``inputs``. The model is unchanged then.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 2, 1))
@@ -68,11 +79,12 @@ def convert_(model: nn.Module, *, norm: str = 'GN', weight: str = 'ws', num_grou
     _check_network(model)
     options = Options.parse({'norm': norm, 'weight': weight, 'num_groups': num_groups, 'eps': eps, 'exclude': exclude,
                              'include': include, **unknown})
-    placement = find_placement(model)
+    placement = find_placement(model, inputs)
     apply_globs_(placement.decisions, model, options)
     trained = {norm: (name, type(norm)) for norm, name in trained_batch_norms(model).items()}
     report = _convert_convs_(placement.decisions, module_names(model), options)
     report.skipped.update(_unregistered_modules(model))
+    report.functions = placement.functions
     if norm != 'keep':
         report.norms, kept = replace_batch_norms_(model, norm, num_groups, placement.producers(), placement.pointwise)
         report.skipped.update(kept)
@@ -81,16 +93,21 @@ def convert_(model: nn.Module, *, norm: str = 'GN', weight: str = 'ws', num_grou
     warn_of_lost_training(model, [name for norm, (name, kind) in trained.items()
                                   if type(norm) is not kind or norm in changed])
     if weight not in ('plain', *map(weight_form, placement.decisions)):
-        missing = 'no norm follows a convolution' if any(map(is_norm, model.modules())) else 'it has no norm'
+        missing = next((reason for conv, decision in placement.decisions.items() if not decision.reason and (
+            reason := unsupported_reason(conv, decision.use))), 'no norm follows a convolution')
+        missing = missing if any(map(is_norm, model.modules())) else 'it has no norm'
         warnings.warn(f'nothing was {WEIGHTS[weight][1]} in {type(model).__name__}: {missing}', stacklevel=2)
     return report
 
 
 def _check_network(model: Any) -> None:
-    """Refuse what has no convolution modules any more: a compiled script or an exported graph."""
+    """Refuse what has no convolution modules any more, a compiled script or an exported graph, and lazy modules."""
     if not isinstance(model, nn.Module):
         raise WSError(f'convert_: expected a network (nn.Module), got {shortened(model)}')
     for name, module in model.named_modules():
+        if any(isinstance(parameter, nn.UninitializedParameter) for parameter in module.parameters(recurse=False)):
+            raise WSError(f'convert_: {name or "the network"} ({type(module).__name__}) has parameters without a '
+                          'shape; run the network once before the conversion')
         exported = isinstance(module, fx.GraphModule) and any(
             str(node.target).startswith('aten.conv') for node in module.graph.nodes)
         if type(module).__module__.startswith(('torch.ao.nn.', 'torch.nn.quantized', 'torch.nn.qat')):
@@ -113,7 +130,7 @@ def _convert_convs_(decisions: dict[nn.Module, Decision], names: dict[nn.Module,
     not_run = [names[conv] for conv in decisions if not decisions[conv].ran]
     report = Report(unseen=not_run, norm=options.norm, weight=weight)
     for conv, decision in decisions.items():
-        reason = decision.reason or unsupported_reason(conv)
+        reason = decision.reason or unsupported_reason(conv, decision.use)
         if reason or weight == 'plain':
             report.skipped[names[conv]] = reason or "ws option weight='plain'"
         else:
@@ -136,18 +153,24 @@ def _unregistered_modules(model: nn.Module) -> dict[str, str]:
             if isinstance(value, nn.Module) and value not in registered}
 
 
-def unsupported_reason(conv: nn.Module) -> str:
-    """Return the reason why ``conv`` cannot be standardized, independent of its consumers; empty if it can."""
+def unsupported_reason(conv: nn.Module, use: WeightUse | None = None) -> str:
+    """Return the reason why ``conv`` cannot be standardized, independent of its consumers; empty if it can.
+
+    ``use``: how it uses its weight, if its class has a forward that is not known.
+    """
     form = weight_form(conv)
     for hook in conv._forward_pre_hooks.values():
         if type(hook).__module__ in ('torch.nn.utils.weight_norm', 'torch.nn.utils.spectral_norm'):
             name = type(hook).__module__.rpartition('.')[2]
             return f'torch.nn.utils.{name} computes its weight; undo it first with torch.nn.utils.remove_{name}'
+    if class_name(conv) in VARIANTS:
+        return 'already standardized, in the form of DetectoRS: gamma * (w - mean) / sqrt(var + 1e-5) + beta'
     if standardizes_itself(conv) or form in ('wn', 'spectral'):
         return f'already {WEIGHTS[form][1]}'
-    standardized = standardized_class(conv)
-    if standardized is None:
-        return f'no standardized class for {type(conv).__name__}'
-    if standardized.filters(conv)[0].numel() < 2:  # type: ignore[arg-type]
+    reason = '' if has_known_forward(conv) else (use or WeightUse()).reason(conv)
+    clash = names_that_clash(conv)
+    if clash and not reason:
+        return f'{type(conv).__name__}: it has its own {", ".join(clash)}'
+    if not reason and standardized_class(conv).filters(conv)[0].numel() < 2:  # type: ignore[arg-type]
         return 'fan-in of 1: the standard deviation is undefined'
-    return ''
+    return reason

@@ -7,6 +7,7 @@ import sys
 from torch import nn
 
 from mmws.layers.batch_channel_norm import BatchChannelNorm
+from mmws.layers.conv import WeightStandardized
 from mmws.layers.switchable_norm import SwitchableNorm
 from mmws.ops.torch_compat import BatchNorm, ConvNd, InstanceNorm
 
@@ -31,7 +32,7 @@ def class_name(module: nn.Module) -> str:
 def is_conv(module: nn.Module) -> bool:
     """Return whether ``module`` is a convolution: of torch, a subclass, or another library's, as mmcv's deformable."""
     weight = getattr(module, 'weight', None)
-    return isinstance(module, ConvNd) or (
+    return isinstance(module, (ConvNd, WeightStandardized)) or (
         'Conv' in type(module).__name__ and hasattr(module, 'out_channels') and isinstance(weight, nn.Parameter))
 
 

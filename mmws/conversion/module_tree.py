@@ -49,8 +49,9 @@ def _reason_to_skip(conv: nn.Module, following: nn.Module | None) -> str:
         return LAYER_NORM_REASON
     if not is_norm(following):
         return f'no norm follows: {type(following).__name__}'
-    if norm_channels(following) != conv.out_channels:
-        return f'the next norm has {norm_channels(following)} channels, the convolution {conv.out_channels}'
+    channels = getattr(conv, 'out_channels', norm_channels(following))
+    if norm_channels(following) != channels:
+        return f'the next norm has {norm_channels(following)} channels, the convolution {channels}'
     return ''
 
 

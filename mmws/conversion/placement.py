@@ -7,8 +7,9 @@ functions that do not count. ``dry_run.py`` is the dry run, ``module_tree.py`` t
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from typing import Any
 
 from torch import nn
 
@@ -26,11 +27,13 @@ __all__ = ['Placement', 'apply_globs_', 'decide', 'find_placement']
 class Placement:
     """Placement of Weight Standardization in a model: a decision for each convolution, in the order of ``modules()``.
 
-    ``pointwise`` has the norms whose input has a single value per channel and image.
+    ``pointwise`` has the norms whose input has a single value per channel and image; ``functions`` the convolution
+    functions outside of modules, see :class:`mmws.conversion.output_recorder.OutputRecorder`.
     """
 
     decisions: dict[nn.Module, Decision]
     pointwise: set[nn.Module]
+    functions: dict[str, str] = field(default_factory=dict)
 
     def producers(self) -> dict[nn.Module, nn.Module]:
         """Return the convolution before each norm; if there are several, one that trains."""
@@ -38,16 +41,23 @@ class Placement:
         return {norm: conv for conv in trained_last for norm in self.decisions[conv].norms}
 
 
-def find_placement(model: nn.Module) -> Placement:
+def find_placement(model: nn.Module, inputs: Any = None) -> Placement:
     """Decide for each convolution of ``model`` from a dry run; from the module tree if the convolution does not run.
+
+    ``inputs``: see :func:`mmws.conversion.dry_run.dry_run`.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 2, 1))
         >>> [decision.reason for decision in find_placement(net).decisions.values()]
         ['', 'no norm follows: the output leaves the network']
     """
-    consumers, pointwise = dry_run(model)
-    return Placement({**decide_from_tree(model), **{conv: decide(consumers[conv]) for conv in consumers}}, pointwise)
+    run = dry_run(model, inputs)
+    decisions = {**decide_from_tree(model), **{conv: decide(run.consumers[conv]) for conv in run.consumers}}
+    for module, use in run.uses.items():
+        if module in decisions or use.in_convolution() or not use.ran:
+            decisions.setdefault(module, Decision(ran=True)).use = use
+    order = {module: index for index, module in enumerate(model.modules())}
+    return Placement(dict(sorted(decisions.items(), key=lambda item: order[item[0]])), run.pointwise, run.functions)
 
 
 def decide(consumers: list[nn.Module | str]) -> Decision:

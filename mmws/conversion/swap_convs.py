@@ -8,12 +8,15 @@ from typing import Any
 from torch import nn
 
 from mmws.conversion.layer_types import class_name
+from mmws.conversion.weight_use import with_weight
 from mmws.layers.conv import ConvWS1d, ConvWS2d, ConvWS3d, WeightStandardized
-from mmws.layers.conv_transpose import ConvTransposeWS1d, ConvTransposeWS2d, ConvTransposeWS3d
+from mmws.layers.conv_transpose import ConvTransposeWS1d, ConvTransposeWS2d, ConvTransposeWS3d, Transposed
 from mmws.layers.fx_leaf import fx_leaf
 from mmws.ops.standardize import check_fan_in
+from mmws.ops.torch_compat import ConvTransposeNd
 
-__all__ = ['MMCV_CONV_WS', 'standardize_conv_', 'standardized_class', 'standardizes_itself']
+__all__ = ['MMCV_CONV_WS', 'VARIANTS', 'has_known_forward', 'names_that_clash', 'standardize_conv_',
+           'standardized_class', 'standardizes_itself']
 
 MMCV_CONV_WS = 'mmcv.cnn.bricks.conv_ws.ConvWS2d'
 _STANDARDIZED: dict[str, type[WeightStandardized]] = {MMCV_CONV_WS: ConvWS2d, **{
@@ -21,14 +24,14 @@ _STANDARDIZED: dict[str, type[WeightStandardized]] = {MMCV_CONV_WS: ConvWS2d, **
     for name, standardized in {
         'Conv1d': ConvWS1d, 'Conv2d': ConvWS2d, 'Conv3d': ConvWS3d, 'ConvTranspose1d': ConvTransposeWS1d,
         'ConvTranspose2d': ConvTransposeWS2d, 'ConvTranspose3d': ConvTransposeWS3d}.items()}}
-# Convolution classes of other libraries whose own forward reads `self.weight`.
-_OTHER_FORWARD = {
-    'mmdet.models.backbones.trident_resnet.TridentConv',
-    'mmcv.cnn.bricks.conv2d_adaptive_padding.Conv2dAdaptivePadding',
-    'mmcv.ops.deform_conv.DeformConv2d', 'mmcv.ops.deform_conv.DeformConv2dPack',
-    'mmcv.ops.modulated_deform_conv.ModulatedDeformConv2d', 'mmcv.ops.modulated_deform_conv.ModulatedDeformConv2dPack'}
-# mmcv's variant with eps inside the root and an affine map, and the switchable atrous convolution derived from it.
-_STANDARDIZE_THEMSELVES = {'mmcv.cnn.bricks.conv_ws.ConvAWS2d', 'mmcv.ops.saconv.SAConv2d'}
+# Their forward hands `self.weight` to an operator in C++: it does not run on the meta device, nor show its arguments.
+_RUN_OPERATORS = {f'mmcv.ops.{name}' for name in (
+    'deform_conv.DeformConv2d', 'deform_conv.DeformConv2dPack',
+    'modulated_deform_conv.ModulatedDeformConv2d', 'modulated_deform_conv.ModulatedDeformConv2dPack')}
+# DetectoRS's form in mmcv, and the switchable atrous convolution derived from it. WS would remove gamma and beta, which
+# mmcv takes from the pretrained weights.
+VARIANTS = {'mmcv.cnn.bricks.conv_ws.ConvAWS2d', 'mmcv.ops.saconv.SAConv2d'}
+_OWN_NAMES = ('eps', 'filters', 'standardized_weight', 'plain', '_cache')  # of a standardized convolution
 
 
 def standardizes_itself(conv: nn.Module) -> bool:
@@ -36,28 +39,42 @@ def standardizes_itself(conv: nn.Module) -> bool:
 
     mmcv's ``ConvWS2d`` is replaced.
     """
-    return isinstance(conv, WeightStandardized) or class_name(conv) in _STANDARDIZE_THEMSELVES
+    return isinstance(conv, WeightStandardized) or class_name(conv) in VARIANTS
 
 
-def standardized_class(conv: nn.Module) -> type[WeightStandardized] | None:
-    """Return the standardized class for ``conv``, None if its class is unknown.
+def has_known_forward(conv: nn.Module) -> bool:
+    """Return whether the forward of ``conv`` is known to hand its weight to one convolution and to nothing else.
+
+    For any other class a dry run shows it, see :class:`mmws.conversion.weight_use.WeightUse`.
+    """
+    return class_name(conv) in _STANDARDIZED or class_name(conv) in _RUN_OPERATORS
+
+
+def standardized_class(conv: nn.Module) -> type[WeightStandardized]:
+    """Return the class of ``conv`` after the conversion; for a class with a forward of its own, a subclass of it.
 
     Example:
         >>> standardized_class(nn.Conv2d(2, 2, 1)).__name__
         'ConvWS2d'
     """
     plain: Any = type(conv)
-    return _with_other_forward(plain) if class_name(conv) in _OTHER_FORWARD else _STANDARDIZED.get(class_name(conv))
+    return _STANDARDIZED.get(class_name(conv)) or _with_other_forward(plain)
+
+
+def names_that_clash(conv: nn.Module) -> list[str]:
+    """Return the attributes of ``conv`` that a standardized convolution has too, with another meaning."""
+    if class_name(conv) in _STANDARDIZED:
+        return []
+    return [name for name in _OWN_NAMES if hasattr(conv, name)] + (['forward'] if 'forward' in vars(conv) else [])
 
 
 def standardize_conv_(conv: nn.Module, eps: float = 1e-5) -> nn.Module:
     """Make ``conv`` standardize its weight, in place.
 
     Only the class changes. The module stays the same object, so parameters, hooks, sharing, ``training`` and references
-    to it stay valid.
+    to it stay valid. The forward of an unknown class must hand its weight to one convolution.
 
     Raises:
-        TypeError: if :func:`standardized_class` has no class for it.
         ValueError: if its fan-in is below 2.
 
     Example:
@@ -65,8 +82,6 @@ def standardize_conv_(conv: nn.Module, eps: float = 1e-5) -> nn.Module:
         ConvWS2d(2, 4, kernel_size=(1, 1), stride=(1, 1), eps=1e-05)
     """
     standardized = standardized_class(conv)
-    if standardized is None:
-        raise TypeError(f'no standardized class for {type(conv).__name__}')
     check_fan_in(standardized.filters(conv))  # type: ignore[arg-type]
     conv.__class__ = standardized
     conv.eps = eps  # type: ignore[assignment]
@@ -74,19 +89,16 @@ def standardize_conv_(conv: nn.Module, eps: float = 1e-5) -> nn.Module:
 
 
 class _WithOtherForward(WeightStandardized):
-    """Base of the standardized subclasses of ``plain``, a convolution class of another library.
+    """Base of the standardized subclasses of ``plain``, a convolution class with a forward of its own.
 
-    The forward of ``plain`` reads ``self.weight``. It runs on a shallow copy of the module that has the standardized
-    weight.
+    It runs on a shallow copy of the module that has the standardized weight.
     """
 
     plain: type[nn.Module]
 
     @fx_leaf
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        copy = object.__new__(self.plain)
-        copy.__dict__.update(self.__dict__, _parameters={**self._parameters, 'weight': self.standardized_weight()})
-        return self.plain.forward(copy, *args, **kwargs)
+        return self.plain.forward(with_weight(self, self.standardized_weight(), self.plain), *args, **kwargs)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return _new, (self.plain,), self.__getstate__()
@@ -94,7 +106,8 @@ class _WithOtherForward(WeightStandardized):
 
 @lru_cache(maxsize=None)
 def _with_other_forward(plain: Any) -> type[WeightStandardized]:
-    return type(f'{plain.__name__}WS', (_WithOtherForward, plain), {'plain': plain, '__module__': __name__})
+    bases = (_WithOtherForward, Transposed, plain) if issubclass(plain, ConvTransposeNd) else (_WithOtherForward, plain)
+    return type(f'{plain.__name__}WS', bases, {'plain': plain, '__module__': __name__})
 
 
 def _new(plain: Any) -> nn.Module:

@@ -85,7 +85,7 @@ class WeightStandardized(nn.Module):
         return {name: value for name, value in self.__dict__.items() if name != '_cache'}
 
     def extra_repr(self) -> str:
-        return f'{super().extra_repr()}, eps={self.eps:g}'
+        return ', '.join(filter(None, (super().extra_repr(), f'eps={self.eps:g}')))
 
 
 @torch.no_grad()

@@ -98,7 +98,8 @@ def test_excluded_convs_stay_plain_and_their_norms_are_replaced():
 
 def test_unsupported_layers_are_reported():
     class Odd(nn.Conv2d):
-        pass
+        def forward(self, x):
+            return nn.functional.conv2d(x, self.weight * 2)
 
     class OddNorm(nn.BatchNorm2d):
         pass
@@ -107,7 +108,7 @@ def test_unsupported_layers_are_reported():
                         nn.BatchNorm2d(4),
                         nn.Conv2d(4, 4, 1, groups=4), OddNorm(4), nn.Conv2d(4, 4, 2), nn.BatchNorm2d(4))
     assert convert_(net).skipped == {
-        '0': 'no standardized class for Odd',
+        '0': 'Odd: weight read by mul()',
         '2': 'fan-in of 1: the standard deviation is undefined',
         '4': 'fan-in of 1: the standard deviation is undefined',
         '5': 'OddNorm is an unknown subclass of BatchNorm',
@@ -151,6 +152,7 @@ def test_the_signature_lists_the_options():
     parameters = inspect.signature(convert_).parameters.values()
     options = [(parameter.name, parameter.annotation, parameter.default) for parameter in parameters
                if parameter.kind is parameter.KEYWORD_ONLY]
+    assert options.pop() == ('inputs', 'Any', None)  # is no option of a config
     assert options == [(field.name, field.type, field.default) for field in fields(Options)]
     described = inspect.getdoc(convert_)  # Python 3.13 has removed the indentation
     assert all(f'\n    {name}: ' in described for name, *_ in options)

@@ -39,7 +39,7 @@ def render(study: Study, results: Results) -> str:
     """Return the text of the document."""
     notes = results.folder.with_name(f'{results.folder.name}_notes.md')
     before, _, after = notes.read_text().partition(TABLES) if notes.is_file() else ('', '', '')
-    parts = ['# Normalization at small batch sizes: results', _about(study, results), before.strip()]
+    parts = [f'# {study.title}: results', _about(study, results), before.strip()]
     for task in study.tasks:
         parts += _task(study, task, results)
     return '\n\n'.join(filter(None, [*parts, after.strip()])) + '\n'

@@ -96,6 +96,7 @@ class Study:
     references: tuple[str, ...] = ()  # methods that the others are compared with, by seed
     data: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # functions of mmws.data.digits to call first
     quick: Quick | None = None
+    title: str = 'Normalization at small batch sizes'  # of the report
     starts: Mapping[str, str] = field(default_factory=dict)  # of STARTS, by method; the others start from scratch
 
 

@@ -1,0 +1,64 @@
+"""Calls of any network on empty inputs that are guessed from its layers."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmws.conversion.layer_types import is_conv
+from mmws.conversion.weight_use import holds_filters
+from mmws.errors import FOREIGN_ERRORS
+
+__all__ = ['guessed_calls', 'has_filters']
+
+
+def has_filters(module: nn.Module) -> bool:
+    """Return whether ``module`` is a convolution, or may be one."""
+    return is_conv(module) or holds_filters(module)
+
+
+def guessed_calls(module: Any, features: Any) -> Iterator[Callable[[], Any]]:
+    """Yield calls of ``module`` on different inputs, the most likely to succeed first.
+
+    Yield fewer if an attribute of an unknown network is not what its name says.
+    """
+    try:
+        yield from _calls(module, features)
+    except FOREIGN_ERRORS:
+        return
+
+
+def _calls(module: Any, features: Any) -> Iterator[Callable[[], Any]]:
+    needed = [parameter for parameter in inspect.signature(module.forward).parameters.values()
+              if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
+    for levels in _inputs(module):
+        if callable(getattr(module, 'extract_feat', None)):
+            yield partial(module.extract_feat, levels[0])
+        elif features is not None:
+            yield partial(module, *[features] * len(needed))
+            features = None
+        yield partial(module, *[levels[0]] * len(needed))
+        yield partial(module, *[levels] * len(needed))
+
+
+def _inputs(module: nn.Module) -> Iterator[list[Tensor]]:
+    """Yield feature pyramids of different sizes, finest level first, with the channels that ``module`` expects."""
+    first: Any = next(filter(has_filters, module.modules()), None) or nn.Conv2d(3, 3, 1)
+    sizes = [64, 14, 7]  # of features and regions
+    in_channels = getattr(first, 'in_channels', first.weight.shape[1])
+    if in_channels <= 4:
+        # Some transformers take images of one size only.
+        fixed: list[Any] = [getattr(inner, 'img_size', None) for inner in module.modules()]
+        fixed = [size[0] if isinstance(size, (list, tuple)) else size for size in fixed if size]
+        sizes = [*[size for size in fixed if isinstance(size, int)][:1], 512, *sizes]
+    channels: Any = getattr(module, 'in_channels', None)
+    if not isinstance(channels, (list, tuple)) or not all(isinstance(count, int) for count in channels):
+        channels = [in_channels] * 5
+    for size in sizes:
+        yield [torch.empty(2, count, *[max(size >> level, 2)] * (first.weight.dim() - 2), dtype=first.weight.dtype)
+               for level, count in enumerate(channels)]

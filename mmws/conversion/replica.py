@@ -1,0 +1,68 @@
+"""Copies of a network for a dry run."""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmws.conversion.layer_types import is_norm
+from mmws.conversion.swap_convs import has_known_forward, standardizes_itself
+from mmws.conversion.weight_use import holds_filters, substitute_weight_
+from mmws.errors import FOREIGN_ERRORS
+
+__all__ = ['copy_for_run', 'copy_to_meta']
+
+
+def copy_to_meta(model: nn.Module, pointwise: set[nn.Module]) -> nn.Module:
+    """Copy ``model`` to the meta device without hooks, for :func:`mmws.conversion.dry_run.dry_run`.
+
+    Layers without a meta kernel get another forward, and convolutions of unknown classes another weight. The norms
+    whose input has a single value per channel and image add themselves to ``pointwise`` when they run.
+    """
+    memo: dict[int, Any] = {}
+    for tensor in chain(model.parameters(), model.buffers()):
+        empty = torch.empty_like(tensor, device='meta')
+        memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+    replica = copy.deepcopy(model, memo)
+    _prepare_(replica, pointwise)
+    for module in replica.modules():
+        if has_known_forward(module) and type(module).__module__.startswith('mmcv.ops.'):
+            module.forward = partial(_deformable_conv_output, module)
+    return replica
+
+
+def copy_for_run(model: nn.Module, pointwise: set[nn.Module]) -> nn.Module:
+    """Copy ``model`` with its values, as :func:`copy_to_meta` does."""
+    replica = copy.deepcopy(model)
+    _prepare_(replica, pointwise)
+    return replica
+
+
+def _prepare_(replica: nn.Module, pointwise: set[nn.Module]) -> None:
+    for module in replica.modules():
+        module._forward_hooks.clear()
+        module._forward_pre_hooks.clear()
+        if is_norm(module) or isinstance(module, nn.LayerNorm):
+            module.forward = partial(_norm_output, module, pointwise)
+        elif holds_filters(module) and not has_known_forward(module) and not standardizes_itself(module):
+            substitute_weight_(module)
+
+
+def _deformable_conv_output(conv: Any, x: Tensor, *others: Tensor) -> Tensor:
+    return nn.functional.conv2d(x, conv.weight, None, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
+def _norm_output(norm: nn.Module, pointwise: set[nn.Module], input: Tensor, *others: Any) -> Tensor:
+    if input.shape[2:].numel() == 1:
+        pointwise.add(norm)
+    if not input.is_meta:
+        try:
+            return type(norm).forward(norm, input, *others)  # type: ignore[no-any-return]
+        except FOREIGN_ERRORS:  # in training BatchNorm needs more than one value per channel
+            return torch.zeros_like(input)
+    return torch.empty_like(input)

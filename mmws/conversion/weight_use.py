@@ -1,0 +1,113 @@
+"""How a convolution of any class uses its weight: seen in a run in which another tensor has the weight's place."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmws.ops.torch_compat import ConvTransposeNd
+
+__all__ = ['CONVOLUTIONS', 'WeightUse', 'caller', 'holds_filters', 'stand_in', 'substitute_weight_', 'with_weight']
+
+CONVOLUTIONS = {f'conv{kind}{dims}d': 6 if kind else None for kind in ('', '_transpose') for dims in (1, 2, 3)}
+"""Convolution functions whose second argument is the weight, with the position of ``groups`` where the layout of the
+weight depends on it."""
+
+
+@dataclass
+class WeightUse:
+    """How a module used its weight in all forward passes of a dry run.
+
+    Attributes:
+        functions: convolution functions that got the weight as it is; with ``groups`` for a transposed convolution.
+        others: what else read it, by name.
+        attributes: attributes that the forward pass assigned; they would be lost.
+        ran: a forward pass ended without an error.
+    """
+
+    functions: set[tuple[str, int]] = field(default_factory=set)
+    others: dict[str, None] = field(default_factory=dict)  # in order
+    attributes: set[str] = field(default_factory=set)
+    ran: bool = False
+
+    def in_convolution(self) -> bool:
+        """Return whether a convolution function got the weight, under any name."""
+        return bool(self.functions) or any(other.startswith('conv') for other in self.others)
+
+    def reason(self, conv: nn.Module) -> str:
+        """Return the reason why the weight cannot be replaced by a standardized one; empty if it can."""
+        name = type(conv).__name__
+        if not self.ran:
+            return f'{name}: it does not run alone, so the use of its weight is unknown'
+        functions = {function for function, _ in self.functions}
+        if self.others:
+            return f'{name}: weight {"also " if functions else ""}read by {", ".join(self.others)}'
+        if not functions:
+            return f'{name}: its weight reached no convolution function'
+        if self.attributes:
+            return f'{name}: its forward assigns {", ".join(sorted(self.attributes))}'
+        kind = 'conv_transpose' if isinstance(conv, ConvTransposeNd) else 'conv'
+        expected = {(f'{kind}{conv.weight.dim() - 2}d', getattr(conv, 'groups', 1) if kind != 'conv' else 0)}  # type: ignore[operator]
+        if self.functions != expected:
+            return f'{name}: its weight has another layout in {", ".join(sorted(functions))}'
+        return ''
+
+
+def holds_filters(module: nn.Module) -> bool:
+    """Return whether ``module`` has a parameter ``weight`` that a convolution function could use."""
+    weight = module._parameters.get('weight')
+    return weight is not None and not isinstance(weight, nn.UninitializedParameter) and 3 <= weight.dim() <= 5
+
+
+def with_weight(conv: Any, weight: Tensor, plain: type[nn.Module]) -> nn.Module:
+    """Return a shallow copy of ``conv`` of the class ``plain`` that has another ``weight``."""
+    replica = object.__new__(plain)
+    replica.__dict__.update(conv.__dict__, _parameters={**conv._parameters, 'weight': weight})
+    return replica
+
+
+def substitute_weight_(conv: Any) -> None:
+    """Let the forward of ``conv`` run as it would after a conversion, with another tensor in the weight's place.
+
+    :func:`stand_in` returns the tensor. Attributes that the forward assigns are recorded: they would be lost.
+    """
+    tensor = torch.empty_like(conv.weight) if conv.weight.is_meta else conv.weight.detach().clone()
+    use, plain = WeightUse(), type(conv)
+    conv.mmws_stand_in = tensor, use
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        replica = with_weight(conv, tensor, plain)
+        del replica.forward
+        before = _attributes(replica)
+        output = plain.forward(replica, *args, **kwargs)
+        use.ran = True
+        use.attributes.update(name for name, value in _attributes(replica).items() if value is not before.get(name))
+        return output
+
+    forward.__signature__ = inspect.signature(conv.forward)  # type: ignore[attr-defined]
+    conv.forward = forward
+
+
+def _attributes(module: nn.Module) -> dict[str, Any]:
+    return {**vars(module), **module._parameters}
+
+
+def stand_in(module: nn.Module) -> tuple[Tensor, WeightUse] | None:
+    """Return the tensor that :func:`substitute_weight_` gave ``module``, and the record of its use; else None."""
+    return vars(module).get('mmws_stand_in')
+
+
+def caller() -> str:
+    """Return the file, the line and the function of the innermost code outside of torch and of this package."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame.f_globals.get('__name__', '').split('.')[0] in ('torch', 'mmws'):
+        frame = frame.f_back
+    if frame is None:
+        return 'torch'
+    return f'{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}'

@@ -1,0 +1,317 @@
+"""Convolutions of any class: the dry run shows whether the standardized weight is all that reaches the convolution."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from mmws import WSError, convert_, fold, standardize_weight
+from mmws.conversion.swap_convs import standardized_class
+from mmws.layers.conv import WeightStandardized
+from tests.helpers.versions import ONE_GRAPH
+
+
+class Subclass(nn.Conv2d):
+    pass
+
+
+class SamePadding(nn.Conv2d):
+    def forward(self, x):
+        return functional.conv2d(functional.pad(x, (1, 1, 1, 1)), self.weight, self.bias)
+
+
+class OtherConvForward(nn.Conv2d):
+    def _conv_forward(self, input, weight, bias):
+        return functional.conv2d(input, weight=weight, bias=bias, stride=self.stride)
+
+
+class Filters(nn.Module):
+    """A module that is no convolution by its class or name."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(8, 4, 3, 3))
+
+    def forward(self, x):
+        return functional.conv2d(x, self.weight.to(x.dtype))
+
+
+class Branches(nn.Conv2d):
+    """The same weight twice, in training only; the other branch is for evaluation."""
+
+    def forward(self, x):
+        if self.training:
+            return torch.maximum(super().forward(x), super().forward(x.flip(3)))
+        return super().forward(x)
+
+
+class TwiceInTraining(nn.Conv2d):
+    def forward(self, x):
+        return [super().forward(x), super().forward(x.flip(3))] if self.training else [super().forward(x)]
+
+
+class Transposed(nn.ConvTranspose2d):
+    pass
+
+
+class Causal(nn.Conv1d):
+    def forward(self, x):
+        return super().forward(functional.pad(x, (self.kernel_size[0] - 1, 0)))
+
+
+@pytest.mark.parametrize(('conv', 'shape'), [
+    (Subclass(4, 8, 3), (2, 4, 7, 7)), (Subclass(4, 8, 3, groups=2, padding='same'), (2, 4, 7, 7)),
+    (SamePadding(4, 8, 3), (2, 4, 7, 7)), (OtherConvForward(4, 8, 3), (2, 4, 7, 7)), (Filters(), (2, 4, 7, 7)),
+    (Transposed(4, 8, 2, stride=2, groups=2), (2, 4, 7, 7)), (Causal(4, 8, 3), (2, 4, 9)),
+], ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else '')
+def test_a_class_that_hands_its_weight_to_a_convolution_is_standardized(conv, shape):
+    norm = (nn.BatchNorm1d if len(shape) == 3 else nn.BatchNorm2d)(8)
+    plain, weight = copy.deepcopy(conv), conv.weight
+    net = nn.Sequential(conv, norm)
+    report = convert_(net)
+    assert (report.converted, report.skipped) == (['0'], {})
+    assert conv.weight is weight
+    assert type(conv).__name__ == f'{type(plain).__name__}WS'
+    assert isinstance(conv, type(plain))
+    reference, groups = copy.deepcopy(plain), getattr(plain, 'groups', 1)
+    filters = weight.detach()
+    if isinstance(plain, nn.ConvTranspose2d):
+        rows = standardize_weight(filters.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1))
+        reference.weight.data = rows.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
+    else:
+        reference.weight.data = standardize_weight(filters)
+    x = torch.randn(shape)
+    for replica in (conv, copy.deepcopy(conv), pickle.loads(pickle.dumps(conv))):
+        assert type(replica) is type(conv) is standardized_class(plain)
+        torch.testing.assert_close(replica(x), reference(x))
+    conv(x).square().sum().backward()
+    assert weight.grad.abs().sum() > 0
+    folded = fold(net.eval())
+    assert type(folded[0]) is type(plain)
+    torch.testing.assert_close(folded(x), net(x))
+    assert repr(folded[0]) == repr(plain)
+    assert ', eps=1e-05)' in repr(conv) or repr(conv) == 'FiltersWS(eps=1e-05)'
+    assert convert_(net.train()).converted == []  # a second conversion changes nothing
+
+
+def test_the_layers_compile_whole_and_their_folded_form_can_be_scripted():
+    net = nn.Sequential(SamePadding(4, 8, 3), nn.BatchNorm2d(8))
+    convert_(net)
+    x = torch.randn(2, 4, 7, 7)
+    compiled = torch.compile(net, fullgraph=ONE_GRAPH, backend='aot_eager')
+    torch.testing.assert_close(compiled(x), net(x))
+    net[0].weight.data.neg_()
+    torch.testing.assert_close(compiled(x), net(x))
+    folded = fold(net.eval())
+    torch.testing.assert_close(torch.jit.script(folded)(x), net(x))
+
+
+class Mul(nn.Conv2d):
+    def forward(self, x):
+        return functional.conv2d(x, self.weight * 2)
+
+
+class Penalty(nn.Conv2d):
+    def forward(self, x):
+        self.penalty = self.weight.norm()
+        return super().forward(x)
+
+
+class Masked(nn.Conv2d):
+    def forward(self, x):
+        self.weight.data *= 1
+        return super().forward(x)
+
+
+class Alias(nn.Conv2d):
+    """Not seen by a test of the names that the forward reads."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.filters_ = self.weight
+
+    def forward(self, x):
+        return functional.conv2d(x, self.filters_)
+
+
+class Counter(nn.Conv2d):
+    calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return super().forward(x)
+
+
+class Eps(nn.Conv2d):
+    eps = 3
+
+
+class Gain(nn.Conv2d):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class Unfold(nn.Conv2d):
+    def forward(self, x):
+        columns = functional.unfold(x, self.kernel_size)
+        rows = self.weight.flatten(1) @ columns
+        return rows.unflatten(2, (x.shape[2] - 2, x.shape[3] - 2))
+
+
+class TransposedByHand(nn.Conv2d):
+    def forward(self, x):
+        return functional.conv_transpose2d(x, self.weight)
+
+
+class NeedsMore(nn.Conv2d):
+    def forward(self, x, scale):
+        return super().forward(x) * scale['factor']
+
+
+@pytest.mark.parametrize(('conv', 'reason'), [
+    (Mul(3, 8, 3), 'Mul: weight read by mul()'), (Penalty(3, 8, 3), 'Penalty: weight also read by norm()'),
+    (Masked(3, 8, 3), 'Masked: weight also read by .data'),
+    (Alias(3, 8, 3), 'Alias: weight read by conv2d() under another name'),
+    (Counter(3, 8, 3), 'Counter: its forward assigns calls'), (Eps(3, 8, 3), 'Eps: it has its own eps'),
+    (Gain(3, 8, 3), 'no norm follows: mul'), (Unfold(3, 8, 3), 'Unfold: weight read by flatten()'),
+    (Branches(3, 8, 3), 'not only norms follow: maximum'),
+    (TransposedByHand(8, 3, 3), 'TransposedByHand: its weight has another layout in conv_transpose2d'),
+    (NeedsMore(3, 8, 3), 'NeedsMore: it does not run alone, so the use of its weight is unknown'),
+], ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else '')
+def test_a_class_that_does_anything_else_stays_plain_and_is_named(conv, reason):
+    kind = type(conv)
+    net = nn.Sequential(conv, nn.BatchNorm2d(3 if kind is TransposedByHand else 8))
+    with pytest.warns(UserWarning, match='nothing was standardized in Sequential'):
+        report = convert_(net)
+    assert report.skipped == {'0': reason}
+    assert type(conv) is kind
+
+
+def test_a_network_with_lazy_modules_is_refused():
+    with pytest.raises(WSError, match=r'0 \(LazyConv2d\) has parameters without a shape; run the network once before'):
+        convert_(nn.Sequential(nn.LazyConv2d(8, 3), nn.BatchNorm2d(8)))
+
+
+def test_the_warning_says_why_nothing_was_standardized():
+    with pytest.warns(UserWarning, match=r'nothing was standardized in Sequential: Mul: weight read by mul\(\)'):
+        convert_(nn.Sequential(Mul(3, 8, 3), nn.BatchNorm2d(8)))
+
+
+def test_a_forward_set_on_the_module_itself_would_keep_the_raw_weight():
+    conv = Subclass(3, 8, 3)
+    conv.forward = conv.forward
+    assert convert_(nn.Sequential(conv, nn.BatchNorm2d(8))).skipped == {'0': 'Subclass: it has its own forward'}
+
+
+def test_all_branches_that_ran_count():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = TwiceInTraining(3, 8, 3), nn.BatchNorm2d(8)
+
+        def forward(self, x):
+            return [self.norm(each) for each in self.conv(x)]
+
+    assert convert_(Net()).converted == ['conv']
+
+
+def test_a_weight_that_the_network_reads_elsewhere_stays_plain():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+
+        def forward(self, x):
+            return self.norm(self.conv(x.to(self.conv.weight))), self.conv.weight.square().sum()
+
+    assert convert_(Net()).skipped == {'conv': 'not only norms follow: square uses its weight directly'}
+
+
+class Blur(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer('kernel', torch.ones(3, 1, 3, 3) / 9)
+
+    def forward(self, x):
+        return functional.conv2d(x, self.kernel, groups=3)
+
+
+def test_convolution_functions_outside_of_modules_are_named_with_their_line():
+    report = convert_(nn.Sequential(Blur(), nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8)))
+    assert report.converted == ['1']
+    line = inspect.getsourcelines(Blur.forward)[1] + 1
+    where = f'{Path(__file__)}:{line} in forward'
+    assert report.functions == {where: 'conv2d, weight: 0.kernel'}
+    assert f'conv2d, weight: 0.kernel, called at {where}' in str(report)
+    assert convert_(Blur()).functions == {where: 'conv2d, weight: kernel'}  # also without any convolution
+
+
+def test_timms_convolutions():
+    layers = pytest.importorskip('timm.layers')
+    for kind, reason in ((layers.Conv2dSame, ''), (layers.ScaledStdConv2d, 'weight read by reshape()'),
+                         (layers.StdConv2d, 'weight read by reshape()')):
+        conv = kind(4, 8, 3, stride=2)
+        report = convert_(nn.Sequential(conv, nn.BatchNorm2d(8)))
+        if reason:
+            assert f'{kind.__name__}: {reason}' in report.skipped['0']
+        assert isinstance(conv, WeightStandardized) is (not reason)
+
+
+class Text(nn.Module):
+    """A network whose input cannot be guessed: it reads values, of two arguments, one a mapping."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(10, 4)
+        self.conv, self.norm, self.other = Causal(4, 8, 3), nn.BatchNorm1d(8), nn.Conv1d(8, 2, 1)
+
+    def forward(self, batch, times):
+        if batch['tokens'].max().item() > 9:
+            raise ValueError('an unknown token')
+        x = self.embedding(batch['tokens']).transpose(1, 2)
+        return [self.other(self.norm(self.conv(x))) for _ in range(times)]
+
+
+BATCH = {'tokens': torch.arange(10).view(2, 5)}
+
+
+@pytest.mark.parametrize('inputs', [(BATCH, 2), [BATCH, 2], {'batch': BATCH, 'times': 2}],
+                         ids=['tuple', 'list', 'mapping'])
+def test_example_inputs_decide_where_an_image_cannot(inputs):
+    assert convert_(Text()).unseen == ['conv', 'other']
+    before = copy.deepcopy(net := Text())
+    report = convert_(net, inputs=inputs)
+    assert (report.converted, report.unseen) == (['conv'], [])
+    assert report.skipped == {'other': 'no norm follows: the output leaves the network'}
+    assert torch.equal(net.conv.weight, before.conv.weight)
+
+
+def test_example_inputs_of_one_value_per_channel():
+    report = convert_(net := nn.Sequential(Subclass(3, 16, 3), nn.BatchNorm2d(16)), inputs=torch.randn(1, 3, 3, 3))
+    assert report.converted == ['0']
+    assert net[1].num_groups == 2  # a group of one channel would have a single value
+
+
+def test_example_inputs_and_the_random_state_stay_as_they_are():
+    net = nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Dropout())
+    x, state = -torch.ones(1, 3, 5, 5), torch.random.get_rng_state()
+    convert_(net, inputs=x)
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert torch.equal(x, -torch.ones(1, 3, 5, 5))
+    assert net[2].weight.grad is None
+
+
+def test_inputs_on_which_the_network_does_not_run_are_refused_and_it_is_unchanged():
+    net = Text()
+    with pytest.raises(WSError, match=r'the network does not run on the inputs: ValueError: an unknown token; expected '
+                                      r'the arguments of Text\.forward as a tuple, or as a mapping'):
+        convert_(net, inputs=({'tokens': torch.full((1, 5), 11)}, 1))
+    assert type(net.conv) is Causal
+    assert type(net.norm) is nn.BatchNorm1d
