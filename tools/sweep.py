@@ -1,17 +1,19 @@
 #!/usr/bin/env python3
-"""Check the mmws. prefix on every stock config of mmdet and mmseg: build the model and run it.
+"""Check the conversion on the stock configs of the toolkits, or on the networks of a library: build each and run it.
 
-Writes a table with a row per config, and prints the totals. Models that several configs share are checked once.
+Writes TABLE.csv with a row per config, and the totals to TABLE.md. Models that several configs share are checked once.
+Rows of other toolkits and libraries in an existing table stay, so that each can be checked in its own environment.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 from collections import Counter, defaultdict
 from concurrent.futures import Executor, Future, as_completed
-from dataclasses import asdict, fields, replace
+from dataclasses import replace
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 try:
@@ -21,8 +23,10 @@ try:
 
     from mmws.errors import WSError, one_line_errors
     from mmws.experiments.sweep import Row, check_placement, prepare_sweep_worker, read_model
+    from mmws.experiments.sweep_library import LIBRARIES, check_network, library_networks, prepare_library_worker
+    from mmws.experiments.sweep_table import read_rows, totals, write_table
     from mmws.experiments.worker import worker_pool
-    from mmws.files import atomic_write, check_output
+    from mmws.files import check_output
     from mmws.openmmlab.stock_configs import stock_configs
 except (ModuleNotFoundError, ValueError) as error:
     raise SystemExit(f'error: tools/{Path(__file__).name} needs mmws.experiments, which is not in the installed '
@@ -30,29 +34,41 @@ except (ModuleNotFoundError, ValueError) as error:
                      if getattr(error, 'name', '') == 'mmws.experiments' else
                      f'error: {error}; install the missing package (see Install in README.md)') from None
 
+TOOLKITS = 'mmdet', 'mmseg', 'mmpretrain'
 BAR = TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('table', type=Path, help='.csv file to write')
-    parser.add_argument('--only', default='', help='check only the configs with this text in their name')
+    parser.add_argument('table', type=Path, metavar='TABLE.csv', help='to write')
+    parser.add_argument('--toolkit', nargs='+', default=[], metavar='NAME',
+                        help=f'packages with stock configs, such as mmpose; default: {", ".join(TOOLKITS)}')
+    parser.add_argument('--library', nargs='+', default=[], choices=LIBRARIES, help='their networks with BatchNorm')
+    parser.add_argument('--only', default='', metavar='TEXT', help='check only the models with this text in their name')
     parser.add_argument('--processes', type=int, default=os.cpu_count(), help='number of checks at a time')
     options = parser.parse_args()
-    names = [name for package in ('mmdet', 'mmseg') for name in stock_configs(package) if options.only in name]
-    if not names:
-        raise SystemExit(f'error: no stock config has {options.only!r} in its name')
     with one_line_errors():
         check_output(options.table, endings=('.csv',))
         if options.processes < 1:
             raise WSError(f'--processes: expected at least one, got {options.processes}')
-    with Progress(*BAR) as progress, worker_pool(options.processes, prepare_sweep_worker) as pool:
-        rows = sweep(names, pool, progress)
-    with atomic_write(options.table) as partial, partial.open('w', newline='') as file:
-        writer = csv.DictWriter(file, [column.name for column in fields(Row)], lineterminator='\n')
-        writer.writeheader()
-        writer.writerows({**asdict(row), 'skipped': '; '.join(f'{count} {why}' for why, count in row.skipped.items())}
-                         for row in rows)
+        toolkits = options.toolkit or [] if options.library else options.toolkit or list(filter(find_spec, TOOLKITS))
+        configs = [name for package in toolkits for name in stock_configs(package) if options.only in name]
+        networks = [name for library in options.library for name in library_networks(library) if options.only in name]
+        if not configs + networks:
+            raise WSError(f'no model has {options.only!r} in its name')
+        old = read_rows(options.table)
+    rows = []
+    with Progress(*BAR) as progress:
+        if configs:
+            with worker_pool(options.processes, partial(prepare_sweep_worker, toolkits)) as pool:
+                rows += sweep(configs, pool, progress)
+        if networks:
+            with worker_pool(options.processes, prepare_library_worker) as pool:
+                rows += sweep_networks(networks, pool, progress)
+    swept = () if options.only else (*toolkits, *options.library)
+    checked = {row.config for row in rows}
+    kept = [row for row in old if row.config not in checked and row.config.partition('::')[0] not in swept]
+    write_table(options.table, sorted([*kept, *rows], key=lambda row: row.config))
     show(rows)
     if any(row.verdict == 'fail' for row in rows):
         raise SystemExit(f'error: the check of some models failed; see {options.table}')
@@ -70,7 +86,16 @@ def sweep(names: list[str], pool: Executor, progress: Progress) -> list[Row]:
     for shared, future in finished(checks, progress, 'check'):
         row = Row('', verdict='fail', why=repr(future.exception())) if future.exception() else future.result()
         rows += [replace(row, config=name) for name in shared]
-    return sorted(rows, key=lambda row: row.config)
+    return rows
+
+
+def sweep_networks(names: list[str], pool: Executor, progress: Progress) -> list[Row]:
+    """Check the networks of a library, and return a row for each with BatchNorm that is not too large."""
+    rows = []
+    for name, future in finished({pool.submit(check_network, name): name for name in names}, progress, 'check'):
+        row = Row(name, verdict='fail', why=repr(future.exception())) if future.exception() else future.result()
+        rows += [] if row is None else [row]
+    return rows
 
 
 def finished(tasks: dict[Future, object], progress: Progress, label: str):
@@ -82,12 +107,10 @@ def finished(tasks: dict[Future, object], progress: Progress, label: str):
 def show(rows: list[Row]) -> None:
     """Print the totals, and the models that failed or cannot be built."""
     console = Console()
-    table = Table('', 'configs', 'built without prefix', 'passed', 'convs', 'standardized', 'not run')
-    for scope in ('mmdet', 'mmseg', ''):
-        part = [row for row in rows if row.config.startswith(scope)]
-        table.add_row(scope or 'all', *map(str, (
-            len(part), sum(row.verdict != 'cannot build' for row in part), sum(row.verdict == 'pass' for row in part),
-            sum(row.convs for row in part), sum(row.converted for row in part), sum(row.unrun for row in part))))
+    head, *lines = totals(rows)
+    table = Table(*head)
+    for line in lines:
+        table.add_row(*line)
     console.print(table)
     for (verdict, why), count in Counter((row.verdict, row.why) for row in rows if row.verdict != 'pass').items():
         console.print(f'{verdict}, {count} configs: {why}', markup=False)

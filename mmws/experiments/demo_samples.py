@@ -1,36 +1,89 @@
-"""Random annotations for mmdet and mmseg."""
+"""Random inputs with annotations for the models of the toolkits."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib import import_module
+from typing import Any, Tuple
 
 import torch
-from mmdet.testing import demo_mm_inputs
 from mmengine.structures import InstanceData, PixelData
-from mmseg.structures import SegDataSample
 
-__all__ = ['demo_samples']
+__all__ = ['demo_batches', 'demo_samples']
+
+Batch = Tuple[Any, Any]  # inputs, data samples
+
+
+def demo_batches(model: Any, scope: str, size: tuple[int, int], num_classes: int) -> Iterator[Batch]:
+    """Yield random batches for ``model``, of one image or clip, with every kind of annotation that its toolkit reads.
+
+    Args:
+        model: a model of the toolkit.
+        scope: the name of the toolkit. For an unknown one, the batch is an image without annotations.
+        size: height and width in pixels.
+        num_classes: upper bound of the labels.
+    """
+    if scope in _BATCHES:
+        yield from _BATCHES[scope](model, size, num_classes)
+    else:
+        yield torch.randn(1, 3, *size), [None]
 
 
 def demo_samples(scope: str, size: tuple[int, int], num_classes: int, boxes: int = 3) -> list[Any]:
-    """Return the data samples of one random image, with every kind of annotation that models of the toolkit read.
-
-    ``scope`` is ``'mmdet'`` or ``'mmseg'``, ``size`` height and width in pixels.
-    """
-    sample = _segmentation_sample(size, num_classes) if scope == 'mmseg' else _detection_sample(
-        size, num_classes, boxes)
-    sample.set_metainfo({'img_shape': size, 'ori_shape': size, 'pad_shape': size, 'batch_input_shape': size})
-    return [sample]
-
-
-def _segmentation_sample(size: tuple[int, int], num_classes: int) -> Any:
-    label = PixelData(data=torch.randint(num_classes, (1, *size)))
-    return SegDataSample(gt_sem_seg=label, gt_edge_map=label)
-
-
-def _detection_sample(size: tuple[int, int], num_classes: int, boxes: int) -> Any:
-    sample = demo_mm_inputs(1, (3, *size), num_items=[boxes], with_mask=True, with_semantic=True)['data_samples'][0]
+    """Return the data samples of one random image for mmdet, mmrotate or mmseg."""
+    if scope == 'mmseg':
+        label = PixelData(data=torch.randint(num_classes, (1, *size)))
+        return [_with_size(import_module('mmseg.structures').SegDataSample(gt_sem_seg=label, gt_edge_map=label), size)]
+    rotated = {'use_box_type': True} if scope == 'mmrotate' else {}
+    sample = import_module(f'{scope}.testing').demo_mm_inputs(
+        1, (3, *size), num_items=[boxes], with_mask=True, with_semantic=True, **rotated)['data_samples'][0]
     sample.gt_instances.labels %= num_classes
     sample.gt_sem_seg.sem_seg %= num_classes
     sample.proposals = InstanceData(bboxes=sample.gt_instances.bboxes)
+    return [_with_size(sample, size)]
+
+
+def _with_size(sample: Any, size: tuple[int, int]) -> Any:
+    sample.set_metainfo({'img_shape': size, 'ori_shape': size, 'pad_shape': size, 'batch_input_shape': size})
     return sample
+
+
+def _image(scope: str, model: Any, size: tuple[int, int], num_classes: int) -> Iterator[Batch]:
+    yield torch.randn(1, 3, *size), demo_samples(scope, size, num_classes)
+
+
+def _classification(model: Any, size: tuple[int, int], num_classes: int) -> Iterator[Batch]:
+    sample = _with_size(import_module('mmpretrain.structures').DataSample().set_gt_label(0), size)
+    views = [torch.randn(1, 3, *size) for _ in range(2)]  # of self-supervised training
+    yield views[0], [sample]
+    yield views, [sample]
+
+
+def _pose(model: Any, size: tuple[int, int], num_classes: int) -> Iterator[Batch]:
+    packed = import_module('mmpose.testing').get_packed_inputs(1, img_shape=size, input_size=size[::-1])
+    yield torch.randn(1, 3, *size), packed['data_samples']
+
+
+def _action(model: Any, size: tuple[int, int], num_classes: int) -> Iterator[Batch]:
+    sample = import_module('mmaction.structures').ActionDataSample()
+    sample.set_metainfo({'num_classes': num_classes, 'img_shape': size})
+    for set_label in ('set_gt_label', 'set_gt_labels'):  # of mmaction 1.2 and 1.1
+        if hasattr(sample, set_label):
+            getattr(sample, set_label)(0)
+    for shape in ((1, 1, 3, 8, *size), (1, 8, 3, *size), (1, 1, 2, 16, 17, 3)):  # a clip, frames, a skeleton
+        yield torch.randn(shape), [sample]
+
+
+def _detection_3d(model: Any, size: tuple[int, int], num_classes: int) -> Iterator[Batch]:
+    testing = import_module('mmdet3d.testing')
+    for kind in ('lidar', 'depth', 'cam'):
+        data = testing.create_detector_inputs(num_points=5000, with_img=True, img_size=size, bboxes_3d_type=kind)
+        batch = model.data_preprocessor(data, training=False)
+        yield batch['inputs'], batch['data_samples']
+
+
+_BATCHES: dict[str, Callable[[Any, tuple[int, int], int], Iterator[Batch]]] = {
+    'mmdet': partial(_image, 'mmdet'), 'mmyolo': partial(_image, 'mmdet'), 'mmrotate': partial(_image, 'mmrotate'),
+    'mmseg': partial(_image, 'mmseg'), 'mmpretrain': _classification, 'mmpose': _pose, 'mmaction': _action,
+    'mmdet3d': _detection_3d}

@@ -1,4 +1,4 @@
-"""Compare the placement of WS with a real run, on a stock config of a toolkit. Used by ``tools/sweep.py``."""
+"""Compare the placement of WS with a real run, on the stock configs of a toolkit. Used by ``tools/sweep.py``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import gc
 import logging
 import pickle
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from itertools import product
@@ -26,13 +27,13 @@ from mmws.conversion.output_recorder import Consumers, OutputRecorder
 from mmws.conversion.placement import decide
 from mmws.conversion.swap_convs import standardized_class, standardizes_itself
 from mmws.errors import FOREIGN_ERRORS, WSError
-from mmws.experiments.demo_samples import demo_samples
+from mmws.experiments.demo_samples import demo_batches
 from mmws.experiments.worker import prepare_worker, release_memory
 from mmws.openmmlab.config_tree import dicts_in, map_dicts
 from mmws.openmmlab.stock_configs import stock_config
-from mmws.ops.torch_compat import BatchNorm
+from mmws.ops.torch_compat import BatchNorm, tree_leaves
 
-__all__ = ['Row', 'check_placement', 'prepare_sweep_worker', 'read_model']
+__all__ = ['Row', 'check_placement', 'fill_row_', 'non_finite', 'prepare_sweep_worker', 'read_model']
 
 SIZES = (128, 128), (320, 320)
 """Height and width of the images in pixels; the second for networks that cannot process the first."""
@@ -45,7 +46,7 @@ _OVERRIDES = {'pretrained': None, 'teacher_ckpt': None, 'checkpoint': None, 'img
 class Row:
     """Result of the check of one stock config; counts of layers in its model."""
 
-    config: str  # name, for example mmdet::retinanet/retinanet_r50_fpn_1x_coco.py
+    config: str  # name, for example mmdet::retinanet/retinanet_r50_fpn_1x_coco.py, timm::resnet18
     convs: int = 0
     converted: int = 0  # standardized convolutions
     norms: int = 0  # BatchNorm layers that became GroupNorm
@@ -55,10 +56,10 @@ class Row:
     why: str = ''  # if not 'pass'
 
 
-def prepare_sweep_worker() -> None:
+def prepare_sweep_worker(packages: Sequence[str] = ('mmdet', 'mmseg')) -> None:
     """Prepare a process for checks of models: no output, a process group for mmcv's SyncBN, and all types loaded."""
     prepare_worker(logging.ERROR)
-    for package in ('mmdet', 'mmseg'):
+    for package in packages:
         import_module(f'{package}.models')
     gc.freeze()  # no collection visits what is loaded: half a million objects
     distributed.init_process_group('gloo', store=distributed.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
@@ -103,9 +104,18 @@ def check_placement(name: str, scope: str, model: bytes) -> Row:
             return row
         converted = MODELS.build({**config, 'type': f'mmws.{config.type}'})
         num_classes = min((part['num_classes'] for _, part in dicts_in(config) if 'num_classes' in part), default=2)
-        consumers = _run_on_samples(converted, scope, num_classes)
+        consumers, errors = _run_on_samples(converted, scope, num_classes)
+    fill_row_(row, stock, converted, consumers, errors)
+    return row
+
+
+def fill_row_(row: Row, stock: nn.Module, converted: nn.Module, consumers: Consumers, errors: list[str]) -> None:
+    """Compare a network with its converted form and with the ``consumers`` of a real run; write the result to ``row``.
+
+    ``errors``: of the run.
+    """
     names = {module: name for name, module in converted.named_modules()}
-    errors = [*_placement_errors(consumers, names), *_conversion_errors(stock, converted, names)]
+    errors = [*errors, *_placement_errors(consumers, names), *_conversion_errors(stock, converted, names)]
     convs = _convs(converted)
     row.convs, row.converted = len(convs), sum(map(standardizes_itself, convs))
     row.norms = sum(map(is_batch_norm, stock.modules()))
@@ -114,7 +124,6 @@ def check_placement(name: str, scope: str, model: bytes) -> Row:
         decide(consumers[conv]).reason or unsupported_reason(conv) if conv in consumers else 'not run'
         for conv in convs if not standardizes_itself(conv)))
     row.verdict, row.why = ('fail' if errors else 'pass'), '; '.join(errors[:5])
-    return row
 
 
 def _build_structure(config: ConfigDict) -> nn.Module:
@@ -134,25 +143,49 @@ class _WithoutRandomValues(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
-def _run_on_samples(model: nn.Module, scope: str, num_classes: int) -> Consumers:
-    """Return the consumers of each convolution that ran, from all runs that ended without an error."""
+def _run_on_samples(model: nn.Module, scope: str, num_classes: int) -> tuple[Consumers, list[str]]:
+    """Return the consumers of each convolution that ran, from all runs that ended, and what was not finite in them."""
     consumers: Consumers = {}
+    errors: list[str] = []
     parts = [part for part in (model, *model.children()) if hasattr(part, 'data_preprocessor')]
     for size, part, mode in product(SIZES, parts, ('loss', 'tensor', 'predict')):
         if consumers.keys() >= set(_convs(part)):
             continue
-        samples = demo_samples(scope, size, num_classes)
-        with OutputRecorder(model) as recorder, torch.no_grad():
-            try:
-                part.train(mode == 'loss')
-                part(torch.randn(1, 3, *size), samples, mode=mode)
-            except FOREIGN_ERRORS:
-                continue
-        for conv, seen in recorder.consumers.items():
-            consumers.setdefault(conv, []).extend(consumer for consumer in seen if consumer not in consumers[conv])
+        with suppress(*FOREIGN_ERRORS):
+            for inputs, samples in demo_batches(part, scope, size, num_classes):
+                seen = _run(model, part, mode, inputs, samples, errors)
+                for conv, others in seen.items():
+                    consumers.setdefault(conv, []).extend(other for other in others if other not in consumers[conv])
+                if seen:
+                    break
     if consumers.keys() >= set(_convs(model)):
-        return consumers
-    return {**run_in_parts(model), **consumers}  # the run of single parts reaches the remaining convolutions
+        return consumers, errors
+    return {**run_in_parts(model), **consumers}, errors  # the run of single parts reaches the remaining convolutions
+
+
+def _run(model: nn.Module, part: nn.Module, mode: str, inputs: Any, samples: Any, errors: list[str]) -> Consumers:
+    """Run ``part``; with the losses also backward. Return what the run showed, nothing if it failed."""
+    try:
+        part.train(mode == 'loss')
+        with OutputRecorder(model) as recorder, torch.set_grad_enabled(mode == 'loss'):
+            output = part(inputs, samples, mode=mode)
+    except FOREIGN_ERRORS:
+        return {}
+    errors += [f'{mode}: {error}' for error in non_finite(part, output)]
+    return recorder.consumers
+
+
+def non_finite(model: nn.Module, output: Any) -> list[str]:
+    """Compute the gradients of an output; return what of both is infinite or NaN."""
+    values = [leaf for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor) and leaf.is_floating_point()]
+    found = ['an output is not finite'] if not all(value.isfinite().all() for value in values) else []
+    total = sum(value.float().mean() for value in values if value.requires_grad)
+    if isinstance(total, torch.Tensor):
+        torch.autograd.backward(total)
+        found += [f'the gradient of {name} is not finite' for name, parameter in model.named_parameters()
+                  if parameter.grad is not None and not parameter.grad.isfinite().all()][:3]
+        model.zero_grad()
+    return found
 
 
 def _convs(model: nn.Module) -> list[nn.Module]:

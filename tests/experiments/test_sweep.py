@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.registry import MODELS
 from torch import nn
 
@@ -15,7 +16,8 @@ from mmws import WSError
 from mmws.conversion import convert
 from mmws.conversion.module_tree import decide_from_tree
 from mmws.conversion.placement import Placement
-from mmws.experiments import sweep
+from mmws.experiments import sweep, sweep_library
+from mmws.experiments.sweep_table import read_rows, render
 from mmws.experiments.worker import worker_pool
 from mmws.openmmlab.stock_configs import stock_config
 from tests.helpers.commands import REPOSITORY, tool
@@ -118,8 +120,48 @@ def test_the_tool_writes_the_table_and_prints_errors(tmp_path):
     table = list(csv.DictReader((tmp_path / 'table.csv').read_text().splitlines()))
     assert [row for row in SWEEP if 'pascal_voc/retinanet' in row['config']] == table
     nothing = tool('sweep.py', 'none.csv', '--only', 'nosuchmodel', folder=tmp_path)
-    assert nothing.stderr.splitlines()[-1] == "error: no stock config has 'nosuchmodel' in its name"
+    assert nothing.stderr.splitlines()[-1] == "error: no model has 'nosuchmodel' in its name"
     assert not (tmp_path / 'none.csv').exists()
+
+
+def test_the_networks_of_a_library_are_added_to_the_table(tmp_path):
+    pytest.importorskip('timm')
+    for names in (('--toolkit', 'mmdet', '--only', 'pascal_voc/retinanet'),
+                  ('--library', 'timm', '--only', 'test_efficientnet')):
+        swept = tool('sweep.py', 'table.csv', *names, '--processes', '1', folder=tmp_path)
+        assert swept.returncode == 0, swept.stderr
+    rows = read_rows(tmp_path / 'table.csv')
+    assert [row.config.partition('::')[0] for row in rows[:1]] == ['mmdet']
+    networks = [row for row in rows if row.config.startswith('timm::')]
+    assert {row.verdict for row in networks} == {'pass'}
+    assert all(0 < row.converted < row.convs and not row.unrun for row in networks)
+    page = (tmp_path / 'table.md').read_text()
+    assert page == render('table.csv', rows)
+    assert '## mmdet' in page
+    assert f'| timm | {len(networks)} | {len(networks)} | {len(networks)} |' in page
+    (tmp_path / 'other.csv').write_text('a,b\n1,2\n')
+    refused = tool('sweep.py', 'other.csv', *names, folder=tmp_path)
+    assert 'error: other.csv is not a table of this tool: expected the columns config, ' in refused.stderr
+
+
+def test_a_network_with_a_mistake_or_without_batch_norm(monkeypatch):
+    pytest.importorskip('timm')
+    assert sweep_library.check_network('timm::test_vit') is None
+    assert sweep_library.check_network('timm::nosuchnet').verdict == 'cannot build'
+    monkeypatch.setattr(sweep_library, 'convert_', lambda net, inputs: None)
+    assert 'is plain, but only norms consume its output' in sweep_library.check_network('timm::test_resnet').why
+
+
+def test_what_is_not_finite_is_named():
+    net = nn.Linear(2, 1)
+    assert sweep.non_finite(net, {'loss': net(torch.ones(2))}) == []
+    assert sweep.non_finite(net, [net(torch.tensor([1.0, float('inf')]))]) == [
+        'an output is not finite', 'the gradient of weight is not finite']
+
+
+def test_the_page_is_made_from_the_table():
+    table = REPOSITORY / 'docs' / 'sweep.csv'
+    assert table.with_suffix('.md').read_text() == render('sweep.csv', read_rows(table))
 
 
 def test_the_number_in_the_readme_is_from_the_table():

@@ -1,0 +1,91 @@
+"""Compare the placement of WS with a real run, on the networks of timm and torchvision. Used by ``tools/sweep.py``."""
+
+from __future__ import annotations
+
+import copy
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmws.conversion.convert import convert_
+from mmws.conversion.layer_types import batch_norms
+from mmws.conversion.output_recorder import OutputRecorder
+from mmws.errors import FOREIGN_ERRORS
+from mmws.experiments.sweep import Row, fill_row_, non_finite
+from mmws.experiments.worker import prepare_worker, release_memory
+
+__all__ = ['LARGEST', 'LIBRARIES', 'check_network', 'library_networks', 'prepare_library_worker']
+
+LIBRARIES = ('timm', 'torchvision')
+LARGEST = 90_000_000
+"""Parameters of the largest network that is checked."""
+
+
+def library_networks(library: str) -> list[str]:
+    """Return the names of all networks of a library, such as ``'timm::resnet18'``; no quantized ones."""
+    names = (import_module('timm').list_models() if library == 'timm' else
+             import_module('torchvision.models').list_models())
+    return [f'{library}::{name}' for name in names if not name.startswith('quantized_')]
+
+
+def prepare_library_worker() -> None:
+    """Prepare a process for checks of networks."""
+    prepare_worker()
+
+
+def check_network(name: str) -> Row | None:
+    """Build a network, convert it, and compare the placement with a real forward and backward pass.
+
+    Returns:
+        The row; None if the network has no BatchNorm, or more parameters than :data:`LARGEST`.
+    """
+    release_memory()  # of the previous network
+    torch.manual_seed(0)
+    row = Row(name)
+    try:
+        with torch.device('meta'):
+            stock = _build(name)
+        if not batch_norms(stock) or sum(parameter.numel() for parameter in stock.parameters()) > LARGEST:
+            return None
+        net = _build(name)
+    except (*FOREIGN_ERRORS, OSError) as error:
+        row.verdict, row.why = 'cannot build', f'{type(error).__name__}: {" ".join(str(error).split())[:200]}'
+        return row
+    inputs = _inputs(name, net)
+    convert_(net, inputs=copy.deepcopy(inputs))
+    with OutputRecorder(net.train()) as recorder:
+        output = net(*inputs)
+    fill_row_(row, stock, net, recorder.consumers, non_finite(net, output))
+    return row
+
+
+def _build(name: str) -> nn.Module:
+    library, _, network = name.partition('::')
+    if library == 'timm':
+        return import_module('timm').create_model(network, pretrained=False)  # type: ignore[no-any-return]
+    options = {'weights_backbone': None} if network.startswith(_WITH_BACKBONE) else {}
+    return import_module('torchvision.models').get_model(  # type: ignore[no-any-return]
+        network, weights=None, **options)
+
+
+_DETECTORS = ('faster', 'fcos', 'keypoint', 'mask', 'retina', 'ssd')
+_WITH_BACKBONE = (*_DETECTORS, 'deeplab', 'fcn', 'lraspp')
+
+
+def _inputs(name: str, net: Any) -> tuple[Any, ...]:
+    """Return the arguments of a training step of two images, as small as the network allows."""
+    library, _, network = name.partition('::')
+    if library == 'timm':
+        return torch.randn(2, *net.pretrained_cfg.get('input_size', (3, 224, 224))),
+    if network.startswith(_DETECTORS):
+        images = [torch.rand(3, 128, 128) for _ in range(2)]
+        target = {'boxes': torch.tensor([[10.0, 10, 90, 90]]), 'labels': torch.tensor([1]),
+                  'masks': torch.ones(1, 128, 128, dtype=torch.uint8), 'keypoints': torch.full((1, 17, 3), 50.0)}
+        return images, [copy.deepcopy(target) for _ in images]
+    if network.startswith('raft'):
+        return torch.randn(1, 3, 128, 128), torch.randn(1, 3, 128, 128)
+    if network.startswith(('mc3', 'mvit', 'r2plus1d', 'r3d', 's3d', 'swin3d')):
+        return torch.randn(1, 3, 16, 112, 112),
+    return torch.randn(2, 3, 299, 299) if network == 'inception_v3' else torch.randn(2, 3, 224, 224),

@@ -1,0 +1,94 @@
+"""The table of ``tools/sweep.py``: a CSV file with a row per config, and a page with the totals and the reasons."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+
+from mmws.errors import WSError
+from mmws.experiments.sweep import Row
+from mmws.files import write_text
+
+__all__ = ['read_rows', 'render', 'totals', 'write_table']
+
+COLUMNS = [column.name for column in fields(Row)]
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Return the rows of a table, none if it does not exist.
+
+    Raises:
+        WSError: if the file is not such a table.
+    """
+    if not path.is_file():
+        return []
+    reader = csv.DictReader(path.read_text().splitlines())
+    if reader.fieldnames != COLUMNS:
+        raise WSError(f'{path} is not a table of this tool: expected the columns {", ".join(COLUMNS)}; choose another '
+                      'name')
+    return [Row(row['config'], **{name: int(row[name]) for name in ('convs', 'converted', 'norms', 'unrun')},
+                skipped=_counts(row['skipped']), verdict=row['verdict'], why=row['why']) for row in reader]
+
+
+def _counts(text: str) -> dict[str, int]:
+    parts = (part.partition(' ') for part in text.split('; ') if part)
+    return {reason: int(count) for count, _, reason in parts}
+
+
+def write_table(path: Path, rows: Sequence[Row]) -> None:
+    """Write the rows to ``path``, and :func:`render` to the same path with the ending ``.md``."""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, COLUMNS, lineterminator='\n')
+    writer.writeheader()
+    writer.writerows({**asdict(row), 'skipped': '; '.join(f'{count} {why}' for why, count in row.skipped.items())}
+                     for row in rows)
+    write_text(path, file.getvalue())
+    write_text(path.with_suffix('.md'), render(path.name, rows))
+
+
+def totals(rows: Sequence[Row]) -> list[list[str]]:
+    """Return the head and the lines of a table with a line per toolkit or library."""
+    lines = [['', 'configs', 'built without mmws', 'passed', 'convolutions', 'standardized', 'not run']]
+    packages = sorted({_package(row) for row in rows})
+    for name in [*packages, 'all'] if len(packages) > 1 else packages:
+        part = [row for row in rows if name in ('all', _package(row))]
+        numbers = (len(part), sum(row.verdict != 'cannot build' for row in part),
+                   sum(row.verdict == 'pass' for row in part), sum(row.convs for row in part),
+                   sum(row.converted for row in part), sum(row.unrun for row in part))
+        lines.append([name, *(f'{number:,}' for number in numbers)])
+    return lines
+
+
+def render(name: str, rows: Sequence[Row]) -> str:
+    """Return the page: the totals, and for each toolkit or library the reasons of what is not standardized."""
+    parts = ['# Conversion of all stock models',
+             f'Written by `tools/sweep.py` with [{name}]({name}), a row per config. Each model is built with its own '
+             'type and converted. Both are compared with a real run of the converted model on the CPU.',
+             _markdown(totals(rows))]
+    for package in sorted({_package(row) for row in rows}):
+        part = [row for row in rows if _package(row) == package]
+        parts.append(f'## {package}')
+        plain: Counter[str] = Counter()
+        for row in part:
+            plain.update(row.skipped)
+        if plain:
+            parts.append(_markdown([['convolutions that stay plain', 'reason'], *(
+                [f'{count:,}', reason] for reason, count in plain.most_common(12))]))
+        others = Counter((row.verdict, row.why) for row in part if row.verdict != 'pass')
+        if others:
+            parts.append(_markdown([['configs', 'result', 'reason'], *(
+                [f'{count:,}', verdict, why.replace('|', '\\|')] for (verdict, why), count in others.most_common())]))
+    return '\n\n'.join(parts) + '\n'
+
+
+def _package(row: Row) -> str:
+    return row.config.partition('::')[0]
+
+
+def _markdown(lines: Sequence[Sequence[str]]) -> str:
+    head, *rows = ['| ' + ' | '.join(line) + ' |' for line in lines]
+    return '\n'.join([head, '|' + ' --- |' * len(lines[0]), *rows])
