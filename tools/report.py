@@ -16,7 +16,9 @@ try:
 
     from mmws.cli.config import CfgOptions
     from mmws.cli.conversion_report import ConversionReport, inspect_conversion, write_config
+    from mmws.cli.report_page import write_page
     from mmws.errors import one_line_errors
+    from mmws.files import check_output
 except (ModuleNotFoundError, ValueError) as error:
     raise SystemExit(f'error: {error}; install the missing package (see Install in README.md)') from None
 
@@ -27,15 +29,23 @@ def main() -> None:
     parser.add_argument('--ws', nargs='+', action=CfgOptions, default={}, metavar='NAME=VALUE',
                         help="ws options of the conversion, such as norm=keep or exclude=\"['neck.*']\"")
     parser.add_argument('--json', action='store_true', help='print JSON instead of the tree')
+    parser.add_argument('--html', type=Path, metavar='OUT.html', help='write the tree as a page that can be searched')
     parser.add_argument('--write', type=Path, metavar='OUT.py', help='write a config that adds the prefix')
     options = parser.parse_args()
     logging.disable(logging.WARNING)
+    if options.html:
+        with one_line_errors():
+            check_output(options.html, endings=('.html', ))
     warnings.simplefilter('ignore')
     with one_line_errors():
         report = inspect_conversion(options.config, options.ws)
         if options.write:
             write_config(options.config, options.ws, options.write)
+        if options.html:
+            write_page(report, options.html)
     print(json.dumps(report.as_dict(), indent=1)) if options.json else show(report)
+    if options.html:
+        Console(stderr=True).print(f'wrote {options.html}')
     if options.write:
         Console(stderr=True).print(f'wrote {options.write}; to train it, run\n  python tools/train.py {options.write}')
 

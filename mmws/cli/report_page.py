@@ -1,0 +1,104 @@
+"""The report of a conversion as one HTML file, with a module tree that can be searched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from html import escape
+from pathlib import Path
+from string import Template
+
+from torch import nn
+
+from mmws.cli.conversion_report import ConversionReport
+from mmws.conversion.layer_types import is_conv
+from mmws.conversion.module_tree import module_names
+from mmws.conversion.parametrize_convs import weight_form
+from mmws.files import write_text
+from mmws.version import __version__
+
+__all__ = ['write_page']
+
+
+def write_page(report: ConversionReport, path: Path) -> None:
+    """Write a page with the totals and the module tree. It needs no other file and no network."""
+    totals = ''.join(f'<tr><th>{escape(name)}</th><td>{value:,}</td></tr>' if isinstance(value, int) else ''
+                     for name, value in report.totals.items())
+    functions = ''.join(f'<li class="leaf plain">{escape(function)}, called at {escape(where)}</li>'
+                        for where, function in report.report.functions.items())
+    tree = ''.join(_tree(report.model, module_names(report.model), report))
+    write_text(path, _PAGE.substitute(
+        title=escape(report.totals['model']), version=__version__, totals=totals,
+        summary=escape(report.report.summary()), tree=tree + (f'<ul>{functions}</ul>' if functions else '')))
+
+
+def _tree(module: nn.Module, names: Mapping[nn.Module, str], report: ConversionReport) -> Iterator[str]:
+    """Yield the HTML of the modules below ``module`` that are convolutions or replaced norms, or contain one."""
+    yield '<ul>'
+    for child, part in module.named_children():
+        if is_conv(part) or names[part] in report.report.norms:
+            yield _leaf(part, names[part], child, report)
+        elif any(is_conv(inner) for inner in part.modules()):
+            yield f'<li><details open><summary><b>{escape(child)}</b> {escape(type(part).__name__)}</summary>'
+            yield from _tree(part, names, report)
+            yield '</details></li>'
+    yield '</ul>'
+
+
+def _leaf(part: nn.Module, path: str, child: str, report: ConversionReport) -> str:
+    if path in report.report.norms:
+        kind, text = 'norm', report.report.norms[path]
+    else:
+        kind = 'plain' if weight_form(part) == 'plain' else 'ws'
+        text = f'{type(part).__name__}({part.extra_repr()})'
+    reason = report.report.skipped.get(path, '')
+    note = 'not run, decided by the module tree' if path in report.report.unseen else ''
+    return (f'<li class="leaf {kind}" title="{escape(path)}"><i>{_LABELS[kind]}</i> <b>{escape(child)}</b> '
+            f'{escape(text)} <em>{escape("; ".join(filter(None, (reason, note))))}</em></li>')
+
+
+_LABELS = {'ws': 'standardized', 'plain': 'plain', 'norm': 'norm'}
+_PAGE = Template('''<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>$title</title>
+<style>
+:root { color-scheme: light dark; --ws: #1a7f37; --plain: #9a3b8f; --norm: #0550ae; --line: #8884; }
+@media (prefers-color-scheme: dark) { :root { --ws: #5fd07a; --plain: #e08ad6; --norm: #7ab8ff; } }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 1rem auto; padding: 0 1rem;
+  overflow-wrap: anywhere; }
+ul { list-style: none; padding-left: 1.2rem; margin: 0; border-left: 1px solid var(--line); }
+th { text-align: left; font-weight: normal; padding-right: 1rem; } td { text-align: right; }
+summary { cursor: pointer; } em { opacity: .75; } i { font-style: normal; }
+.ws i { color: var(--ws); } .plain i { color: var(--plain); } .norm i { color: var(--norm); }
+input { font: inherit; width: 100%; box-sizing: border-box; margin: 1rem 0; padding: .4rem; }
+.hidden { display: none; }
+</style></head><body>
+<h1>$title</h1>
+<p>$summary</p>
+<table>$totals</table>
+<label>Search names, types and reasons <input id="search" type="search"></label>
+<p><button id="open">Open all</button> <button id="close">Close all</button> <span id="count" role="status"></span></p>
+<div id="tree">$tree</div>
+<p><small>Written by <code>tools/report.py</code> of mmws $version.</small></p>
+<script>
+const tree = document.getElementById('tree'), search = document.getElementById('search');
+const leaves = [...tree.querySelectorAll('.leaf')], groups = [...tree.querySelectorAll('details')];
+const text = leaf => (leaf.title + ' ' + leaf.textContent).toLowerCase();
+search.addEventListener('input', () => {
+  const wanted = search.value.toLowerCase();
+  let shown = 0;
+  for (const leaf of leaves) {
+    const found = text(leaf).includes(wanted);
+    leaf.classList.toggle('hidden', !found);
+    shown += found;
+  }
+  for (const group of groups) {
+    const any = group.querySelector('.leaf:not(.hidden)');
+    group.parentElement.classList.toggle('hidden', !any);
+    if (wanted && any) group.open = true;
+  }
+  document.getElementById('count').textContent = wanted ? shown + ' of ' + leaves.length : '';
+});
+for (const [id, open] of [['open', true], ['close', false]])
+  document.getElementById(id).addEventListener('click', () => groups.forEach(group => { group.open = open; }));
+</script></body></html>
+''')

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from html.parser import HTMLParser
+
+import pytest
+from torch import nn
+
+from mmws import convert_
+from mmws.cli.conversion_report import ConversionReport
+from mmws.cli.report_page import write_page
+from tests.helpers.commands import REPOSITORY, tool, tool_error
+
+CONFIG = str(REPOSITORY / 'configs' / 'mask_rcnn_r50_gnws.py')
+
+
+class Page(HTMLParser):
+    """Tags in order, checked for their ends; leaves of the tree by class; links to other files."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.leaves: dict[str, list[str]] = {}
+        self.links: list[str] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        values = dict(attributes)
+        self.links += [values[name] for name in ('src', 'href') if name in values]
+        if 'leaf' in values.get('class', ''):
+            self.leaves.setdefault(values['class'].split()[1], []).append(values.get('title', ''))
+        if tag not in ('meta', 'input'):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_tool_writes_one_small_file_with_every_convolution(tmp_path):
+    written = tool('report.py', CONFIG, '--html', 'out.html', folder=tmp_path)
+    assert written.returncode == 0, written.stderr
+    assert 'wrote out.html' in written.stderr
+    text = (tmp_path / 'out.html').read_text()
+    assert len(text) < 1_000_000
+    page = Page(text)
+    assert page.links == []
+    convs = page.leaves['ws'] + page.leaves['plain']
+    assert len(convs) == len(set(convs)) == 74  # 53 in the backbone, 8 in the neck, 13 in the heads
+    assert 'backbone.layer1.0.conv1' in page.leaves['ws']
+    assert 'backbone.gn1' in page.leaves['norm']
+    assert 'rpn_head.rpn_cls' in page.leaves['plain']
+    assert 'no norm follows: the output leaves the network' in text
+
+
+def test_names_and_reasons_are_escaped_and_shared_modules_have_their_reason(tmp_path):
+    net = nn.Sequential(nn.Sequential(shared := nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)), nn.Sequential(shared))
+    net.add_module('a<b', nn.Conv2d(3, 3, 1))
+    with pytest.warns(UserWarning, match='nothing was standardized'):
+        report = convert_(net, exclude=['a<b'])
+    report.functions['net.py:3 in <lambda>'] = 'conv2d, weight: computed'
+    write_page(ConversionReport(net, report, {'model': 'Net of <x>', 'convolutions': 2}), tmp_path / 'page.html')
+    text = (tmp_path / 'page.html').read_text()
+    assert Page(text).leaves == {'plain': ['0.0', '0.0', 'a<b', ''], 'norm': ['0.1']}
+    assert '<h1>Net of &lt;x&gt;</h1>' in text
+    assert 'conv2d, weight: computed, called at net.py:3 in &lt;lambda&gt;' in text
+    assert text.count('not only norms follow: conv2d') == 2
+
+
+def test_a_wrong_name_is_one_line_before_the_work(tmp_path):
+    assert tool_error('report.py', CONFIG, '--html', f'{tmp_path}/out.txt') == (
+        f'error: {tmp_path}/out.txt: expected a name that ends in .html')
