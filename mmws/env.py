@@ -19,7 +19,7 @@ from mmws.openmmlab.toolkits import TOOLKITS
 from mmws.ops import torch_compat
 from mmws.version import __version__
 
-__all__ = ['describe_environment']
+__all__ = ['describe_environment', 'main']
 
 DISTRIBUTIONS = {'mmengine': ('onedl-mmengine', 'mmengine'), 'mmcv': ('onedl-mmcv', 'mmcv', 'mmcv-lite'),
                  **{name: toolkit.distributions for name, toolkit in TOOLKITS.items()},

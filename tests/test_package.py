@@ -9,6 +9,7 @@ from types import ModuleType
 from unittest.mock import patch
 
 import pytest
+import yaml
 
 import mmws
 from tests.helpers.commands import REPOSITORY, tracked_files
@@ -81,3 +82,18 @@ def test_an_installation_replaces_the_links_of_a_checkout_that_moved(tmp_path):
     for target in (dangling, other):
         link(tmp_path / 'new', target)
         assert target.resolve() == tmp_path / 'new'
+
+
+def test_the_citation_has_the_version():
+    citation = yaml.safe_load((REPOSITORY / 'CITATION.cff').read_text())
+    assert citation['version'] == mmws.__version__
+    assert any(reference['url'].endswith('1903.10520') for reference in citation['references'])
+
+
+@pytest.mark.parametrize('path', sorted((REPOSITORY / '.github').rglob('*.yml')), ids=lambda path: path.name)
+def test_the_files_for_github_are_yaml_and_ask_for_the_environment(path):
+    content = yaml.safe_load(path.read_text())
+    if path.parent.name == 'ISSUE_TEMPLATE':
+        assert any(field['id'] == 'environment' for field in content['body'])
+    else:
+        assert content['jobs']
