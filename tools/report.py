@@ -57,8 +57,8 @@ def show(report: ConversionReport) -> None:
     console = Console()
     console.print(report.tree())
     console.print(table)
-    for where, function in report.report.functions.items():
-        console.print(f'unchanged: {function}, called at {where}', soft_wrap=True)
+    for where, calls in report.report.functions.items():
+        console.print(f'unchanged: {"; ".join(calls)}, called at {where}', soft_wrap=True)
 
 
 if __name__ == '__main__':

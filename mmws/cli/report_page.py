@@ -23,8 +23,8 @@ def write_page(report: ConversionReport, path: Path) -> None:
     """Write a page with the totals and the module tree. It needs no other file and no network."""
     totals = ''.join(f'<tr><th>{escape(name)}</th><td>{value:,}</td></tr>' if isinstance(value, int) else ''
                      for name, value in report.totals.items())
-    functions = ''.join(f'<li class="leaf plain">{escape(function)}, called at {escape(where)}</li>'
-                        for where, function in report.report.functions.items())
+    functions = ''.join(f'<li class="leaf plain">{escape(call)}, called at {escape(where)}</li>'
+                        for where, calls in report.report.functions.items() for call in calls)
     tree = ''.join(_tree(report.model, module_names(report.model), report))
     write_text(path, _PAGE.substitute(
         title=escape(report.totals['model']), version=__version__, totals=totals,

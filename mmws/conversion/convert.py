@@ -10,7 +10,7 @@ import torch
 from torch import fx, nn
 
 from mmws.conversion.decision import Decision
-from mmws.conversion.layer_types import class_name, is_norm
+from mmws.conversion.layer_types import class_name, is_conv, is_norm
 from mmws.conversion.module_tree import module_names
 from mmws.conversion.options import Options
 from mmws.conversion.parametrize_convs import WEIGHTS, reparametrize_conv_, weight_form
@@ -57,9 +57,10 @@ def convert_(model: nn.Module, *, norm: str = 'GN', weight: str = 'ws', num_grou
             replaced.
         include: globs on module names. If given, only matching convolutions are standardized, and a LayerNorm counts as
             a norm for them.
-        inputs: the argument of the network, a tuple of arguments, or a mapping of keyword arguments. A copy of the
-            network runs on them. Give them where an image does not do: point clouds, text, several images. Without
-            them, the copy runs on an empty image, and the module tree decides for what does not run.
+        inputs: the argument of the network if it is a tensor; else a tuple or list of its arguments, or a mapping of
+            keyword arguments. A copy of the network runs on them. Give them where an image does not do: point clouds,
+            text, several images. Without them, the copy runs on an empty image, and the module tree decides for what
+            does not run.
 
     Returns:
         The report: converted and skipped convolutions with reasons, replaced norms.
@@ -105,7 +106,8 @@ def _check_network(model: Any) -> None:
     if not isinstance(model, nn.Module):
         raise WSError(f'convert_: expected a network (nn.Module), got {shortened(model)}')
     for name, module in model.named_modules():
-        if any(isinstance(parameter, nn.UninitializedParameter) for parameter in module.parameters(recurse=False)):
+        lazy = any(isinstance(parameter, nn.UninitializedParameter) for parameter in module.parameters(recurse=False))
+        if lazy and (is_conv(module) or is_norm(module)):
             raise WSError(f'convert_: {name or "the network"} ({type(module).__name__}) has parameters without a '
                           'shape; run the network once before the conversion')
         exported = isinstance(module, fx.GraphModule) and any(

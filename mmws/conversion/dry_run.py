@@ -6,21 +6,23 @@ import copy
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Dict, List
 
 import torch
 from torch import Tensor, nn
 
 from mmws.conversion.guessed_calls import guessed_calls, has_filters
+from mmws.conversion.layer_types import is_conv
 from mmws.conversion.output_recorder import Consumers, OutputRecorder
 from mmws.conversion.replica import copy_for_run, copy_to_meta
-from mmws.conversion.weight_use import WeightUse, stand_in
+from mmws.conversion.weight_use import WeightUse, holds_filters, stand_in
 from mmws.errors import FOREIGN_ERRORS, WSError, format_exception
 from mmws.ops.torch_compat import tree_leaves
 
 __all__ = ['DryRun', 'dry_run', 'run_in_parts']
 
 MODES = (True, False)  # training, evaluation
+Originals = Dict[int, List[nn.Module]]  # by the id of a weight of the network: the copies of its modules
 
 
 @dataclass
@@ -32,13 +34,25 @@ class DryRun:
             output leaves it is omitted: its consumers are unknown.
         pointwise: the norms whose input has a single value per channel and image.
         uses: how each module with filters uses its weight, but for classes whose forward is known.
-        functions: see :class:`mmws.conversion.output_recorder.OutputRecorder`.
+        functions: see :class:`mmws.conversion.weight_recorder.WeightRecorder`.
     """
 
     consumers: Consumers = field(default_factory=dict)
     pointwise: set[nn.Module] = field(default_factory=set)
     uses: dict[nn.Module, WeightUse] = field(default_factory=dict)
-    functions: dict[str, str] = field(default_factory=dict)
+    functions: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, other: DryRun) -> None:
+        """Add what another dry run of the same network showed."""
+        for conv, consumers in other.consumers.items():
+            known = self.consumers.setdefault(conv, [])
+            known += [consumer for consumer in consumers if consumer not in known]
+        for where, texts in other.functions.items():
+            known_texts = self.functions.setdefault(where, [])
+            known_texts += [text for text in texts if text not in known_texts]
+        for module, use in other.uses.items():
+            self.uses.setdefault(module, use).add(use)
+        self.pointwise |= other.pointwise
 
 
 def dry_run(model: nn.Module, inputs: Any = None) -> DryRun:
@@ -46,87 +60,90 @@ def dry_run(model: nn.Module, inputs: Any = None) -> DryRun:
 
     On the meta device, a detector or segmenter of a toolkit runs through ``extract_feat``, and its heads run on the
     features. Any other network runs on an image. If the whole network does not run, its parts run, each on inputs with
-    the channels of its first convolution. What ran on ``inputs`` counts as it ran there.
+    the channels of its first convolution. A module that may be a convolution of an unknown class also runs alone.
 
     Args:
-        inputs: the argument of the network: a tensor, a tuple of arguments, or a mapping of keyword arguments.
+        inputs: the argument of the network if it is a tensor; else a tuple or list of its arguments, or a mapping of
+            keyword arguments.
 
     Raises:
-        WSError: if the network does not run on ``inputs``.
+        WSError: if the network cannot be copied to run on ``inputs``, or runs on them in neither mode.
     """
-    def run_on_meta(replica: nn.Module) -> tuple[Consumers, dict[str, str]]:
-        with torch.device('meta'):
-            return _run_and_record(replica)
-
-    found = _run_copy(model, copy_to_meta, run_on_meta)
+    found = DryRun()
+    with suppress(*FOREIGN_ERRORS):
+        pointwise: set[nn.Module] = set()
+        found = _run_copy(model, copy_to_meta(model, pointwise), pointwise, _run_on_meta)
     if inputs is not None:
-        given = _run_on_inputs(model, inputs)
-        found.consumers.update(given.consumers)
-        found.functions.update(given.functions)
-        found.pointwise |= given.pointwise
-        found.uses.update({module: use for module, use in given.uses.items() if use.ran})
+        found.add(_run_on_inputs(model, inputs))
     return found
+
+
+def _run_on_meta(replica: nn.Module, originals: Originals) -> OutputRecorder:
+    with torch.device('meta'):
+        return _run_and_record(replica, originals)
 
 
 def _run_on_inputs(model: nn.Module, inputs: Any) -> DryRun:
     args = () if isinstance(inputs, Mapping) else tuple(inputs) if isinstance(inputs, (list, tuple)) else (inputs, )
-    kwargs = inputs if isinstance(inputs, Mapping) else {}
+    kwargs = dict(inputs) if isinstance(inputs, Mapping) else {}
+    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     errors: list[Exception] = []
 
-    def run(replica: nn.Module) -> tuple[Consumers, dict[str, str]]:
+    def run(replica: nn.Module, originals: Originals) -> OutputRecorder:
         try:
-            with OutputRecorder(replica) as recorder, recorder.attempt(), torch.no_grad():
-                replica(*copy.deepcopy(args), **copy.deepcopy(dict(kwargs)))
+            copied = copy.deepcopy((args, kwargs), {id(tensor): tensor.detach().clone() for tensor in tensors})
+            with OutputRecorder(replica, originals) as recorder, recorder.attempt(), torch.no_grad():
+                replica(*copied[0], **copied[1])
         except FOREIGN_ERRORS as error:
             errors.append(error)
             raise
-        return recorder.consumers, recorder.functions
+        return recorder
 
-    devices = {leaf.device for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.is_cuda}
-    with torch.random.fork_rng(devices):
-        found = _run_copy(model, copy_for_run, run)
+    pointwise: set[nn.Module] = set()
+    try:
+        replica = copy_for_run(model, pointwise)
+    except FOREIGN_ERRORS as error:
+        raise WSError('convert_: the network cannot be copied to run on the inputs: '
+                      f'{format_exception(error)}') from None
+    with torch.random.fork_rng({tensor.device for tensor in tensors if tensor.is_cuda}):
+        found = _run_copy(model, replica, pointwise, run)
     if len(errors) == len(MODES):
         raise WSError(f'convert_: the network does not run on the inputs: {format_exception(errors[-1])}; expected the '
                       f'arguments of {type(model).__name__}.forward as a tuple, or as a mapping of keyword arguments')
     return found
 
 
-def _run_copy(model: nn.Module, make: Callable[[nn.Module, set[nn.Module]], nn.Module],
-              run: Callable[[nn.Module], tuple[Consumers, dict[str, str]]]) -> DryRun:
+def _run_copy(model: nn.Module, replica: nn.Module, pointwise: set[nn.Module],
+              run: Callable[[nn.Module, Originals], OutputRecorder]) -> DryRun:
+    """Run a copy of ``model`` in both modes; ``pointwise`` gets its norms of that kind."""
     found = DryRun()
-    pointwise: set[nn.Module] = set()
-    try:
-        replica = make(model, pointwise)
-    except FOREIGN_ERRORS:
+    modules, own = list(replica.modules()), list(model.modules())
+    if len(modules) != len(own):  # a module copies itself in its own way
         return found
-    modules, originals = list(replica.modules()), list(model.modules())
-    if len(modules) != len(originals):  # a module copies itself in its own way
-        return found
-    original: dict[Any, Any] = dict(zip(modules, originals))
+    original: dict[Any, Any] = dict(zip(modules, own))
+    originals = {id(before.weight): [after] for after, before in original.items() if holds_filters(before)}
     for training in MODES:
         replica.train(training)  # not chained: a toolkit's override may return None
-        try:
-            consumers, functions = run(replica)
-        except FOREIGN_ERRORS:
-            continue
-        found.functions.update(functions)
-        for conv, seen in consumers.items():
-            known = found.consumers.setdefault(original[conv], [])
-            known += [consumer for other in seen if (consumer := original.get(other, other)) not in known]
+        with suppress(*FOREIGN_ERRORS):
+            recorder = run(replica, originals)
+            found.add(DryRun(functions=recorder.weights.functions, consumers={
+                original[conv]: [original.get(consumer, consumer) for consumer in consumers]
+                for conv, consumers in recorder.consumers.items()}))
     found.pointwise = {original[norm] for norm in pointwise}
-    found.uses = {original[module]: use for module in modules if (use := _use(module)) is not None}
+    found.uses = {original[module]: use for module in modules if (use := _use(module, originals)) is not None}
     return found
 
 
-def _use(module: nn.Module) -> WeightUse | None:
-    """Return how ``module`` uses its weight. It runs alone if it did not run in the network."""
+def _use(module: nn.Module, originals: Originals) -> WeightUse | None:
+    """Return how ``module`` uses its weight. On the meta device it runs alone too, in both modes, with gradients."""
     found = stand_in(module)
     if found is None:
         return None
-    if not found[1].ran and found[0].is_meta:
-        with OutputRecorder(module), torch.device('meta'), torch.no_grad():
+    for training in MODES if found[0].is_meta else ():
+        module.train(training)
+        with OutputRecorder(module, originals) as recorder, torch.device('meta'), torch.set_grad_enabled(training):
             for attempt in guessed_calls(module, None):
-                with suppress(*FOREIGN_ERRORS):
+                with suppress(*FOREIGN_ERRORS), recorder.attempt():
                     attempt()
                     break
     return found[1]
@@ -134,14 +151,15 @@ def _use(module: nn.Module) -> WeightUse | None:
 
 def run_in_parts(model: nn.Module) -> Consumers:
     """Run ``model`` itself on empty tensors, in parts if need be, and return the consumers as :func:`dry_run` does."""
-    return _run_and_record(model)[0]
+    return _run_and_record(model, {}).consumers
 
 
-def _run_and_record(model: nn.Module) -> tuple[Consumers, dict[str, str]]:
-    with OutputRecorder(model) as recorder, torch.no_grad():
+def _run_and_record(model: nn.Module, originals: Originals) -> OutputRecorder:
+    with OutputRecorder(model, originals) as recorder, torch.no_grad():
         complete, _ = _run(model, recorder, None)
-    consumers = {conv: consumers for conv, consumers in recorder.consumers.items() if consumers or conv in complete}
-    return consumers, recorder.functions
+    recorder.consumers = {
+        conv: consumers for conv, consumers in recorder.consumers.items() if consumers or conv in complete}
+    return recorder
 
 
 def _run(module: nn.Module, recorder: OutputRecorder, features: Any) -> tuple[set[nn.Module], Any]:
@@ -152,7 +170,7 @@ def _run(module: nn.Module, recorder: OutputRecorder, features: Any) -> tuple[se
         output, which is the input of the modules after it.
     """
     convs = {inner for inner in module.modules() if has_filters(inner)}
-    if module in convs or (module is not recorder.model and convs <= recorder.ran | recorder.consumers.keys()):
+    if module is not recorder.model and (is_conv(module) or convs <= recorder.ran | recorder.consumers.keys()):
         return set(), features
     complete: set[nn.Module] = set()
     for attempt in guessed_calls(module, features):

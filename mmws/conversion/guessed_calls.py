@@ -48,7 +48,8 @@ def _calls(module: Any, features: Any) -> Iterator[Callable[[], Any]]:
 
 def _inputs(module: nn.Module) -> Iterator[list[Tensor]]:
     """Yield feature pyramids of different sizes, finest level first, with the channels that ``module`` expects."""
-    first: Any = next(filter(has_filters, module.modules()), None) or nn.Conv2d(3, 3, 1)
+    first: Any = next((inner for kind in (is_conv, has_filters) for inner in filter(kind, module.modules())),
+                      None) or nn.Conv2d(3, 3, 1)
     sizes = [64, 14, 7]  # of features and regions
     in_channels = getattr(first, 'in_channels', first.weight.shape[1])
     if in_channels <= 4:

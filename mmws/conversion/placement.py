@@ -15,6 +15,7 @@ from torch import nn
 
 from mmws.conversion.decision import LAYER_NORM_REASON, Decision
 from mmws.conversion.dry_run import dry_run
+from mmws.conversion.layer_types import is_conv
 from mmws.conversion.module_tree import decide_from_tree
 from mmws.conversion.options import Options
 from mmws.conversion.output_recorder import NORM_FUNCTIONS
@@ -28,12 +29,12 @@ class Placement:
     """Placement of Weight Standardization in a model: a decision for each convolution, in the order of ``modules()``.
 
     ``pointwise`` has the norms whose input has a single value per channel and image; ``functions`` the convolution
-    functions outside of modules, see :class:`mmws.conversion.output_recorder.OutputRecorder`.
+    functions outside of modules, see :class:`mmws.conversion.weight_recorder.WeightRecorder`.
     """
 
     decisions: dict[nn.Module, Decision]
     pointwise: set[nn.Module]
-    functions: dict[str, str] = field(default_factory=dict)
+    functions: dict[str, list[str]] = field(default_factory=dict)
 
     def producers(self) -> dict[nn.Module, nn.Module]:
         """Return the convolution before each norm; if there are several, one that trains."""
@@ -54,8 +55,10 @@ def find_placement(model: nn.Module, inputs: Any = None) -> Placement:
     run = dry_run(model, inputs)
     decisions = {**decide_from_tree(model), **{conv: decide(run.consumers[conv]) for conv in run.consumers}}
     for module, use in run.uses.items():
-        if module in decisions or use.in_convolution() or not use.ran:
-            decisions.setdefault(module, Decision(ran=True)).use = use
+        if not is_conv(module) and use.modes and not use.in_convolution():
+            decisions.pop(module, None)  # its weight has the size of filters, but it is none
+        else:
+            decisions.setdefault(module, Decision([], 'it did not run in the network')).use = use
     order = {module: index for index, module in enumerate(model.modules())}
     return Placement(dict(sorted(decisions.items(), key=lambda item: order[item[0]])), run.pointwise, run.functions)
 

@@ -57,12 +57,12 @@ def _deformable_conv_output(conv: Any, x: Tensor, *others: Tensor) -> Tensor:
     return nn.functional.conv2d(x, conv.weight, None, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
-def _norm_output(norm: nn.Module, pointwise: set[nn.Module], input: Tensor, *others: Any) -> Tensor:
+def _norm_output(norm: nn.Module, pointwise: set[nn.Module], input: Tensor, *others: Any, **named: Any) -> Tensor:
     if input.shape[2:].numel() == 1:
         pointwise.add(norm)
     if not input.is_meta:
         try:
-            return type(norm).forward(norm, input, *others)  # type: ignore[no-any-return]
+            return type(norm).forward(norm, input, *others, **named)  # type: ignore[no-any-return]
         except FOREIGN_ERRORS:  # in training BatchNorm needs more than one value per channel
             return torch.zeros_like(input)
     return torch.empty_like(input)

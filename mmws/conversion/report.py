@@ -20,8 +20,8 @@ class Report:
         converted: the convolutions that were standardized (or got the other form that ``weight`` names).
         skipped: the convolutions and other modules that stay unchanged, with the reason.
         unseen: the convolutions that were not run; the module tree decided for them.
-        functions: convolution functions that no module calls with its weight: file, line and function of the caller,
-            and the name of the weight. They stay as they are.
+        functions: calls of convolution functions with a weight that is no module's, by file, line and function of the
+            caller. They stay as they are.
         norms: the norms that were replaced, with the old and the new type.
         norm, weight: the options of the conversion.
     """
@@ -30,7 +30,7 @@ class Report:
     skipped: dict[str, str] = field(default_factory=dict)
     unseen: list[str] = field(default_factory=list)
     norms: dict[str, str] = field(default_factory=dict)
-    functions: dict[str, str] = field(default_factory=dict)
+    functions: dict[str, list[str]] = field(default_factory=dict)
     norm: str = 'GN'
     weight: str = 'ws'
 
@@ -47,7 +47,8 @@ class Report:
         lines = [self.summary()]
         lines += [f'  {WEIGHTS[self.weight][1]}  {name or ITSELF}' for name in self.converted]
         lines += [f'  unchanged     {name or ITSELF}: {reason}' for name, reason in self.skipped.items()]
-        lines += [f'  unchanged     {function}, called at {where}' for where, function in self.functions.items()]
+        lines += [f'  unchanged     {call}, called at {where}'
+                  for where, calls in self.functions.items() for call in calls]
         lines += [f'  not run       {name or ITSELF}: decided by the module tree' for name in self.unseen]
         lines += [f'  norm          {name or ITSELF}: {change}' for name, change in self.norms.items()]
         return '\n'.join(lines)

@@ -31,7 +31,8 @@ _RUN_OPERATORS = {f'mmcv.ops.{name}' for name in (
 # DetectoRS's form in mmcv, and the switchable atrous convolution derived from it. WS would remove gamma and beta, which
 # mmcv takes from the pretrained weights.
 VARIANTS = {'mmcv.cnn.bricks.conv_ws.ConvAWS2d', 'mmcv.ops.saconv.SAConv2d'}
-_OWN_NAMES = ('eps', 'filters', 'standardized_weight', 'plain', '_cache')  # of a standardized convolution
+_OWN_NAMES = ('eps', 'filters', 'standardized_weight', 'plain', '_cache', '_make_cache')
+_COPYING = ('__getstate__', '__reduce__', '__reduce_ex__', '__deepcopy__')
 
 
 def standardizes_itself(conv: nn.Module) -> bool:
@@ -62,10 +63,12 @@ def standardized_class(conv: nn.Module) -> type[WeightStandardized]:
 
 
 def names_that_clash(conv: nn.Module) -> list[str]:
-    """Return the attributes of ``conv`` that a standardized convolution has too, with another meaning."""
-    if class_name(conv) in _STANDARDIZED:
-        return []
-    return [name for name in _OWN_NAMES if hasattr(conv, name)] + (['forward'] if 'forward' in vars(conv) else [])
+    """Return the names that ``conv`` has of its own, where a standardized convolution needs another meaning."""
+    found: list[str] = [name for name in ('forward', '_conv_forward') if name in vars(conv)]  # use the raw weight
+    if class_name(conv) not in _STANDARDIZED:
+        found += [name for name in _OWN_NAMES if hasattr(conv, name)]
+        found += [name for name in _COPYING if getattr(type(conv), name, None) is not getattr(nn.Module, name, None)]
+    return found
 
 
 def standardize_conv_(conv: nn.Module, eps: float = 1e-5) -> nn.Module:

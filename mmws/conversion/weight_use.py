@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Any
 
 import torch
@@ -13,7 +11,7 @@ from torch import Tensor, nn
 
 from mmws.ops.torch_compat import ConvTransposeNd
 
-__all__ = ['CONVOLUTIONS', 'WeightUse', 'caller', 'holds_filters', 'stand_in', 'substitute_weight_', 'with_weight']
+__all__ = ['CONVOLUTIONS', 'WeightUse', 'holds_filters', 'stand_in', 'substitute_weight_', 'with_weight']
 
 CONVOLUTIONS = {f'conv{kind}{dims}d': 6 if kind else None for kind in ('', '_transpose') for dims in (1, 2, 3)}
 """Convolution functions whose second argument is the weight, with the position of ``groups`` where the layout of the
@@ -27,14 +25,21 @@ class WeightUse:
     Attributes:
         functions: convolution functions that got the weight as it is; with ``groups`` for a transposed convolution.
         others: what else read it, by name.
-        attributes: attributes that the forward pass assigned; they would be lost.
-        ran: a forward pass ended without an error.
+        attributes: attributes that the forward pass assigned or deleted; the module would not have them.
+        modes: the values of ``training`` with which a forward pass ended without an error.
     """
 
     functions: set[tuple[str, int]] = field(default_factory=set)
     others: dict[str, None] = field(default_factory=dict)  # in order
     attributes: set[str] = field(default_factory=set)
-    ran: bool = False
+    modes: set[bool] = field(default_factory=set)
+
+    def add(self, other: WeightUse) -> None:
+        """Add what another dry run showed."""
+        self.functions |= other.functions
+        self.others.update(other.others)
+        self.attributes |= other.attributes
+        self.modes |= other.modes
 
     def in_convolution(self) -> bool:
         """Return whether a convolution function got the weight, under any name."""
@@ -43,8 +48,13 @@ class WeightUse:
     def reason(self, conv: nn.Module) -> str:
         """Return the reason why the weight cannot be replaced by a standardized one; empty if it can."""
         name = type(conv).__name__
-        if not self.ran:
-            return f'{name}: it does not run alone, so the use of its weight is unknown'
+        weight = conv._parameters.get('weight')
+        if weight is None:
+            return f'{name}: its weight is no parameter, other code computes it'
+        if vars(weight):
+            return f'{name}: its weight has the attributes {", ".join(vars(weight))}'
+        if not self.modes:
+            return f'{name}: it did not run, so the use of its weight is unknown'
         functions = {function for function, _ in self.functions}
         if self.others:
             return f'{name}: weight {"also " if functions else ""}read by {", ".join(self.others)}'
@@ -52,6 +62,8 @@ class WeightUse:
             return f'{name}: its weight reached no convolution function'
         if self.attributes:
             return f'{name}: its forward assigns {", ".join(sorted(self.attributes))}'
+        if len(self.modes) < 2:
+            return f'{name}: it ran in {"training" if True in self.modes else "evaluation"} mode only'
         kind = 'conv_transpose' if isinstance(conv, ConvTransposeNd) else 'conv'
         expected = {(f'{kind}{conv.weight.dim() - 2}d', getattr(conv, 'groups', 1) if kind != 'conv' else 0)}  # type: ignore[operator]
         if self.functions != expected:
@@ -69,15 +81,17 @@ def with_weight(conv: Any, weight: Tensor, plain: type[nn.Module]) -> nn.Module:
     """Return a shallow copy of ``conv`` of the class ``plain`` that has another ``weight``."""
     replica = object.__new__(plain)
     replica.__dict__.update(conv.__dict__, _parameters={**conv._parameters, 'weight': weight})
+    replica.__dict__.pop('weight', None)  # pruning and FSDP keep the weight as a plain attribute
     return replica
 
 
 def substitute_weight_(conv: Any) -> None:
     """Let the forward of ``conv`` run as it would after a conversion, with another tensor in the weight's place.
 
-    :func:`stand_in` returns the tensor. Attributes that the forward assigns are recorded: they would be lost.
+    :func:`stand_in` returns the tensor.
     """
     tensor = torch.empty_like(conv.weight) if conv.weight.is_meta else conv.weight.detach().clone()
+    tensor.requires_grad_(conv.weight.requires_grad)
     use, plain = WeightUse(), type(conv)
     conv.mmws_stand_in = tensor, use
 
@@ -86,8 +100,10 @@ def substitute_weight_(conv: Any) -> None:
         del replica.forward
         before = _attributes(replica)
         output = plain.forward(replica, *args, **kwargs)
-        use.ran = True
-        use.attributes.update(name for name, value in _attributes(replica).items() if value is not before.get(name))
+        after = _attributes(replica)
+        use.attributes |= {name for name in before.keys() | after.keys()
+                           if before.get(name, before) is not after.get(name, after)}
+        use.modes.add(bool(conv.training))
         return output
 
     forward.__signature__ = inspect.signature(conv.forward)  # type: ignore[attr-defined]
@@ -101,13 +117,3 @@ def _attributes(module: nn.Module) -> dict[str, Any]:
 def stand_in(module: nn.Module) -> tuple[Tensor, WeightUse] | None:
     """Return the tensor that :func:`substitute_weight_` gave ``module``, and the record of its use; else None."""
     return vars(module).get('mmws_stand_in')
-
-
-def caller() -> str:
-    """Return the file, the line and the function of the innermost code outside of torch and of this package."""
-    frame: FrameType | None = sys._getframe()
-    while frame is not None and frame.f_globals.get('__name__', '').split('.')[0] in ('torch', 'mmws'):
-        frame = frame.f_back
-    if frame is None:
-        return 'torch'
-    return f'{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}'

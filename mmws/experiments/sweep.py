@@ -21,11 +21,12 @@ from torch import distributed, nn
 from torch.overrides import TorchFunctionMode
 
 from mmws.conversion.convert import unsupported_reason
-from mmws.conversion.dry_run import run_in_parts
+from mmws.conversion.dry_run import dry_run, run_in_parts
 from mmws.conversion.layer_types import is_batch_norm, is_conv
 from mmws.conversion.output_recorder import Consumers, OutputRecorder
 from mmws.conversion.placement import decide
-from mmws.conversion.swap_convs import standardized_class, standardizes_itself
+from mmws.conversion.swap_convs import has_known_forward, standardized_class, standardizes_itself
+from mmws.conversion.weight_use import WeightUse
 from mmws.errors import FOREIGN_ERRORS, WSError
 from mmws.experiments.demo_samples import demo_batches
 from mmws.experiments.worker import prepare_worker, release_memory
@@ -115,13 +116,15 @@ def fill_row_(row: Row, stock: nn.Module, converted: nn.Module, consumers: Consu
     ``errors``: of the run.
     """
     names = {module: name for name, module in converted.named_modules()}
-    errors = [*errors, *_placement_errors(consumers, names), *_conversion_errors(stock, converted, names)]
     convs = _convs(converted)
+    unknown = [conv for conv in convs if not has_known_forward(conv) and not standardizes_itself(conv)]
+    uses = dry_run(converted).uses if unknown else {}
+    errors = [*errors, *_placement_errors(consumers, names, uses), *_conversion_errors(stock, converted, names)]
     row.convs, row.converted = len(convs), sum(map(standardizes_itself, convs))
     row.norms = sum(map(is_batch_norm, stock.modules()))
     row.unrun = sum(conv not in consumers for conv in convs)
     row.skipped = dict(Counter(
-        decide(consumers[conv]).reason or unsupported_reason(conv) if conv in consumers else 'not run'
+        decide(consumers[conv]).reason or unsupported_reason(conv, uses.get(conv)) if conv in consumers else 'not run'
         for conv in convs if not standardizes_itself(conv)))
     row.verdict, row.why = ('fail' if errors else 'pass'), '; '.join(errors[:5])
 
@@ -192,12 +195,13 @@ def _convs(model: nn.Module) -> list[nn.Module]:
     return [module for module in model.modules() if is_conv(module)]
 
 
-def _placement_errors(consumers: Consumers, names: Mapping[nn.Module, str]) -> Iterator[str]:
+def _placement_errors(consumers: Consumers, names: Mapping[nn.Module, str],
+                      uses: Mapping[nn.Module, WeightUse]) -> Iterator[str]:
     for conv, seen in consumers.items():
         reason = decide(seen).reason
         if standardizes_itself(conv) and reason:
             yield f'{names[conv]} is standardized, but {reason}'
-        elif not standardizes_itself(conv) and not reason and not unsupported_reason(conv):
+        elif not standardizes_itself(conv) and not reason and not unsupported_reason(conv, uses.get(conv)):
             yield f'{names[conv]} is plain, but only norms consume its output'
 
 

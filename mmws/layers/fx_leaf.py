@@ -18,10 +18,11 @@ def fx_leaf(forward: Callable[..., Any]) -> Callable[..., Any]:
     traced network calls the layer itself, so it keeps its cache, and tools such as ``efficient_conv_bn_eval`` find it.
     """
     @wraps(forward)
-    def called(self: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
-        name = input.tracer.path_of_module(self) if isinstance(input, fx.Proxy) else ''  # type: ignore[attr-defined]
+    def called(self: Any, *args: Any, **kwargs: Any) -> Any:
+        proxy: Any = next((value for value in (*args, *kwargs.values()) if isinstance(value, fx.Proxy)), None)
+        name = proxy.tracer.path_of_module(self) if proxy is not None else ''
         if name:  # a layer that is traced alone is the root, which is always looked into
-            return input.tracer.create_proxy('call_module', name, (input, *args), kwargs)
-        return forward(self, input, *args, **kwargs)
+            return proxy.tracer.create_proxy('call_module', name, args, kwargs)
+        return forward(self, *args, **kwargs)
 
     return called

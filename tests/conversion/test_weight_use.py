@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import inspect
 import pickle
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.utils import prune
 
 from mmws import WSError, convert_, fold, standardize_weight
 from mmws.conversion.swap_convs import standardized_class
@@ -170,6 +172,57 @@ class TransposedByHand(nn.Conv2d):
         return functional.conv_transpose2d(x, self.weight)
 
 
+class MaskedCopy(nn.Conv2d):
+    def forward(self, x):
+        weight = self.weight.clone()
+        weight[:, :, 1, 1] = 0
+        return functional.conv2d(x, weight)
+
+
+class MaskedInPlace(nn.Conv2d):
+    def forward(self, x):
+        with torch.no_grad():
+            self.weight[:, :, 1, 1] = 0
+        return super().forward(x)
+
+
+class Binary(nn.Conv2d):
+    def forward(self, x):
+        self.weight.data = torch.ones(8, 3, 3, 3, device=x.device)
+        return super().forward(x)
+
+
+class Compared(nn.Conv2d):
+    def forward(self, x):
+        return super().forward(x if self.weight.numel() and torch.equal(self.weight, self.weight) else -x)
+
+
+class InTraining(nn.Conv2d):
+    def forward(self, x):
+        return functional.conv2d(x, self.weight * 2 if self.training else self.weight)
+
+
+class IfItTrains(nn.Conv2d):
+    def forward(self, x):
+        return functional.conv2d(x, self.weight * 2 if self.weight.requires_grad else self.weight)
+
+
+class WithGradients(nn.Conv2d):
+    def forward(self, x):
+        return functional.conv2d(x, self.weight * 2 if torch.is_grad_enabled() else self.weight)
+
+
+class Forgets(nn.Conv2d):
+    def forward(self, x):
+        vars(self).pop('found', None)
+        return super().forward(x)
+
+
+class OwnState(nn.Conv2d):
+    def __getstate__(self):
+        return {**vars(self)}
+
+
 class NeedsMore(nn.Conv2d):
     def forward(self, x, scale):
         return super().forward(x) * scale['factor']
@@ -177,13 +230,20 @@ class NeedsMore(nn.Conv2d):
 
 @pytest.mark.parametrize(('conv', 'reason'), [
     (Mul(3, 8, 3), 'Mul: weight read by mul()'), (Penalty(3, 8, 3), 'Penalty: weight also read by norm()'),
-    (Masked(3, 8, 3), 'Masked: weight also read by .data'),
+    (Masked(3, 8, 3), 'Masked: weight also read by .data, .data ='),
     (Alias(3, 8, 3), 'Alias: weight read by conv2d() under another name'),
     (Counter(3, 8, 3), 'Counter: its forward assigns calls'), (Eps(3, 8, 3), 'Eps: it has its own eps'),
     (Gain(3, 8, 3), 'no norm follows: mul'), (Unfold(3, 8, 3), 'Unfold: weight read by flatten()'),
     (Branches(3, 8, 3), 'not only norms follow: maximum'),
     (TransposedByHand(8, 3, 3), 'TransposedByHand: its weight has another layout in conv_transpose2d'),
-    (NeedsMore(3, 8, 3), 'NeedsMore: it does not run alone, so the use of its weight is unknown'),
+    (MaskedCopy(3, 8, 3), 'MaskedCopy: weight also read by __setitem__()'),
+    (MaskedInPlace(3, 8, 3), 'MaskedInPlace: weight also read by __setitem__()'),
+    (Binary(3, 8, 3), 'Binary: weight also read by .data ='),
+    (InTraining(3, 8, 3), 'InTraining: weight also read by mul()'),
+    (IfItTrains(3, 8, 3), 'IfItTrains: weight read by mul()'),
+    (WithGradients(3, 8, 3), 'WithGradients: weight also read by mul()'),
+    (OwnState(3, 8, 3), 'OwnState: it has its own __getstate__'),
+    (NeedsMore(3, 8, 3), 'NeedsMore: it did not run, so the use of its weight is unknown'),
 ], ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else '')
 def test_a_class_that_does_anything_else_stays_plain_and_is_named(conv, reason):
     kind = type(conv)
@@ -195,6 +255,7 @@ def test_a_class_that_does_anything_else_stays_plain_and_is_named(conv, reason):
 
 
 def test_a_network_with_lazy_modules_is_refused():
+    convert_(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.LazyLinear(2)))
     with pytest.raises(WSError, match=r'0 \(LazyConv2d\) has parameters without a shape; run the network once before'):
         convert_(nn.Sequential(nn.LazyConv2d(8, 3), nn.BatchNorm2d(8)))
 
@@ -204,22 +265,137 @@ def test_the_warning_says_why_nothing_was_standardized():
         convert_(nn.Sequential(Mul(3, 8, 3), nn.BatchNorm2d(8)))
 
 
-def test_a_forward_set_on_the_module_itself_would_keep_the_raw_weight():
+@pytest.mark.parametrize('kind', [nn.Conv2d, Subclass])
+@pytest.mark.parametrize('name', ['forward', '_conv_forward'])
+def test_a_forward_set_on_the_module_itself_would_keep_the_raw_weight(kind, name):
+    conv = kind(3, 8, 3)
+    setattr(conv, name, getattr(conv, name))
+    net = nn.Sequential(conv, nn.BatchNorm2d(8), nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8))
+    assert convert_(net).skipped == {'0': f'{kind.__name__}: it has its own {name}'}
+
+
+def test_an_attribute_that_the_forward_deletes_or_the_weight_has():
+    conv, other = Forgets(3, 8, 3), Subclass(8, 8, 3)
+    conv.found, other.weight.scale = 1, 2
+    net = nn.Sequential(conv, nn.BatchNorm2d(8), other, nn.BatchNorm2d(8), nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8))
+    assert convert_(net).skipped == {'0': 'Forgets: its forward assigns found',
+                                     '2': 'Subclass: its weight has the attributes scale'}
+
+
+def test_a_function_that_keeps_the_original_module_would_use_the_raw_weight():
     conv = Subclass(3, 8, 3)
-    conv.forward = conv.forward
-    assert convert_(nn.Sequential(conv, nn.BatchNorm2d(8))).skipped == {'0': 'Subclass: it has its own forward'}
+    conv.fast = lambda x: functional.conv2d(x, conv.weight)
 
-
-def test_all_branches_that_ran_count():
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
-            self.conv, self.norm = TwiceInTraining(3, 8, 3), nn.BatchNorm2d(8)
+            self.conv, self.norm = conv, nn.BatchNorm2d(8)
 
         def forward(self, x):
-            return [self.norm(each) for each in self.conv(x)]
+            return self.norm(self.conv(x) if self.training else conv.fast(x))
 
-    assert convert_(Net()).converted == ['conv']
+    with pytest.warns(UserWarning, match='nothing was standardized'):
+        report = convert_(Net(), inputs=torch.randn(2, 3, 5, 5))
+    assert 'conv2d uses its weight directly' in report.skipped['conv']
+
+
+@pytest.mark.parametrize('change', [
+    lambda conv: prune.identity(conv, 'weight'),
+    lambda conv: vars(conv).update(weight=conv._parameters.pop('weight')),  # as FSDP and DataParallel do
+], ids=['pruned', 'plain attribute'])
+def test_a_weight_that_becomes_a_plain_attribute_stays_standardized(change):
+    net = nn.Sequential(SamePadding(3, 8, 3), nn.BatchNorm2d(8))
+    convert_(net)
+    x = torch.randn(2, 3, 5, 5)
+    expected = net[0](x)
+    change(net[0])
+    torch.testing.assert_close(net[0](x), expected)
+
+
+class ByKeyword(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = Keyword(3, 8, 3), nn.BatchNorm2d(8)
+
+    def forward(self, x):
+        return self.norm(self.conv(image=x))
+
+
+class Keyword(nn.Conv2d):
+    def forward(self, *, image):
+        return super().forward(image)
+
+
+def test_a_forward_with_keywords():
+    assert convert_(net := ByKeyword()).converted == ['conv']
+    assert net(torch.randn(1, 3, 5, 5)).shape == (1, 8, 3, 3)
+    assert net.conv(image=torch.randn(1, 3, 5, 5)).shape == (1, 8, 3, 3)
+
+
+class Scaled(nn.Module):
+    """A network with a weight of three to five dimensions that is no convolution's."""
+
+    def __init__(self, *before):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1, 8, 1, 1))
+        self.before, self.conv, self.norm = nn.Sequential(*before), nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8)
+
+    def forward(self, x):
+        y = self.conv(self.before(x))
+        return self.norm(y) * self.weight + y
+
+
+class Scale(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3, 1, 1))
+
+    def forward(self, x):
+        return x * self.weight
+
+
+@pytest.mark.parametrize('before', [(), (Scale(), )], ids=['root', 'first'])
+def test_other_weights_of_that_size_are_no_convolutions(before):
+    with pytest.warns(UserWarning, match='nothing was standardized'):
+        report = convert_(Scaled(*before))
+    assert (report.skipped, report.unseen) == ({'conv': 'not only norms follow: add'}, [])
+
+
+def test_a_module_with_filters_that_does_not_run_in_the_network_stays_plain():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.filters, self.norm = Filters(), nn.BatchNorm2d(8)
+
+        def forward(self, batch):
+            return self.norm(self.filters(batch['image']))
+
+    with pytest.warns(UserWarning, match='nothing was standardized'):
+        report = convert_(Net())
+    assert (report.skipped, report.unseen) == ({'filters': 'it did not run in the network'}, ['filters'])
+    assert convert_(Net(), inputs=[{'image': torch.randn(2, 4, 5, 5)}]).converted == ['filters']
+
+
+class Targets(nn.Module):
+    """In training it needs targets."""
+
+    def __init__(self, conv):
+        super().__init__()
+        self.conv, self.norm = conv, nn.BatchNorm2d(8)
+
+    def forward(self, x, targets=None):
+        if self.training and targets is None:
+            raise ValueError('targets')
+        found = self.conv(x)
+        return [self.norm(each) for each in (found if isinstance(found, list) else [found])]
+
+
+@pytest.mark.parametrize('inputs', [None, torch.randn(2, 3, 5, 5)], ids=['guessed', 'given'])
+def test_a_mode_in_which_the_network_does_not_run_counts_too(inputs):
+    assert convert_(Targets(TwiceInTraining(3, 8, 3)), inputs=inputs).converted == ['conv']
+    with pytest.warns(UserWarning, match='nothing was standardized'):
+        report = convert_(Targets(InTraining(3, 8, 3)), inputs=inputs)
+    assert report.skipped == {'conv': 'InTraining: weight also read by mul()'}
 
 
 def test_a_weight_that_the_network_reads_elsewhere_stays_plain():
@@ -244,13 +420,14 @@ class Blur(nn.Module):
 
 
 def test_convolution_functions_outside_of_modules_are_named_with_their_line():
-    report = convert_(nn.Sequential(Blur(), nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8)))
-    assert report.converted == ['1']
+    report = convert_(nn.Sequential(Blur(), Blur(), nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8)))
+    assert report.converted == ['2']
     line = inspect.getsourcelines(Blur.forward)[1] + 1
     where = f'{Path(__file__)}:{line} in forward'
-    assert report.functions == {where: 'conv2d, weight: 0.kernel'}
+    assert report.functions == {where: ['conv2d, weight: 0.kernel', 'conv2d, weight: 1.kernel']}
     assert f'conv2d, weight: 0.kernel, called at {where}' in str(report)
-    assert convert_(Blur()).functions == {where: 'conv2d, weight: kernel'}  # also without any convolution
+    with pytest.warns(UserWarning, match='it has no norm'):
+        assert convert_(Blur()).functions == {where: ['conv2d, weight: kernel']}  # also without any convolution
 
 
 def test_timms_convolutions():
@@ -306,6 +483,43 @@ def test_example_inputs_and_the_random_state_stay_as_they_are():
     assert torch.equal(state, torch.random.get_rng_state())
     assert torch.equal(x, -torch.ones(1, 3, 5, 5))
     assert net[2].weight.grad is None
+
+
+def test_a_read_that_gives_no_tensor_counts():
+    net = nn.Sequential(Compared(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8))
+    report = convert_(net, inputs=torch.randn(2, 3, 5, 5))
+    assert report.skipped == {'0': 'Compared: weight also read by equal()'}
+
+
+class CallsItself(nn.Conv2d):
+    def forward(self, x):
+        return [self(each) for each in x] if isinstance(x, list) else super().forward(x)
+
+
+class Conditional(nn.BatchNorm2d):
+    def forward(self, x, flag=False):
+        return super().forward(x)
+
+
+class Pairs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = CallsItself(3, 8, 3), Conditional(8)
+
+    def forward(self, x):
+        return [self.norm(each, flag=True) for each in self.conv([x, x])]
+
+
+def test_example_inputs_with_gradients_for_a_module_that_calls_itself():
+    report = convert_(Pairs(), inputs=2 * torch.randn(2, 3, 5, 5, requires_grad=True), norm='keep')
+    assert report.converted == ['conv']
+
+
+def test_a_network_that_cannot_be_copied_has_no_use_for_inputs():
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+    net.lock = threading.Lock()
+    with pytest.raises(WSError, match='the network cannot be copied to run on the inputs: TypeError: cannot pickle'):
+        convert_(net, inputs=torch.randn(1, 3, 5, 5))
 
 
 def test_inputs_on_which_the_network_does_not_run_are_refused_and_it_is_unchanged():
