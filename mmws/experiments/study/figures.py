@@ -17,7 +17,7 @@ from mmws.experiments.study.results import Cell, Results
 from mmws.experiments.study.schema import Study, Task
 from mmws.files import save_figure
 
-__all__ = ['batch_sizes_with_rates', 'plot_batches', 'plot_curves', 'plot_rates', 'searched']
+__all__ = ['methods_over_sizes', 'plot_batches', 'plot_curves', 'plot_rates', 'searched']
 
 STYLES: list[dict[str, Any]] = [{'linestyle': line, 'marker': marker, 'color': shade, 'markersize': 4}
                                 for shade in ('black', '0.5')
@@ -82,30 +82,30 @@ def _draw(pair: Sequence[Axes], task: Task, cell: Cell, label: str, **style: Any
                   label=label, markevery=0.25 if curve == 'loss' else 1, **style)
 
 
-def batch_sizes_with_rates(study: Study, task: Task, results: Results) -> dict[int, list[Cell]]:
-    """Return the cells with a search for the learning rate at their own batch size, by batch size."""
-    found: dict[int, list[Cell]] = {}
+def methods_over_sizes(study: Study, task: Task, results: Results) -> dict[str, list[Cell]]:
+    """Return by method the finished cells with a search for the rate at their own batch size, if at several sizes."""
+    found: dict[str, list[Cell]] = {}
     for cell in results.cells(study, task):
-        if searches(study, task, cell.run, results.done)[0].batch_size == cell.run.batch_size:
-            found.setdefault(cell.run.batch_size, []).append(cell)
-    return dict(sorted(found.items()))
+        if cell.values and searches(study, task, cell.run, results.done)[0].batch_size == cell.run.batch_size:
+            found.setdefault(cell.run.method, []).append(cell)
+    return {method: cells for method, cells in found.items() if len({cell.run.batch_size for cell in cells}) > 1}
 
 
 def plot_batches(study: Study, task: Task, results: Results, folder: Path) -> Path | None:
-    """Write the metric over the batch size, with the spread over the seeds: a panel per schedule. None for one size.
+    """Write the metric over the batch size, with the spread over the seeds: a panel per schedule.
+
+    None if no method has several sizes.
 
     Cells whose learning rate is one of another batch size, scaled, are left out: they would show the scaling.
     """
-    by_size = batch_sizes_with_rates(study, task, results)
-    sizes, cells = list(by_size), [cell for own in by_size.values() for cell in own]
-    if len(sizes) < 2:
+    compared = methods_over_sizes(study, task, results)
+    cells = [cell for own in compared.values() for cell in own]
+    if not cells:
         return None
+    sizes = sorted({cell.run.batch_size for cell in cells})
     schedules = list(dict.fromkeys(cell.run.schedule for cell in cells))
     figure = Figure(figsize=(1 + 4 * len(schedules), 4), layout='constrained')
     panels = figure.subplots(1, len(schedules), sharey=True, squeeze=False)[0]
-    by_method = {cell.run.method: [other for other in cells if other.run.method == cell.run.method and other.values]
-                 for cell in cells}
-    compared = {method: own for method, own in by_method.items() if len({cell.run.batch_size for cell in own}) > 1}
     for axes, schedule in zip(panels, schedules):
         for index, (style, (method, own)) in enumerate(zip(cycle(STYLES), compared.items())):
             line = [cell for cell in own if cell.run.schedule == schedule]

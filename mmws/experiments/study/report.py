@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 
 from mmws.experiments.study.differences import differences
-from mmws.experiments.study.figures import batch_sizes_with_rates, plot_batches, plot_curves, plot_rates, searched
+from mmws.experiments.study.figures import methods_over_sizes, plot_batches, plot_curves, plot_rates, searched
 from mmws.experiments.study.plan import Record, plan, searches
 from mmws.experiments.study.results import Cell, Results
 from mmws.experiments.study.schema import Study, Task
@@ -79,7 +79,7 @@ def _task(study: Study, task: Task, results: Results) -> Iterator[str]:
             for cell in found))
     yield from _differences(study, found)
     yield f'![learning curves]({results.folder.name}/{task.name}_curves.png)'
-    if len(batch_sizes_with_rates(study, task, results)) > 1:
+    if methods_over_sizes(study, task, results):
         yield f'![metric over the batch size]({results.folder.name}/{task.name}_batch.png)'
     yield '### Learning rates and times'
     if searched(task, results):
