@@ -107,7 +107,7 @@ def _check_network(model: Any) -> None:
         raise WSError(f'convert_: expected a network (nn.Module), got {shortened(model)}')
     for name, module in model.named_modules():
         lazy = any(isinstance(parameter, nn.UninitializedParameter) for parameter in module.parameters(recurse=False))
-        if lazy and (is_conv(module) or is_norm(module)):
+        if lazy and (is_conv(module) or is_norm(module)) and any(map(is_norm, model.modules())):
             raise WSError(f'convert_: {name or "the network"} ({type(module).__name__}) has parameters without a '
                           'shape; run the network once before the conversion')
         exported = isinstance(module, fx.GraphModule) and any(

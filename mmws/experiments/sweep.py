@@ -104,10 +104,19 @@ def check_placement(name: str, scope: str, model: bytes) -> Row:
             row.verdict, row.why = 'cannot build', f'{type(error).__name__}: {" ".join(str(error).split())[:200]}'
             return row
         converted = MODELS.build({**config, 'type': f'mmws.{config.type}'})
+        _fill_uninitialized_(converted)
         num_classes = min((part['num_classes'] for _, part in dicts_in(config) if 'num_classes' in part), default=2)
         consumers, errors = _run_on_samples(converted, scope, num_classes)
     fill_row_(row, stock, converted, consumers, errors)
     return row
+
+
+@torch.no_grad()
+def _fill_uninitialized_(model: nn.Module) -> None:
+    """Give small random values to parameters that a class left as allocated, as mmdet's TridentConv does."""
+    for parameter in model.parameters():
+        if parameter.numel() and not parameter.abs().max() < 1e3:
+            parameter.normal_(std=0.01)
 
 
 def fill_row_(row: Row, stock: nn.Module, converted: nn.Module, consumers: Consumers, errors: list[str]) -> None:
@@ -174,7 +183,8 @@ def _run(model: nn.Module, part: nn.Module, mode: str, inputs: Any, samples: Any
             output = part(inputs, samples, mode=mode)
     except FOREIGN_ERRORS:
         return {}
-    errors += [f'{mode}: {error}' for error in non_finite(part, output)]
+    if mode == 'loss':  # the other outputs may have -inf for what is masked
+        errors += non_finite(part, output)
     return recorder.consumers
 
 

@@ -124,7 +124,7 @@ def test_wrong_sizes_of_the_digits_are_refused(arguments, message, tmp_path, mon
 
 
 @pytest.mark.parametrize(('arguments', 'message'), [
-    (['sweep.py', 'out.csv', '--only', 'nothing of that name'], "no stock config has 'nothing of that name'"),
+    (['sweep.py', 'out.csv', '--only', 'nothing of that name'], "no model has 'nothing of that name'"),
     (['sweep.py', 'out.csv', '--processes', '0'], '--processes: expected at least one, got 0'),
     (['sweep.py', 'out.txt'], r'out\.txt: expected a name that ends in \.csv'),
     (['sweep.py', 'no/out.csv'], 'no/out.csv: folder no not found'),
