@@ -11,11 +11,11 @@ from typing import Any, Dict, List
 import torch
 from torch import Tensor, nn
 
-from mmws.conversion.guessed_calls import guessed_calls, has_filters
-from mmws.conversion.layer_types import is_conv
+from mmws.conversion.guessed_calls import guessed_calls
+from mmws.conversion.layer_types import holds_filters, is_conv, may_be_conv
 from mmws.conversion.output_recorder import Consumers, OutputRecorder
 from mmws.conversion.replica import copy_for_run, copy_to_meta
-from mmws.conversion.weight_use import WeightUse, holds_filters, stand_in
+from mmws.conversion.weight_use import WeightUse, stand_in
 from mmws.errors import FOREIGN_ERRORS, WSError, format_exception
 from mmws.ops.torch_compat import tree_leaves
 
@@ -169,7 +169,7 @@ def _run(module: nn.Module, recorder: OutputRecorder, features: Any) -> tuple[se
         The convolutions with a complete record: they ran with the whole ``module``, or in a head of a detector. And the
         output, which is the input of the modules after it.
     """
-    convs = {inner for inner in module.modules() if has_filters(inner)}
+    convs = {inner for inner in module.modules() if may_be_conv(inner)}
     if module is not recorder.model and (is_conv(module) or convs <= recorder.ran | recorder.consumers.keys()):
         return set(), features
     complete: set[nn.Module] = set()

@@ -10,16 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmws.conversion.layer_types import is_conv
-from mmws.conversion.weight_use import holds_filters
+from mmws.conversion.layer_types import is_conv, may_be_conv
 from mmws.errors import FOREIGN_ERRORS
 
-__all__ = ['guessed_calls', 'has_filters']
-
-
-def has_filters(module: nn.Module) -> bool:
-    """Return whether ``module`` is a convolution, or may be one."""
-    return is_conv(module) or holds_filters(module)
+__all__ = ['guessed_calls']
 
 
 def guessed_calls(module: Any, features: Any) -> Iterator[Callable[[], Any]]:
@@ -48,7 +42,7 @@ def _calls(module: Any, features: Any) -> Iterator[Callable[[], Any]]:
 
 def _inputs(module: nn.Module) -> Iterator[list[Tensor]]:
     """Yield feature pyramids of different sizes, finest level first, with the channels that ``module`` expects."""
-    first: Any = next((inner for kind in (is_conv, has_filters) for inner in filter(kind, module.modules())),
+    first: Any = next((inner for kind in (is_conv, may_be_conv) for inner in filter(kind, module.modules())),
                       None) or nn.Conv2d(3, 3, 1)
     sizes = [64, 14, 7]  # of features and regions
     in_channels = getattr(first, 'in_channels', first.weight.shape[1])

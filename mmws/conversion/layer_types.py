@@ -11,7 +11,8 @@ from mmws.layers.conv import WeightStandardized
 from mmws.layers.switchable_norm import SwitchableNorm
 from mmws.ops.torch_compat import BatchNorm, ConvNd, InstanceNorm
 
-__all__ = ['act_group_norm', 'batch_norms', 'class_name', 'is_batch_norm', 'is_conv', 'is_norm', 'norm_channels']
+__all__ = ['act_group_norm', 'batch_norms', 'class_name', 'holds_filters', 'is_any_norm', 'is_batch_norm',
+           'is_conv', 'is_norm', 'may_be_conv', 'norm_channels']
 
 _BATCH_NORMS = {f'torch.nn.modules.batchnorm.{name}' for name in
                 ('BatchNorm1d', 'BatchNorm2d', 'BatchNorm3d', 'SyncBatchNorm')} | {
@@ -36,6 +37,17 @@ def is_conv(module: nn.Module) -> bool:
         'Conv' in type(module).__name__ and hasattr(module, 'out_channels') and isinstance(weight, nn.Parameter))
 
 
+def holds_filters(module: nn.Module) -> bool:
+    """Return whether ``module`` has a parameter ``weight`` that a convolution function could use."""
+    weight = module._parameters.get('weight')
+    return weight is not None and not isinstance(weight, nn.UninitializedParameter) and 3 <= weight.dim() <= 5
+
+
+def may_be_conv(module: nn.Module) -> bool:
+    """Return whether ``module`` is a convolution, or may be one of an unknown class."""
+    return is_conv(module) or holds_filters(module)
+
+
 def is_batch_norm(module: nn.Module) -> bool:
     """Return whether ``module`` is a BatchNorm that GroupNorm can replace; an unknown subclass is not."""
     return class_name(module) in _BATCH_NORMS or class_name(module) in _BATCH_NORM_ACTS
@@ -48,6 +60,11 @@ def is_norm(module: nn.Module) -> bool:
     """
     return is_batch_norm(module) or isinstance(
         module, (BatchNorm, nn.GroupNorm, InstanceNorm, SwitchableNorm, BatchChannelNorm))
+
+
+def is_any_norm(module: nn.Module) -> bool:
+    """Return whether ``module`` is a norm, LayerNorm included."""
+    return is_norm(module) or isinstance(module, nn.LayerNorm)
 
 
 def batch_norms(model: nn.Module) -> list[nn.Module]:

@@ -13,9 +13,9 @@ from typing import Any, Dict, List, Union
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from mmws.conversion.layer_types import is_conv, is_norm
+from mmws.conversion.layer_types import is_any_norm, is_conv, may_be_conv
 from mmws.conversion.weight_recorder import COPIES, WeightRecorder, describe_call
-from mmws.conversion.weight_use import CONVOLUTIONS, holds_filters, stand_in
+from mmws.conversion.weight_use import CONVOLUTIONS, stand_in
 from mmws.ops.torch_compat import indexing_shown_to, tree_leaves
 
 __all__ = ['NORM_FUNCTIONS', 'Consumers', 'OutputRecorder']
@@ -65,7 +65,7 @@ class OutputRecorder(TorchFunctionMode):
 
     def __enter__(self) -> OutputRecorder:
         for module in self.model.modules():
-            if is_conv(module) or holds_filters(module) or _is_norm(module):
+            if may_be_conv(module) or is_any_norm(module):
                 self._hooks += [module.register_forward_pre_hook(partial(self._before, module)),
                                 module.register_forward_hook(partial(self._after, module))]
         self._indexing.__enter__()
@@ -98,7 +98,7 @@ class OutputRecorder(TorchFunctionMode):
     def __torch_function__(self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = function(*args, **kwargs)
-        if any(map(_is_norm, self._running)):
+        if any(map(is_any_norm, self._running)):
             return result
         name = describe_call(function)
         outside = self.weights.record(name, args, kwargs, result, self._running)
@@ -133,7 +133,7 @@ class OutputRecorder(TorchFunctionMode):
 
     def _before(self, module: nn.Module, called: nn.Module, args: Any) -> None:
         self._running.append(module)
-        if _is_norm(module):
+        if is_any_norm(module):
             for convs in self._producers_of(args):
                 self._add_consumer(convs, module)
 
@@ -145,7 +145,3 @@ class OutputRecorder(TorchFunctionMode):
             found = stand_in(module)
             if found is None or not found[1].functions:
                 self._add_producers(output, [module])
-
-
-def _is_norm(module: nn.Module) -> bool:
-    return is_norm(module) or isinstance(module, nn.LayerNorm)

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmws.conversion.layer_types import is_norm
+from mmws.conversion.layer_types import holds_filters, is_any_norm
 from mmws.conversion.swap_convs import has_known_forward, standardizes_itself
-from mmws.conversion.weight_use import holds_filters, substitute_weight_
+from mmws.conversion.weight_use import substitute_weight_
 from mmws.errors import FOREIGN_ERRORS
 
 __all__ = ['copy_for_run', 'copy_to_meta']
@@ -47,7 +47,7 @@ def _prepare_(replica: nn.Module, pointwise: set[nn.Module]) -> None:
     for module in replica.modules():
         module._forward_hooks.clear()
         module._forward_pre_hooks.clear()
-        if is_norm(module) or isinstance(module, nn.LayerNorm):
+        if is_any_norm(module):
             module.forward = partial(_norm_output, module, pointwise)
         elif holds_filters(module) and not has_known_forward(module) and not standardizes_itself(module):
             substitute_weight_(module)

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mmws.conversion.layer_types import is_conv
-from mmws.conversion.weight_use import CONVOLUTIONS, WeightUse, holds_filters, stand_in
+from mmws.conversion.layer_types import is_conv, may_be_conv
+from mmws.conversion.weight_use import CONVOLUTIONS, WeightUse, stand_in
 from mmws.ops.torch_compat import tree_leaves
 
 __all__ = ['COPIES', 'WeightRecorder', 'describe_call']
@@ -49,7 +49,7 @@ class WeightRecorder:
         self._owners: dict[int, list[nn.Module]] = {key: list(modules) for key, modules in originals.items()}
         self._stand_ins: dict[int, tuple[Tensor, nn.Module, WeightUse]] = {}  # also their copies
         for module in model.modules():
-            if (is_conv(module) or holds_filters(module)) and 'weight' in module._parameters:
+            if may_be_conv(module) and 'weight' in module._parameters:
                 self._owners.setdefault(id(module.weight), []).append(module)
                 found = stand_in(module)
                 if found is not None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmws.ops.torch_compat import ConvTransposeNd
 
-__all__ = ['CONVOLUTIONS', 'WeightUse', 'holds_filters', 'stand_in', 'substitute_weight_', 'with_weight']
+__all__ = ['CONVOLUTIONS', 'WeightUse', 'stand_in', 'substitute_weight_', 'with_weight']
 
 CONVOLUTIONS = {f'conv{kind}{dims}d': 6 if kind else None for kind in ('', '_transpose') for dims in (1, 2, 3)}
 """Convolution functions whose second argument is the weight, with the position of ``groups`` where the layout of the
@@ -69,12 +69,6 @@ class WeightUse:
         if self.functions != expected:
             return f'{name}: its weight has another layout in {", ".join(sorted(functions))}'
         return ''
-
-
-def holds_filters(module: nn.Module) -> bool:
-    """Return whether ``module`` has a parameter ``weight`` that a convolution function could use."""
-    weight = module._parameters.get('weight')
-    return weight is not None and not isinstance(weight, nn.UninitializedParameter) and 3 <= weight.dim() <= 5
 
 
 def with_weight(conv: Any, weight: Tensor, plain: type[nn.Module]) -> nn.Module:
