@@ -48,6 +48,7 @@ class Row:
     """Result of the check of one stock config; counts of layers in its model."""
 
     config: str  # name, for example mmdet::retinanet/retinanet_r50_fpn_1x_coco.py, timm::resnet18
+    parameters: int = 0
     convs: int = 0
     converted: int = 0  # standardized convolutions
     norms: int = 0  # BatchNorm layers that became GroupNorm
@@ -129,6 +130,7 @@ def fill_row_(row: Row, stock: nn.Module, converted: nn.Module, consumers: Consu
     unknown = [conv for conv in convs if not has_known_forward(conv) and not standardizes_itself(conv)]
     uses = dry_run(converted).uses if unknown else {}
     errors = [*errors, *_placement_errors(consumers, names, uses), *_conversion_errors(stock, converted, names)]
+    row.parameters = sum(parameter.numel() for parameter in stock.parameters())
     row.convs, row.converted = len(convs), sum(map(standardizes_itself, convs))
     row.norms = sum(map(is_batch_norm, stock.modules()))
     row.unrun = sum(conv not in consumers for conv in convs)

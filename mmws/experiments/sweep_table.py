@@ -30,7 +30,7 @@ def read_rows(path: Path) -> list[Row]:
     if reader.fieldnames != COLUMNS:
         raise WSError(f'{path} is not a table of this tool: expected the columns {", ".join(COLUMNS)}; choose another '
                       'name')
-    return [Row(row['config'], **{name: int(row[name]) for name in ('convs', 'converted', 'norms', 'unrun')},
+    return [Row(row['config'], **{name: int(row[name]) for name in ('parameters', 'convs', 'converted', 'norms', 'unrun')},
                 skipped=_counts(row['skipped']), verdict=row['verdict'], why=row['why']) for row in reader]
 
 
