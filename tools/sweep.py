@@ -12,7 +12,6 @@ import os
 from collections import Counter, defaultdict
 from concurrent.futures import Executor, Future, as_completed
 from dataclasses import replace
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -23,7 +22,7 @@ try:
 
     from mmws.errors import WSError, one_line_errors
     from mmws.experiments.sweep import Row, check_placement, prepare_sweep_worker, read_model
-    from mmws.experiments.sweep_library import LIBRARIES, check_network, library_networks, prepare_library_worker
+    from mmws.experiments.sweep_library import LIBRARIES, check_network, library_networks
     from mmws.experiments.sweep_table import read_rows, totals, write_table
     from mmws.experiments.worker import worker_pool
     from mmws.files import check_output
@@ -51,7 +50,7 @@ def main() -> None:
         check_output(options.table, endings=('.csv',))
         if options.processes < 1:
             raise WSError(f'--processes: expected at least one, got {options.processes}')
-        toolkits = options.toolkit or [] if options.library else options.toolkit or list(filter(find_spec, TOOLKITS))
+        toolkits = options.toolkit or ([] if options.library else [*filter(find_spec, TOOLKITS)])
         configs = [name for package in toolkits for name in stock_configs(package) if options.only in name]
         networks = [name for library in options.library for name in library_networks(library) if options.only in name]
         if not configs + networks:
@@ -60,10 +59,10 @@ def main() -> None:
     rows = []
     with Progress(*BAR) as progress:
         if configs:
-            with worker_pool(options.processes, partial(prepare_sweep_worker, toolkits)) as pool:
+            with worker_pool(options.processes, prepare_sweep_worker, (toolkits,)) as pool:
                 rows += sweep(configs, pool, progress)
         if networks:
-            with worker_pool(options.processes, prepare_library_worker) as pool:
+            with worker_pool(options.processes) as pool:
                 rows += sweep_networks(networks, pool, progress)
     swept = () if options.only else (*toolkits, *options.library)
     checked = {row.config for row in rows}

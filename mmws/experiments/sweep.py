@@ -27,7 +27,7 @@ from mmws.conversion.output_recorder import Consumers, OutputRecorder
 from mmws.conversion.placement import decide
 from mmws.conversion.swap_convs import has_known_forward, standardized_class, standardizes_itself
 from mmws.conversion.weight_use import WeightUse
-from mmws.errors import FOREIGN_ERRORS, WSError
+from mmws.errors import FOREIGN_ERRORS, WSError, format_exception
 from mmws.experiments.demo_samples import demo_batches
 from mmws.experiments.worker import prepare_worker, release_memory
 from mmws.openmmlab.config_tree import dicts_in, map_dicts
@@ -54,7 +54,7 @@ class Row:
     norms: int = 0  # BatchNorm layers that became GroupNorm
     unrun: int = 0  # convolutions that were not run
     skipped: dict[str, int] = field(default_factory=dict)  # plain convolutions by reason
-    verdict: str = 'pass'  # or 'cannot build', 'fail'
+    verdict: str = 'pass'  # or 'cannot build', 'not checked', 'fail'
     why: str = ''  # if not 'pass'
 
 
@@ -102,7 +102,7 @@ def check_placement(name: str, scope: str, model: bytes) -> Row:
         try:
             stock = _build_structure(copy.deepcopy(config))
         except (*FOREIGN_ERRORS, OSError) as error:
-            row.verdict, row.why = 'cannot build', f'{type(error).__name__}: {" ".join(str(error).split())[:200]}'
+            row.verdict, row.why = 'cannot build', format_exception(error)
             return row
         converted = MODELS.build({**config, 'type': f'mmws.{config.type}'})
         _fill_uninitialized_(converted)
@@ -116,7 +116,7 @@ def check_placement(name: str, scope: str, model: bytes) -> Row:
 def _fill_uninitialized_(model: nn.Module) -> None:
     """Give small random values to parameters that a class left as allocated, as mmdet's TridentConv does."""
     for parameter in model.parameters():
-        if parameter.numel() and not parameter.abs().max() < 1e3:
+        if parameter.numel() and not parameter.abs().max() < 1e3:  # also true for NaN
             parameter.normal_(std=0.01)
 
 
@@ -186,7 +186,10 @@ def _run(model: nn.Module, part: nn.Module, mode: str, inputs: Any, samples: Any
     except FOREIGN_ERRORS:
         return {}
     if mode == 'loss':  # the other outputs may have -inf for what is masked
-        errors += non_finite(part, output)
+        try:
+            errors += non_finite(part, output)
+        except FOREIGN_ERRORS as error:
+            errors.append(f'the backward pass failed: {format_exception(error)}')
     return recorder.consumers
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -12,11 +13,11 @@ from torch import nn
 from mmws.conversion.convert import convert_
 from mmws.conversion.layer_types import batch_norms
 from mmws.conversion.output_recorder import OutputRecorder
-from mmws.errors import FOREIGN_ERRORS
+from mmws.errors import FOREIGN_ERRORS, WSError, format_exception
 from mmws.experiments.sweep import Row, fill_row_, non_finite
-from mmws.experiments.worker import prepare_worker, release_memory
+from mmws.experiments.worker import release_memory
 
-__all__ = ['LARGEST', 'LIBRARIES', 'check_network', 'library_networks', 'prepare_library_worker']
+__all__ = ['LARGEST', 'LIBRARIES', 'check_network', 'library_networks']
 
 LIBRARIES = ('timm', 'torchvision')
 LARGEST = 90_000_000
@@ -24,22 +25,23 @@ LARGEST = 90_000_000
 
 
 def library_networks(library: str) -> list[str]:
-    """Return the names of all networks of a library, such as ``'timm::resnet18'``; no quantized ones."""
+    """Return the names of all networks of a library, such as ``'timm::resnet18'``; no quantized ones.
+
+    Raises:
+        WSError: if the library is not installed.
+    """
+    if find_spec(library) is None:
+        raise WSError(f'--library {library}: it is not installed; pip install {library}')
     names = (import_module('timm').list_models() if library == 'timm' else
              import_module('torchvision.models').list_models())
     return [f'{library}::{name}' for name in names if not name.startswith('quantized_')]
-
-
-def prepare_library_worker() -> None:
-    """Prepare a process for checks of networks."""
-    prepare_worker()
 
 
 def check_network(name: str) -> Row | None:
     """Build a network, convert it, and compare the placement with a real forward and backward pass.
 
     Returns:
-        The row; None if the network has no BatchNorm, or more parameters than :data:`LARGEST`.
+        The row; None if the network has no BatchNorm.
     """
     release_memory()  # of the previous network
     torch.manual_seed(0)
@@ -47,11 +49,13 @@ def check_network(name: str) -> Row | None:
     try:
         with torch.device('meta'):
             stock = _build(name)
-        if not batch_norms(stock) or sum(parameter.numel() for parameter in stock.parameters()) > LARGEST:
+        if not batch_norms(stock):
             return None
+        if sum(parameter.numel() for parameter in stock.parameters()) > LARGEST:
+            return Row(name, verdict='not checked', why=f'more than {LARGEST:,} parameters')
         net = _build(name)
     except (*FOREIGN_ERRORS, OSError) as error:
-        row.verdict, row.why = 'cannot build', f'{type(error).__name__}: {" ".join(str(error).split())[:200]}'
+        row.verdict, row.why = 'cannot build', format_exception(error)
         return row
     inputs = _inputs(name, net)
     convert_(net, inputs=copy.deepcopy(inputs))
@@ -78,7 +82,7 @@ def _inputs(name: str, net: Any) -> tuple[Any, ...]:
     """Return the arguments of a training step of two images, as small as the network allows."""
     library, _, network = name.partition('::')
     if library == 'timm':
-        return torch.randn(2, *net.pretrained_cfg.get('input_size', (3, 224, 224))),
+        return (torch.randn(2, *net.pretrained_cfg.get('input_size', (3, 224, 224))),)
     if network.startswith(_DETECTORS):
         images = [torch.rand(3, 128, 128) for _ in range(2)]
         target = {'boxes': torch.tensor([[10.0, 10, 90, 90]]), 'labels': torch.tensor([1]),
@@ -87,5 +91,5 @@ def _inputs(name: str, net: Any) -> tuple[Any, ...]:
     if network.startswith('raft'):
         return torch.randn(1, 3, 128, 128), torch.randn(1, 3, 128, 128)
     if network.startswith(('mc3', 'mvit', 'r2plus1d', 'r3d', 's3d', 'swin3d')):
-        return torch.randn(1, 3, 16, 112, 112),
-    return torch.randn(2, 3, 299, 299) if network == 'inception_v3' else torch.randn(2, 3, 224, 224),
+        return (torch.randn(1, 3, 16, 112, 112),)
+    return (torch.randn(2, 3, 299, 299) if network == 'inception_v3' else torch.randn(2, 3, 224, 224),)

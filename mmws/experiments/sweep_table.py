@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 from mmws.errors import WSError
 from mmws.experiments.sweep import Row
@@ -16,6 +17,7 @@ from mmws.files import write_text
 __all__ = ['read_rows', 'render', 'totals', 'write_table']
 
 COLUMNS = [column.name for column in fields(Row)]
+NUMBERS = [column.name for column in fields(Row) if column.type in (int, 'int')]
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -26,12 +28,19 @@ def read_rows(path: Path) -> list[Row]:
     """
     if not path.is_file():
         return []
-    reader = csv.DictReader(path.read_text().splitlines())
+    reader = csv.DictReader(path.read_text(errors='replace').splitlines())
     if reader.fieldnames != COLUMNS:
         raise WSError(f'{path} is not a table of this tool: expected the columns {", ".join(COLUMNS)}; choose another '
                       'name')
-    return [Row(row['config'], **{name: int(row[name]) for name in ('parameters', 'convs', 'converted', 'norms', 'unrun')},
-                skipped=_counts(row['skipped']), verdict=row['verdict'], why=row['why']) for row in reader]
+    try:
+        return [_row(cells) for cells in reader]
+    except (ValueError, TypeError, AttributeError) as error:  # a cell is no number or is missing
+        raise WSError(f'{path} is damaged at line {reader.line_num}: {error}; delete it or choose another '
+                      'name') from None
+
+
+def _row(cells: dict[str, Any]) -> Row:
+    return Row(**{**cells, **{name: int(cells[name]) for name in NUMBERS}, 'skipped': _counts(cells['skipped'])})
 
 
 def _counts(text: str) -> dict[str, int]:
@@ -56,7 +65,7 @@ def totals(rows: Sequence[Row]) -> list[list[str]]:
     packages = sorted({_package(row) for row in rows})
     for name in [*packages, 'all'] if len(packages) > 1 else packages:
         part = [row for row in rows if name in ('all', _package(row))]
-        numbers = (len(part), sum(row.verdict != 'cannot build' for row in part),
+        numbers = (len(part), sum(row.verdict in ('pass', 'fail') for row in part),
                    sum(row.verdict == 'pass' for row in part), sum(row.convs for row in part),
                    sum(row.converted for row in part), sum(row.unrun for row in part))
         lines.append([name, *(f'{number:,}' for number in numbers)])

@@ -16,7 +16,7 @@ from mmws.conversion import convert
 from mmws.conversion.module_tree import decide_from_tree
 from mmws.conversion.placement import Placement
 from mmws.experiments import sweep, sweep_library
-from mmws.experiments.sweep_table import read_rows, render
+from mmws.experiments.sweep_table import COLUMNS, read_rows, render
 from mmws.experiments.worker import worker_pool
 from mmws.openmmlab.stock_configs import stock_config
 from tests.helpers.commands import REPOSITORY, tool
@@ -146,6 +146,34 @@ def test_a_network_with_a_mistake_or_without_batch_norm(monkeypatch):
     assert 'is plain, but only norms consume its output' in sweep_library.check_network('timm::test_resnet').why
 
 
+def test_a_backward_pass_that_fails_is_an_error(monkeypatch):
+    def fail(*args):
+        raise RuntimeError('no gradient')
+
+    monkeypatch.setattr(torch.autograd, 'backward', fail)
+    row = _check('mmseg::fcn/fcn_r18-d8_4xb2-80k_cityscapes-512x1024.py')
+    assert (row.verdict, row.why) == ('fail', 'the backward pass failed: RuntimeError: no gradient')
+
+
+def test_a_large_network_is_in_the_table_and_not_checked(monkeypatch):
+    pytest.importorskip('timm')
+    monkeypatch.setattr(sweep_library, 'LARGEST', 100_000)
+    row = sweep_library.check_network('timm::test_resnet')
+    assert (row.verdict, row.why) == ('not checked', 'more than 100,000 parameters')
+    assert '| 1 | 0 | 0 |' in render('table.csv', [row])
+
+
+def test_a_library_that_is_not_installed_and_a_damaged_table_are_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(sweep_library, 'find_spec', lambda name: None)
+    with pytest.raises(WSError, match='--library timm: it is not installed; pip install timm'):
+        sweep_library.library_networks('timm')
+    table = tmp_path / 'table.csv'
+    for row in 'a,many,1,1,1,1,,pass,', 'a,1', 'a,1,1,1,1,1,9,pass,,more':
+        table.write_text(f'{",".join(COLUMNS)}\n{row}\n')
+        with pytest.raises(WSError, match=r'damaged at line 2: .*; delete it or choose another name'):
+            read_rows(table)
+
+
 def test_what_is_not_finite_is_named():
     net = nn.Linear(2, 1)
     assert sweep.non_finite(net, {'loss': net(torch.ones(2))}) == []
@@ -161,5 +189,6 @@ def test_the_page_is_made_from_the_table():
 def test_the_number_in_the_readme_is_from_the_table():
     passed = sum(row['verdict'] == 'pass' for row in SWEEP)
     built = sum(row['verdict'] != 'cannot build' for row in SWEEP)
-    assert len(SWEEP) == 1509
-    assert f'**{passed:,} of {built:,}**' in Path(REPOSITORY / 'README.md').read_text()
+    readme = Path(REPOSITORY / 'README.md').read_text()
+    assert f'**{passed:,} of {built:,}**' in readme
+    assert f'{len(SWEEP):,} stock configs' in readme
