@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 
@@ -37,20 +36,16 @@ def describe_environment() -> dict[str, str]:
         >>> describe_environment()['mmws'] == __version__
         True
     """
-    return dict(_lines())
-
-
-def _lines() -> Iterator[tuple[str, str]]:
-    yield 'mmws', __version__
-    yield 'Python', f'{platform.python_version()}, {platform.platform()}'
-    yield 'torch', f'{torch.__version__}, {torch.get_num_threads()} threads, {_gpus()}'
-    for name, distributions in DISTRIBUTIONS.items():
-        yield name, ', '.join(filter(None, map(_version, distributions))) or 'not installed'
-    yield "mmcv's compiled operators", _operators()
-    for feature, available in FEATURES.items():
-        yield feature, 'yes' if available else f'not with torch {torch.__version__}'
-    for name in VARIABLES:
-        yield name, os.environ.get(name, 'not set')
+    return {
+        'mmws': __version__,
+        'Python': f'{platform.python_version()}, {platform.platform()}',
+        'torch': f'{torch.__version__}, {torch.get_num_threads()} threads, {_gpus()}',
+        **{name: ', '.join(filter(None, map(_version, distributions))) or 'not installed'
+           for name, distributions in DISTRIBUTIONS.items()},
+        "mmcv's compiled operators": _operators(),
+        **{feature: 'yes' if available else f'not with torch {torch.__version__}'
+           for feature, available in FEATURES.items()},
+        **{name: os.environ.get(name, 'not set') for name in VARIABLES}}
 
 
 def _gpus() -> str:
@@ -75,7 +70,7 @@ def _operators() -> str:
 
 def main() -> None:
     """Print the report."""
-    for name, value in _lines():
+    for name, value in describe_environment().items():
         print(f'{name}: {value}')
 
 

@@ -9,6 +9,7 @@ each layer.
 """
 
 import argparse
+from collections import Counter
 from pathlib import Path
 from statistics import mean
 
@@ -42,9 +43,11 @@ def main() -> None:
     options = parser.parse_args()
     with one_line_errors():
         named = [text.rpartition('=')[::2] for text in options.configs]
-        configs = {name or Path(path).stem: load_training_config(path, options.cfg_options) for name, path in named}
-        if len(configs) < len(named):
-            raise WSError('two configs have the same name; write NAME=CONFIG')
+        named = [(name or Path(path).stem, path) for name, path in named]
+        for name, count in Counter(name for name, _ in named).items():
+            if count > 1:
+                raise WSError(f'{count} configs are named {name!r}; write NAME=CONFIG')
+        configs = {name: load_training_config(path, options.cfg_options) for name, path in named}
         check_output_folder(options.out)
         result = measure_statistics(configs, options.steps, options.every, options.out)
     table = Table('second half of the training', *(f'{label}, {kind}' for label in PANELS.values() for kind in KINDS),
@@ -53,10 +56,9 @@ def main() -> None:
         means = (mean(point[f'{key}{kind}'] for point in points[len(points) // 2:]) for key in PANELS
                  for kind in KINDS.values())
         table.add_row(name, *(f'{value:.3g}' for value in (*means, *result['tested'][name].values())))
-    console = Console()
-    console.print(table)
+    Console().print(table)
     for name in ('bn_statistics.json', 'bn_statistics.png', 'bn_layers.png'):
-        console.print(f'{options.out / name}')
+        print(options.out / name)
 
 
 if __name__ == '__main__':

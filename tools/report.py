@@ -7,6 +7,7 @@ CONFIG is a path, or a stock config such as mmdet::retinanet/retinanet_r50_fpn_1
 import argparse
 import json
 import logging
+import sys
 import warnings
 from pathlib import Path
 
@@ -33,11 +34,10 @@ def main() -> None:
     parser.add_argument('--write', type=Path, metavar='OUT.py', help='write a config that adds the prefix')
     options = parser.parse_args()
     logging.disable(logging.WARNING)
-    if options.html:
-        with one_line_errors():
-            check_output(options.html, endings=('.html', ))
     warnings.simplefilter('ignore')
     with one_line_errors():
+        if options.html:
+            check_output(options.html, endings=('.html',))
         report = inspect_conversion(options.config, options.ws)
         if options.write:
             write_config(options.config, options.ws, options.write)
@@ -45,9 +45,9 @@ def main() -> None:
             write_page(report, options.html)
     print(json.dumps(report.as_dict(), indent=1)) if options.json else show(report)
     if options.html:
-        Console(stderr=True).print(f'wrote {options.html}')
+        print(f'wrote {options.html}', file=sys.stderr)
     if options.write:
-        Console(stderr=True).print(f'wrote {options.write}; to train it, run\n  python tools/train.py {options.write}')
+        print(f'wrote {options.write}; to train it, run\n  python tools/train.py {options.write}', file=sys.stderr)
 
 
 def show(report: ConversionReport) -> None:
@@ -58,7 +58,7 @@ def show(report: ConversionReport) -> None:
     console.print(report.tree())
     console.print(table)
     for where, calls in report.report.functions.items():
-        console.print(f'unchanged: {"; ".join(calls)}, called at {where}', soft_wrap=True)
+        console.print(f'unchanged: {"; ".join(calls)}, called at {where}', markup=False, soft_wrap=True)
 
 
 if __name__ == '__main__':

@@ -106,7 +106,7 @@ def finished(tasks: dict[Future, object], progress: Progress, label: str):
 def show(rows: list[Row]) -> None:
     """Print the totals, and the models that failed or cannot be built."""
     console = Console()
-    head, *lines = totals(rows)
+    head, lines = totals(rows)
     table = Table(*head)
     for line in lines:
         table.add_row(*line)

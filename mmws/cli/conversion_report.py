@@ -17,6 +17,7 @@ from torch import nn
 from mmws.cli.config import load_config
 from mmws.conversion.convert import convert_
 from mmws.conversion.layer_types import is_conv
+from mmws.conversion.module_tree import module_names
 from mmws.conversion.parametrize_convs import WEIGHTS, weight_form
 from mmws.conversion.replace_norms import NORMS
 from mmws.conversion.report import Report
@@ -49,13 +50,12 @@ class ConversionReport:
         """Return the totals, and the convolutions and norms by module name."""
         return {**self.totals, WEIGHTS[self.report.weight][1]: self.report.converted, 'plain': self.report.skipped,
                 'judged by the module tree': self.report.unseen, 'norms': self.report.norms,
-                'convolution functions, unchanged': self.report.functions}
+                'functions': self.report.functions}
 
     def tree(self) -> Tree:
         """Return the tree of the modules with a convolution or a norm; equal neighbours share one entry."""
-        names = {module: name for name, module in reversed(list(self.model.named_modules(remove_duplicate=False)))}
         root = Tree(f'[bold]{type(self.model).__name__}')
-        _grow(root, _node(self.model, '', names, self.report) or _Node(''))
+        _grow(root, _node(self.model, '', module_names(self.model), self.report) or _Node(''))
         return root
 
 
@@ -87,7 +87,8 @@ def inspect_conversion(name: str, ws: Mapping[str, Any]) -> ConversionReport:
         'convolutions': len(convs), 'convolutions, standardized': forms.count('ws'),
         **{f'convolutions, {WEIGHTS[form][1]}': forms.count(form) for form in ('wn', 'spectral') if form in forms},
         f'BatchNorm replaced by {NORMS.get(report.norm, NORMS["GN"]).name}': len(report.norms),
-        'modules, unchanged': len(report.skipped), 'convolution functions, unchanged': len(report.functions),
+        'modules, unchanged': len(report.skipped),
+        'calls of convolution functions, unchanged': sum(map(len, report.functions.values())),
         'convolutions, not run': len(report.unseen),
         'parameters, before': before, 'parameters, after': sum(parameter.numel() for parameter in model.parameters()),
         'parameters in standardized weights': sum(conv.weight.numel() for conv in convs if standardizes_itself(conv))})

@@ -12,7 +12,7 @@ from torch import nn
 from mmws.cli.conversion_report import ConversionReport
 from mmws.conversion.layer_types import is_conv
 from mmws.conversion.module_tree import module_names
-from mmws.conversion.parametrize_convs import weight_form
+from mmws.conversion.parametrize_convs import WEIGHTS, weight_form
 from mmws.files import write_text
 from mmws.version import __version__
 
@@ -37,7 +37,7 @@ def _tree(module: nn.Module, names: Mapping[nn.Module, str], report: ConversionR
     for child, part in module.named_children():
         if is_conv(part) or names[part] in report.report.norms:
             yield _leaf(part, names[part], child, report)
-        elif any(is_conv(inner) for inner in part.modules()):
+        elif any(is_conv(inner) or names[inner] in report.report.norms for inner in part.modules()):
             yield f'<li><details open><summary><b>{escape(child)}</b> {escape(type(part).__name__)}</summary>'
             yield from _tree(part, names, report)
             yield '</details></li>'
@@ -46,17 +46,17 @@ def _tree(module: nn.Module, names: Mapping[nn.Module, str], report: ConversionR
 
 def _leaf(part: nn.Module, path: str, child: str, report: ConversionReport) -> str:
     if path in report.report.norms:
-        kind, text = 'norm', report.report.norms[path]
+        kind, label, text = 'norm', 'norm', report.report.norms[path]
     else:
-        kind = 'plain' if weight_form(part) == 'plain' else 'ws'
+        form = weight_form(part)
+        kind, label = ('plain', 'plain') if form == 'plain' else ('ws', WEIGHTS[form][1])
         text = f'{type(part).__name__}({part.extra_repr()})'
     reason = report.report.skipped.get(path, '')
     note = 'not run, decided by the module tree' if path in report.report.unseen else ''
-    return (f'<li class="leaf {kind}" title="{escape(path)}"><i>{_LABELS[kind]}</i> <b>{escape(child)}</b> '
+    return (f'<li class="leaf {kind}" title="{escape(path)}"><i>{label}</i> <b>{escape(child)}</b> '
             f'{escape(text)} <em>{escape("; ".join(filter(None, (reason, note))))}</em></li>')
 
 
-_LABELS = {'ws': 'standardized', 'plain': 'plain', 'norm': 'norm'}
 _PAGE = Template('''<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>$title</title>

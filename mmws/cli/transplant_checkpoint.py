@@ -32,6 +32,7 @@ from mmws.version import __version__
 
 __all__ = ['Transplant', 'transplant_checkpoint']
 
+
 @dataclass
 class Transplant:
     """Networks of a transplant: the whole models, or their backbones if the checkpoint has no more.
@@ -80,7 +81,8 @@ def transplant_checkpoint(config: Config, checkpoint: str, out: Path, folder: Pa
                 key.update(tensor.numpy().tobytes())
         distill(config, Distillation(teacher, student, run, networks.teacher.data_preprocessor), dataset, steps,
                 Path(f'{out}.distill') / key.hexdigest()[:12])
-        data = {**data, 'inputs': data['inputs'].to(next(student.parameters()).device)}  # the runner may use a GPU
+        for network in (teacher, student):
+            network.cpu()  # the runner may use a GPU
         run.start()
         with evaluating(student):
             expected = run(teacher, data)
@@ -90,7 +92,7 @@ def transplant_checkpoint(config: Config, checkpoint: str, out: Path, folder: Pa
              'part': part or 'the whole network', 'left_over': networks.weights.left_over,
              'images': {path: sha256_of(Path(path)) for path in used}, 'distilled_steps': steps,
              'transplanted_by': f'mmws {__version__}'}
-    write_checkpoint(out, student.cpu().state_dict(), {**meta, 'transplant': about})
+    write_checkpoint(out, student.state_dict(), {**meta, 'transplant': about})
     return report
 
 

@@ -53,15 +53,15 @@ def image_paths(config: Config, folder: Path | None) -> list[str]:
     return paths
 
 
-def spread(indices: Sequence[int], number: int) -> list[int]:
-    """Return ``number`` indices at equal distances, or all.
+def spread(length: int, number: int) -> list[int]:
+    """Return ``number`` indices below ``length`` at equal distances, or all.
 
     Example:
-        >>> spread(range(6), 3)
+        >>> spread(6, 3)
         [0, 2, 4]
     """
-    step = max(len(indices) / number, 1)
-    return [indices[int(index * step)] for index in range(min(number, len(indices)))]
+    step = max(length / number, 1)
+    return [int(index * step) for index in range(min(number, length))]
 
 
 class ImageFiles(Dataset[Any]):
@@ -97,7 +97,7 @@ def load_batch(model: Any, dataset: ImageFiles, number: int) -> tuple[dict[str, 
     There are fewer if they are large, with more than :data:`MOST_PIXELS` together, or if their sizes differ and the
     model's preprocessor does not pad.
     """
-    chosen = spread(range(len(dataset)), max(1, min(number, MOST_PIXELS // dataset[0]['inputs'][0].numel())))
+    chosen = spread(len(dataset), max(1, min(number, MOST_PIXELS // dataset[0]['inputs'][0].numel())))
     data, kept = preprocess(model, [dataset[index] for index in chosen])
     return data, [dataset.paths[chosen[index]] for index in kept]
 

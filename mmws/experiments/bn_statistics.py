@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from mmws.cli.check_data import check_files
 from mmws.errors import WSError
-from mmws.experiments.short_run import short_run, test_runner
+from mmws.experiments.short_run import check_interval, short_run, test_runner
 from mmws.files import save_figure, write_json
 from mmws.ops.torch_compat import BatchNorm
 
@@ -25,7 +26,7 @@ __all__ = ['distances', 'measure_statistics', 'plot_layers', 'plot_statistics']
 PANELS = {'shift': '|mean of the batch - running mean| / running std',
           'scale': '|log2(std of the batch / running std)|'}
 HIGH = 0.95
-TESTS = {'running': 'running statistics', 'batch': 'statistics of each image'}
+TESTS = {'running': 'running statistics', 'batch': 'statistics of each batch'}
 WARM_UP = {'type': 'LinearLR', 'start_factor': 0.01, 'by_epoch': False, 'end': 200}
 
 
@@ -36,29 +37,27 @@ def measure_statistics(configs: Mapping[str, Config], steps: int, every: int, ou
     mmengine's logs to the folder ``out``.
 
     Returns:
-        The content of ``bn_statistics.json``: ``steps``, ``every`` and by name, in ``measured`` the measurements: the
-        ``step``, and the medians ``shift`` and ``scale`` over all channels of all BatchNorms that ran in it, with
-        ``shift_high`` and ``scale_high``, their quantiles of :data:`HIGH`; in ``tested`` the first metric of the test
-        with the ``running`` statistics and with those of each ``batch``; in ``layers`` for both tests the median
-        ``shift`` of each BatchNorm's channels, a mean over the images, in the order of execution.
+        The content of ``bn_statistics.json``: ``steps``, ``every``, and by name of the config:
+
+        - ``measured``: for each measured ``step`` the medians ``shift`` and ``scale`` over all channels of all
+          BatchNorms, and their quantiles of :data:`HIGH`, ``shift_high`` and ``scale_high``.
+        - ``tested``: the first metric of the test with the ``running`` statistics, and with those of each ``batch``.
+        - ``layers``: for both tests the median ``shift`` of each BatchNorm's channels, a mean over the batches, in the
+          order of execution.
 
     Raises:
-        WSError: if ``every`` is out of range, a network has no BatchNorm that trains, or the data of
-            a test are missing.
+        WSError: if ``steps`` or ``every`` is out of range, a network has no BatchNorm that trains, or the data of a
+            test are missing.
     """
-    if not 0 < every <= steps:
-        raise WSError(f'expected a measurement every 1 to {steps} steps, got every {every}')
+    check_interval(steps, every)
     for config in configs.values():
         check_files(config, ('test_dataloader',))
     measured: dict[str, Any] = {}
     tested: dict[str, dict[str, float]] = {}
     layers: dict[str, dict[str, Any]] = {}
     for index, (name, config) in enumerate(configs.items()):
-        hook = _StatisticsHook(every)
+        hook = _StatisticsHook(name, every)
         model = short_run(config, hook, steps, out / f'run_{index}', [dict(WARM_UP)])
-        if not hook.measurements:
-            raise WSError(f'{name}: no BatchNorm ran in training mode; for a type with the mmws. prefix add '
-                          '--cfg-options model.ws.norm=keep model.ws.weight=plain')
         measured[name] = hook.measurements
         tested[name], layers[name] = {}, {}
         for kind in TESTS:
@@ -71,8 +70,8 @@ def measure_statistics(configs: Mapping[str, Config], steps: int, every: int, ou
 
 
 class _StatisticsHook(Hook):  # type: ignore[misc]
-    def __init__(self, every: int) -> None:
-        self.every = every
+    def __init__(self, name: str, every: int) -> None:
+        self.name, self.every = name, every
         self.measurements: list[dict[str, Any]] = []
         self._found: list[tuple[Tensor, Tensor]] | None = None
 
@@ -89,6 +88,9 @@ class _StatisticsHook(Hook):  # type: ignore[misc]
         self._found = [] if batch_idx % self.every == 0 else None
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        if self._found == []:
+            raise WSError(f'{self.name}: no BatchNorm ran in training mode; for a type with the mmws. prefix add '
+                          '--cfg-options model.ws.norm=keep model.ws.weight=plain')
         if self._found:
             measured: dict[str, Any] = {'step': batch_idx}
             for name, each in zip(PANELS, zip(*self._found)):
@@ -125,7 +127,7 @@ class _BatchStatisticsHook(Hook):  # type: ignore[misc]
 
 def _test(config: Config, model: torch.nn.Module, of_the_batch: bool,
           work_dir: Path) -> tuple[float, list[dict[str, Any]]]:
-    """Test a trained model; return the first metric and the mean ``shift`` of each BatchNorm over the images."""
+    """Test a trained model; return the first metric and the mean ``shift`` of each BatchNorm over the batches."""
     runner = test_runner(config, work_dir)
     runner.model.load_state_dict(model.state_dict())
     if of_the_batch:
@@ -168,8 +170,8 @@ def plot_statistics(measured: Mapping[str, list[dict[str, Any]]], path: Path) ->
     """Draw the quantiles of :data:`HIGH` over the steps: a dot for each step, a line for the running mean of nine."""
     figure = Figure(figsize=(9, 4), layout='constrained')
     panels = figure.subplots(1, 2)
-    for (name, points), line, shade in zip(measured.items(), ['-', '--', '-.', ':'] * len(measured),
-                                           ['black', '0.5'] * len(measured)):
+    for (name, points), line, shade in zip(measured.items(), cycle(['-', '--', '-.', ':']),
+                                           cycle(['black', '0.5'])):
         for axes, key in zip(panels, PANELS):
             values = torch.tensor([point[f'{key}_high'] for point in points])
             smooth = [values[max(0, i - 4):i + 5].mean().item() for i in range(len(values))]
@@ -188,11 +190,11 @@ def plot_layers(layers: Mapping[str, Mapping[str, list[dict[str, Any]]]], path: 
     """Draw the median ``shift`` of each BatchNorm in both tests; the layers in the order of execution."""
     figure = Figure(figsize=(9, 4), layout='constrained')
     axes = figure.subplots()
-    for (name, tests), color in zip(layers.items(), ['black', '0.5'] * len(layers)):
+    for (name, tests), color in zip(layers.items(), cycle(['black', '0.5'])):
         for (kind, label), line in zip(TESTS.items(), ('-', '--')):
             axes.plot([layer['shift'] for layer in tests[kind]], line, color=color, label=f'{name}, {label}')
     axes.set(xlabel='BatchNorm, in the order of execution', ylabel=PANELS['shift'], ylim=(0, None))
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.suptitle('median channel in a test, mean over the images', fontsize=10)
+    figure.suptitle('median channel in a test, mean over the batches', fontsize=10)
     save_figure(figure, path, dpi=120)

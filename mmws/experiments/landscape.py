@@ -19,7 +19,7 @@ from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
 from mmws.errors import WSError
-from mmws.experiments.short_run import base_rate, short_run
+from mmws.experiments.short_run import base_rate, check_interval, short_run
 from mmws.files import save_figure, write_json
 from mmws.openmmlab.mmengine_compat import run_forward
 
@@ -42,8 +42,7 @@ def measure_landscape(configs: Mapping[str, Config], steps: int, every: int, out
         The content of ``landscape.json``: ``multiples``, ``steps``, ``every`` and, in ``measured`` by name, the
         measurements, each with its ``step``.
     """
-    if not 0 < every <= steps:
-        raise WSError(f'expected a measurement every 1 to {steps} steps, got every {every}')
+    check_interval(steps, every)
     measured = {}
     for index, (name, config) in enumerate(configs.items()):
         hook = _ProbeHook(every)

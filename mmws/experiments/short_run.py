@@ -20,8 +20,8 @@ from mmws.cli.config import CfgOptions, load_config
 from mmws.cli.load_model import check_model
 from mmws.errors import WSError
 
-__all__ = ['LossRecorder', 'base_rate', 'check_training', 'load_training_config', 'load_training_configs', 'short_run',
-           'test_runner']
+__all__ = ['LossRecorder', 'base_rate', 'check_interval', 'check_training', 'load_training_config',
+           'load_training_configs', 'short_run', 'test_runner']
 
 
 def check_training(config: Config, loaders: Sequence[str] = ('train_dataloader',)) -> None:
@@ -30,6 +30,14 @@ def check_training(config: Config, loaders: Sequence[str] = ('train_dataloader',
     check_classes(config, 'train_dataloader')
     check_content(config, loaders)
     check_model(config)
+
+
+def check_interval(steps: int, every: int) -> None:
+    """Check the options ``--steps`` and ``--every``; raise WSError if no step would be measured."""
+    if steps < 1:
+        raise WSError(f'--steps: expected at least 1, got {steps}')
+    if not 0 < every <= steps:
+        raise WSError(f'--every: expected 1 to {steps}, the number of steps, got {every}')
 
 
 def load_training_config(path: str, options: dict[str, Any] | None = None) -> Config:

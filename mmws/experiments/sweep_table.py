@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mmws.errors import WSError
+from mmws.experiments.markdown import table
 from mmws.experiments.sweep import Row
 from mmws.files import write_text
 
@@ -59,9 +60,9 @@ def write_table(path: Path, rows: Sequence[Row]) -> None:
     write_text(path.with_suffix('.md'), render(path.name, rows))
 
 
-def totals(rows: Sequence[Row]) -> list[list[str]]:
+def totals(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Return the head and the lines of a table with a line per toolkit or library."""
-    lines = [['', 'configs', 'built without mmws', 'passed', 'convolutions', 'standardized', 'not run']]
+    lines = []
     packages = sorted({_package(row) for row in rows})
     for name in [*packages, 'all'] if len(packages) > 1 else packages:
         part = [row for row in rows if name in ('all', _package(row))]
@@ -69,7 +70,7 @@ def totals(rows: Sequence[Row]) -> list[list[str]]:
                    sum(row.verdict == 'pass' for row in part), sum(row.convs for row in part),
                    sum(row.converted for row in part), sum(row.unrun for row in part))
         lines.append([name, *(f'{number:,}' for number in numbers)])
-    return lines
+    return ['', 'configs', 'built without mmws', 'passed', 'convolutions', 'standardized', 'not run'], lines
 
 
 def render(name: str, rows: Sequence[Row]) -> str:
@@ -77,7 +78,7 @@ def render(name: str, rows: Sequence[Row]) -> str:
     parts = ['# Conversion of all stock models',
              f'Written by `tools/sweep.py` with [{name}]({name}), a row per config. Each model is built with its own '
              'type and converted. Both are compared with a real run of the converted model on the CPU.',
-             _markdown(totals(rows))]
+             table(*totals(rows))]
     for package in sorted({_package(row) for row in rows}):
         part = [row for row in rows if _package(row) == package]
         parts.append(f'## {package}')
@@ -85,19 +86,14 @@ def render(name: str, rows: Sequence[Row]) -> str:
         for row in part:
             plain.update(row.skipped)
         if plain:
-            parts.append(_markdown([['convolutions that stay plain', 'reason'], *(
-                [f'{count:,}', reason] for reason, count in plain.most_common(12))]))
+            parts.append(table(['convolutions that stay plain', 'reason'], (
+                [f'{count:,}', reason] for reason, count in plain.most_common(12))))
         others = Counter((row.verdict, row.why) for row in part if row.verdict != 'pass')
         if others:
-            parts.append(_markdown([['configs', 'result', 'reason'], *(
-                [f'{count:,}', verdict, why.replace('|', '\\|')] for (verdict, why), count in others.most_common())]))
+            parts.append(table(['configs', 'result', 'reason'], (
+                [f'{count:,}', verdict, why.replace('|', '\\|')] for (verdict, why), count in others.most_common())))
     return '\n\n'.join(parts) + '\n'
 
 
 def _package(row: Row) -> str:
     return row.config.partition('::')[0]
-
-
-def _markdown(lines: Sequence[Sequence[str]]) -> str:
-    head, *rows = ['| ' + ' | '.join(line) + ' |' for line in lines]
-    return '\n'.join([head, '|' + ' --- |' * len(lines[0]), *rows])

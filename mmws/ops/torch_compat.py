@@ -48,6 +48,7 @@ DYNAMIC = getattr(getattr(getattr(torch, 'export', None), 'Dim', None), 'DYNAMIC
 is_compiling: Callable[[], bool] = getattr(
     getattr(torch, 'compiler', None), 'is_compiling', getattr(torch._utils, 'is_compiling', lambda: False))
 
+
 def runs_eagerly(tensor: Tensor) -> bool:
     """Return True for a plain tensor outside of compilers, tracers, functorch transforms, dispatch and dual modes.
 

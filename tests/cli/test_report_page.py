@@ -65,6 +65,14 @@ def test_names_and_reasons_are_escaped_and_shared_modules_have_their_reason(tmp_
     assert text.count('not only norms follow: conv2d') == 2
 
 
+def test_the_form_of_the_weights_and_blocks_with_only_norms_are_shown(tmp_path):
+    net = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Sequential(nn.BatchNorm2d(3)))
+    write_page(ConversionReport(net, convert_(net, weight='wn'), {'model': 'Net'}), tmp_path / 'page.html')
+    text = (tmp_path / 'page.html').read_text()
+    assert Page(text).leaves == {'ws': ['0'], 'norm': ['1.0']}
+    assert '<i>weight-normalized</i>' in text
+
+
 def test_a_wrong_name_is_one_line_before_the_work(tmp_path):
     assert tool_error('report.py', CONFIG, '--html', f'{tmp_path}/out.txt') == (
         f'error: {tmp_path}/out.txt: expected a name that ends in .html')

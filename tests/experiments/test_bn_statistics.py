@@ -72,7 +72,7 @@ def test_a_network_without_batch_norm_is_refused(options):
 
 def test_two_configs_need_two_names(options):
     assert tool_error('bn_statistics.py', DETECTION, DETECTION, *options) == (
-        'error: two configs have the same name; write NAME=CONFIG')
+        "error: 2 configs are named 'mask_rcnn_r18_gnws_digits'; write NAME=CONFIG")
 
 
 def test_a_test_with_the_statistics_of_the_batch_leaves_the_running_ones():

@@ -100,7 +100,8 @@ def test_the_tool_compares_two_networks(digits, tmp_path, capsys):
 
 @pytest.mark.parametrize(('arguments', 'message'), [
     (['nope.py'], 'config nope.py not found'),
-    (['--steps', '5', '--every', '6'], 'expected a measurement every 1 to 5 steps, got every 6'),
+    (['--steps', '5', '--every', '6'], '--every: expected 1 to 5, the number of steps, got 6'),
+    (['--steps', '0'], '--steps: expected at least 1, got 0'),
 ])
 def test_a_mistake_of_the_user_is_one_line(arguments, message, digits, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

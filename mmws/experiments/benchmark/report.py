@@ -14,6 +14,7 @@ import torch
 from matplotlib.figure import Figure
 
 import mmws
+from mmws.experiments.markdown import table
 from mmws.files import save_figure, write_json, write_text
 from mmws.openmmlab.toolkits import TOOLKITS
 
@@ -59,8 +60,7 @@ def _cell(result: dict[str, Any] | None, base: dict[str, Any]) -> str:
 
 def markdown(results: Results) -> str:
     """Return the results as a table for a README."""
-    heads = ['', *(f'{scenario}, {mode}' for scenario, mode in columns(results))]
-    return ''.join(f'| {" | ".join(row)} |\n' for row in (heads, ['---'] * len(heads), *rows(results)))
+    return table(['', *(f'{scenario}, {mode}' for scenario, mode in columns(results))], rows(results)) + '\n'
 
 
 def write(parts: dict[str, Results], about: dict[str, str], folder: Path) -> Sequence[Path]:

@@ -9,6 +9,7 @@ from statistics import mean, stdev
 
 from scipy.stats import t
 
+from mmws.experiments.study.plan import Run
 from mmws.experiments.study.results import Cell
 
 __all__ = ['Difference', 'differences']
@@ -20,12 +21,16 @@ CONFIDENCE = 0.95
 class Difference:
     """Difference of a method to the reference in percent points, with its 95% interval."""
 
-    method: str
+    run: Run  # one of the method
     reference: str
     setting: str
     mean: float
     low: float
     high: float
+
+    @property
+    def method(self) -> str:
+        return self.run.method
 
     def text(self) -> str:
         """Return the finding; an interval that contains zero supports none."""
@@ -50,5 +55,5 @@ def differences(cells: Sequence[Cell], references: Sequence[str]) -> list[Differ
         if len(values) > 1:
             center, error = mean(values), stdev(values) / len(values) ** 0.5
             half = t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * error
-            found.append(Difference(cell.run.method, reference, cell.setting, center, center - half, center + half))
+            found.append(Difference(cell.run, reference, cell.setting, center, center - half, center + half))
     return found

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
 
+from mmws.experiments.markdown import table
 from mmws.experiments.study.differences import differences
 from mmws.experiments.study.figures import methods_over_sizes, plot_batches, plot_curves, plot_rates, searched
-from mmws.experiments.study.plan import Record, plan, searches
+from mmws.experiments.study.notes import fill, outcome
+from mmws.experiments.study.plan import plan, searches
 from mmws.experiments.study.results import Cell, Results
 from mmws.experiments.study.schema import Study, Task
 from mmws.files import write_text
@@ -23,7 +25,7 @@ def write_report(study: Study, results: Results) -> list[Path]:
     """Write ``<folder>.md`` beside the folder of the results, and the figures into the folder.
 
     The document includes ``<folder>_notes.md``, which is written by hand: the text before the line :data:`TABLES` comes
-    before the tables, the text after it comes after them.
+    before the tables, the text after it comes after them. :func:`mmws.experiments.study.notes.fill` inserts values.
     """
     folder = results.folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -38,7 +40,8 @@ def write_report(study: Study, results: Results) -> list[Path]:
 def render(study: Study, results: Results) -> str:
     """Return the text of the document."""
     notes = results.folder.with_name(f'{results.folder.name}_notes.md')
-    before, _, after = notes.read_text().partition(TABLES) if notes.is_file() else ('', '', '')
+    text = fill(notes.read_text(), study, results) if notes.is_file() else ''
+    before, _, after = text.partition(TABLES)
     parts = [f'# {study.title}: results', _about(study, results), before.strip()]
     for task in study.tasks:
         parts += _task(study, task, results)
@@ -63,18 +66,18 @@ def _task(study: Study, task: Task, results: Results) -> Iterator[str]:
     found = results.cells(study, task)
     if not found:
         return
-    yield f'## {task.name.capitalize()}: {task.label}'
+    yield f'## {task.name.replace("_", " ").capitalize()}: {task.label}'
     seeds = f' Seed {", ".join(map(str, task.seeds))} only.' if task.seeds else ''
     yield (f'`{task.config}`: {task.images:,} training images at every batch size, with warm-up over the first '
            f'{task.warm_up:,}.{seeds}')
     sizes = sorted({cell.run.batch_size for cell in found})
     by_setting = {(cell.run.method, cell.run.schedule, cell.run.batch_size): cell.result() for cell in found}
     rows = dict.fromkeys((cell.run.method, cell.run.schedule) for cell in found)
-    yield _table(['', 'schedule', *(f'batch size {size}' for size in sizes)],
+    yield table(['', 'schedule', *(f'batch size {size}' for size in sizes)],
                  ([*row, *(by_setting.get((*row, size), '') for size in sizes)] for row in rows))
     if task.points:
         yield 'The same after a fraction of the steps:'
-        yield _table(['', 'batch size', *(f'{point:.0%}' for point in task.points), '100%'], (
+        yield table(['', 'batch size', *(f'{point:.0%}' for point in task.points), '100%'], (
             [cell.run.method, str(cell.run.batch_size), *(cell.at(point) for point in (*task.points, 1))]
             for cell in found))
     yield from _differences(study, found)
@@ -84,7 +87,7 @@ def _task(study: Study, task: Task, results: Results) -> Iterator[str]:
     yield '### Learning rates and times'
     if searched(task, results):
         yield f'![training loss and metric over the learning rate]({results.folder.name}/{task.name}_rates.png)'
-    yield _table(['', 'schedule', 'batch size', 'learning rate', 'search for the rate', 'result of each seed',
+    yield table(['', 'schedule', 'batch size', 'learning rate', 'search for the rate', 'result of each seed',
                   'gain at the end', 'seconds per run'], (_details(study, task, results, cell) for cell in found))
     failed = [cell for cell in found if cell.failures()]
     if failed:
@@ -98,7 +101,7 @@ def _differences(study: Study, cells: Sequence[Cell]) -> Iterator[str]:
     if found:
         yield ('Differences in percent points, paired by seed, with their 95% intervals (of twenty intervals about one '
                'misses the true value):')
-        yield _table(['', 'setting', 'difference', 'interval', 'finding'], (
+        yield table(['', 'setting', 'difference', 'interval', 'finding'], (
             [f'{each.method} - {each.reference}', each.setting, f'{each.mean:+.1f}',
              f'{each.low:+.1f} to {each.high:+.1f}', each.text()] for each in found))
 
@@ -119,20 +122,10 @@ def _rate(study: Study, task: Task, results: Results, cell: Cell) -> list[str]:
         if scale > 1:
             texts.append(f'{scale:g} times the rate at batch size {search.batch_size}')
         elif found:
-            texts += [f'{run.rate:g}: {_outcome(record, task)}' for run, record in found]
+            texts += [f'{run.rate:g}: {outcome(record, task)}' for run, record in found]
             end = {min(search.rates): ', the lowest', max(search.rates): ', the highest'}.get(rate, '')
         if not found or any(record and record['status'] == 'finished' for _, record in found):
             break
     else:
         end = ''
     return [f'{rate:g}{end}', ', '.join(texts)]
-
-
-def _outcome(record: Record | None, task: Task) -> str:
-    if record is None:
-        return 'not run'
-    return record['status'] if record['metric'] is None else f'{record["metric"] / task.out_of * 100:.1f}'
-
-
-def _table(head: list[str], rows: Iterable[list[str]]) -> str:
-    return '\n'.join(f'| {" | ".join(row)} |' for row in (head, ['---'] * len(head), *rows))

@@ -8,7 +8,9 @@ from statistics import median
 import cv2
 import pytest
 
+from mmws import WSError
 from mmws.experiments.study.figures import plot_batches
+from mmws.experiments.study.notes import fill
 from mmws.experiments.study.plan import plan
 from mmws.experiments.study.read import read_study
 from mmws.experiments.study.report import render, write_report
@@ -103,12 +105,38 @@ def test_the_committed_document_matches_the_committed_raw_results(name, path, mo
     assert json.loads((DOCS / name / 'about.json').read_text())
 
 
-def test_numbers_in_the_notes_and_the_readme_are_in_the_tables():
-    notes = ''.join((DOCS / f'{name}_notes.md').read_text() for name in COMMITTED)
-    tables = ''.join((DOCS / f'{name}.md').read_text() for name in COMMITTED)
+def test_names_of_results_in_the_notes_become_values(study, results):
+    study = replace(study, references=('GN',))
+    text = ('{detection: GN}, {detection: GN at 4}, {detection: BN+WS}, {detection: BN+WS - GN}, '
+            '{detection: GN, rate 0.2}, {detection: BN+WS, rate 0.1}')
+    assert fill(text, study, results) == '35.0 ± 7.1, 35.0 ± 7.1, 30.0, 1 diverged, not run, 20.0, diverged'
+    for run in plan(study, results.done):
+        if run.method == 'BN+WS' and not run.search:
+            results.done[run.name] = record(run, 0.5 if run.seed == 1 else 0.7)
+    assert fill('{detection: BN+WS - GN}', study, results) == '+25.0 (-38.5 to +88.5)'
+    with pytest.raises(WSError, match=r"{detection: GN at 2}, which is no result; did you mean 'detection: GN"):
+        fill('{detection: GN at 2}', study, results)
+
+
+def test_no_result_in_the_notes_is_typed_by_hand():
+    assert ' ± ' not in (DOCS / 'results_notes.md').read_text()
+
+
+@pytest.mark.parametrize('row', [
+    '| GroupNorm + WS: `type=\'mmws.FasterRCNN\'` | **{nuclei: GN+WS}** | **{camvid: GN+WS}** |',
+    '| GroupNorm: the same with `ws=dict(weight=\'plain\')` | {nuclei: GN} | {camvid: GN} |',
+    '| BatchNorm + WS: `ws=dict(norm=\'keep\')` | {nuclei: BN+WS} | |',
+    '| BatchNorm: `type=\'FasterRCNN\'` | {nuclei: BN} | takes no step |'])
+def test_the_table_in_the_readme_has_the_results(row, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    assert fill(row, read_study(STUDIES[0]), Results(DOCS / 'results')) in (REPOSITORY / 'README.md').read_text()
+
+
+def test_numbers_in_the_notes_of_the_digits_are_in_the_tables():
+    notes, tables = ((DOCS / name).read_text() for name in ('results_digits_notes.md', 'results_digits.md'))
     for part in notes.split('<!-- tables -->'):
         tables = tables.replace(part.strip(), '')
-    quoted = re.findall(r'\d+\.\d ± \d+\.\d', notes + (REPOSITORY / 'README.md').read_text())
+    quoted = re.findall(r'\d+\.\d ± \d+\.\d', notes)
     assert quoted
     assert not [value for value in quoted if f'| {value} |' not in tables]
 
@@ -137,8 +165,10 @@ def test_numbers_of_batch_norms_statistics_in_the_notes_are_as_measured():
     text = ' '.join(notes.split())
     shifts = {name: {kind: [layer['shift'] for layer in layers] for kind, layers in tests.items()}
               for name, tests in measured['layers'].items()}
-    for name, (first, *later) in ((name, tests['running']) for name, tests in shifts.items()):
-        assert f'{first:.2f}' in text
+    (nuclei, digits) = (shifts[name]['running'][0] for name in ('nuclei', 'digits'))
+    assert (f'a nuclei image is {nuclei:.2f} running standard deviations from the running mean, that of a digits image '
+            f'{digits:.2f}.') in text
+    for name, (_, *later) in ((name, tests['running']) for name, tests in shifts.items()):
         assert f'{min(later):.2f} to {max(later):.2f}' in text, name
     largest = max(shift for tests in shifts.values() for shift in tests['batch'][1:])
     assert f'within {largest:.2f} on both' in text
