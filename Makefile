@@ -10,6 +10,7 @@
 #                  QUICK=1: a short form, into work_dirs/study
 # make trust       test interruption, low precision, fuzzing, pinned versions, and all tests in random order with free seeds:
 #                  docs/trust.md, 1.5 h; NAME=fuzz: one part
+# make docs        build the site of these pages: work_dirs/site/index.html
 # make lock        write requirements/*.lock, with hashes; run it after a change of requirements/*.txt
 # make setup       make .venv; STACK=openmmlab makes .venv-openmmlab with the upstream distributions; so do guide, prebuilt,
 #                  oldest and newest, the environments of `make matrix`
@@ -24,7 +25,7 @@ RUN := $(VENV)/bin/python
 COMPILE := ../work_dirs/audit/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--custom-compile-command 'make lock'
 
-.PHONY: setup matrix lock data demo demo-seg sweep bench study trust test test-peers lint
+.PHONY: setup matrix lock docs data demo demo-seg sweep bench study trust test test-peers lint
 
 setup:
 	@$(PYTHON) requirements/setup_env.py $(VENV) $(STACK)
@@ -65,6 +66,9 @@ lock:
 	work_dirs/audit/bin/pip install -q --require-hashes -r requirements/audit.lock
 	cd requirements && for name in common onedl openmmlab torch; do $(COMPILE) --no-deps $$name.txt -o $$name.lock || exit 1; done
 	cd requirements && $(COMPILE) audit.txt -o audit.lock
+
+docs: setup
+	$(RUN) -m sphinx -W --keep-going -q docs work_dirs/site
 
 bench: setup
 	$(RUN) tools/benchmark.py

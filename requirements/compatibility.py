@@ -1,4 +1,4 @@
-"""Write docs/compatibility.md and the table in README.md from docs/compatibility/*.json, one file per environment."""
+"""Write docs/compatibility.md from docs/compatibility/*.json, one file per environment."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import os
 from pathlib import Path
 
-START, END = '<!-- make matrix writes this table -->\n', '<!-- end of the table -->\n'
 ENVIRONMENTS = {  # name: its stack in stacks.py, and what it stands for
     'guide': ('guide', "what the toolkits' guides lead to"),
     'prebuilt': ('prebuilt', 'the last torch for which upstream has a prebuilt mmcv (built here)'),
@@ -18,12 +17,11 @@ ENVIRONMENTS = {  # name: its stack in stacks.py, and what it stands for
 PAGE = """\
 # Where it runs: `make matrix`
 
-`make matrix` makes each environment, runs all tests in it, and writes this page and the table in README.md from
-[compatibility/*.json](compatibility); do not edit them. A result is of the date in its section. If the code, the
-tests or the pinned versions changed since, `make matrix` runs that environment again. `make matrix ENV=guide` runs one
-again in any case; the others are prebuilt, oldest, default, upstream and newest. The Python of the environment must be
-on PATH or in `~/.pyenv/versions`. The log is `work_dirs/matrix/NAME.log`. The pinned versions are in
-[requirements](../requirements).
+`make matrix` makes each environment, runs all tests in it, and writes this page from `docs/compatibility/*.json`; do not
+edit it. A result is of the date in its section. If the code, the tests or the pinned versions changed since, `make
+matrix` runs that environment again. `make matrix ENV=guide` runs one again in any case; the others are prebuilt,
+oldest, default, upstream and newest. The Python of the environment must be on PATH or in `~/.pyenv/versions`. The log
+is `work_dirs/matrix/NAME.log`. The pinned versions are in `requirements/`. [Install](install.md) says what else runs.
 """
 
 
@@ -37,12 +35,8 @@ def read_results(root: Path) -> dict[str, dict]:
     return {name: json.loads(path.read_text()) for name, path in paths.items() if path.is_file()}
 
 
-def write_documents(root: Path) -> None:
-    """Write the page, and replace the table between the two comments in README.md."""
-    results = read_results(root)
-    write(root / 'docs' / 'compatibility.md', page(results))
-    before, _, rest = (root / 'README.md').read_text().partition(START)
-    write(root / 'README.md', f'{before}{START}{table(results)}{END}{rest.partition(END)[2]}')
+def write_page(root: Path) -> None:
+    write(root / 'docs' / 'compatibility.md', page(read_results(root)))
 
 
 def write(path: Path, text: str) -> None:

@@ -22,7 +22,7 @@ from xml.etree import ElementTree
 
 import setup_env
 import stacks
-from compatibility import ENVIRONMENTS, read_results, result_path, write, write_documents
+from compatibility import ENVIRONMENTS, read_results, result_path, write, write_page
 
 ROOT = stacks.HERE.parent
 LOGS = Path('work_dirs', 'matrix')
@@ -56,7 +56,7 @@ def check(root: Path, name: str, again: bool) -> bool:
             print(f'{failure}\n[matrix] {name}: no result', flush=True)
             return False
         write(result_path(root, name), json.dumps(result, indent=1) + '\n')
-    write_documents(root)
+    write_page(root)
     counts = ', '.join(f'{result[outcome]} {outcome}' for outcome in ('passed', 'failed', 'errors', 'skipped'))
     print(f'[matrix] {name}: {counts}{"; kept, the sources are the same" if kept else ""}', flush=True)
     return not result['failures']

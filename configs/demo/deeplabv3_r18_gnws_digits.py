@@ -1,6 +1,6 @@
 """DeepLabv3 with ResNet-18, GroupNorm + Weight Standardization, for handwritten digits on photos: ``make demo-seg``.
 
-Schedule: 5,000 steps, SGD, learning rate 0.1 at 1 image per step, from scratch. The results in README.md come from
+Schedule: 5,000 steps, SGD, learning rate 0.1 at 1 image per step, from scratch. The results in docs/evidence.md are from
 this config, with one seed. With BatchNorm (``--cfg-options model.type=EncoderDecoder``) the first step fails: with one
 image, the image pool has a single value per channel.
 """

@@ -1,6 +1,6 @@
 """Mask R-CNN with ResNet-18, GroupNorm + Weight Standardization, for handwritten digits on photos: ``make demo``.
 
-Schedule: 4,000 steps, SGD, learning rate 0.02 at 1 image per step, from scratch. The results in README.md come from
+Schedule: 4,000 steps, SGD, learning rate 0.02 at 1 image per step, from scratch. The results in docs/evidence.md are from
 this config, with one seed. For the network with its own BatchNorm: ``--cfg-options model.type=MaskRCNN``.
 """
 _base_ = ['mmdet::_base_/models/mask-rcnn_r50_fpn.py', 'mmdet::_base_/default_runtime.py']

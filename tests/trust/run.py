@@ -53,7 +53,7 @@ def read_result(case: ElementTree.Element) -> dict[str, Any]:
 def render(folder: Path) -> str:
     """Return the Markdown document, with one table per JSON file."""
     lines = ['# Slow checks: `make trust`', '',
-             '`make trust` writes this file from [trust/*.json](trust); do not edit it. '
+             '`make trust` writes this file from `docs/trust/*.json`; do not edit it. '
              '`make trust NAME=fuzz` runs one part again.']
     for path in sorted(folder.glob('*.json')):
         results = json.loads(path.read_text())

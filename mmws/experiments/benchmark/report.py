@@ -59,7 +59,7 @@ def _cell(result: dict[str, Any] | None, base: dict[str, Any]) -> str:
 
 
 def markdown(results: Results) -> str:
-    """Return the results as a table for a README."""
+    """Return the results as a Markdown table."""
     return table(['', *(f'{scenario}, {mode}' for scenario, mode in columns(results))], rows(results)) + '\n'
 
 
@@ -68,7 +68,7 @@ def write(parts: dict[str, Results], about: dict[str, str], folder: Path) -> Seq
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f'benchmark.{kind}' for kind in ('json', 'md', 'png')]
     write_json(paths[0], {**about, **parts}, indent=1)
-    text = ''.join(f'{name}: {value}  \n' for name, value in about.items())
+    text = '# Benchmark: `make bench`\n\n' + ''.join(f'{name}: {value}  \n' for name, value in about.items())
     tables = [f'\n## {name}\n\n{markdown(results)}' for name, results in parts.items()]
     write_text(paths[1], ''.join([text, *tables]))
     _plot(next(iter(parts.values())), about, paths[2])
