@@ -132,13 +132,15 @@ def test_the_table_in_the_readme_has_the_results(row, monkeypatch):
     assert fill(row, read_study(STUDIES[0]), Results(DOCS / 'results')) in (REPOSITORY / 'README.md').read_text()
 
 
-def test_numbers_in_the_notes_of_the_digits_are_in_the_tables():
-    notes, tables = ((DOCS / name).read_text() for name in ('results_digits_notes.md', 'results_digits.md'))
+def test_results_on_other_pages_are_in_the_tables():
+    notes, evidence = ((DOCS / name).read_text() for name in ('results_digits_notes.md', 'evidence.md'))
+    tables = ''.join((DOCS / f'{name}.md').read_text() for name in COMMITTED)
     for part in notes.split('<!-- tables -->'):
         tables = tables.replace(part.strip(), '')
-    quoted = re.findall(r'\d+\.\d ± \d+\.\d', notes)
-    assert quoted
-    assert not [value for value in quoted if f'| {value} |' not in tables]
+    for text in (notes, evidence, (REPOSITORY / 'README.md').read_text()):
+        quoted = re.findall(r'\d+\.\d ± \d+\.\d', text)
+        assert quoted
+        assert not [value for value in quoted if f'| {value} |' not in tables]
 
 
 def label(name: str) -> str:
