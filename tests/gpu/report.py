@@ -25,9 +25,9 @@ without a GPU; `tests/gpu/test_run.py` does so in CI.
 '''
 MEASURED = '''A ResNet-50 with GroupNorm trains and infers on 1 or 2 images of 800x1333 or 224x224, in fp32, under bf16
 autocast, and compiled. Its convolutions are plain, of mmws, with mmcv's formula or with timm's trick
-([convs.py](../mmws/experiments/benchmark/convs.py)). These forms run in turn, in a random order in each round. Time:
-the median of the ratios to plain in the same round, quartiles in brackets. Launches: kernels, copies and fills of one
-step, by torch's profiler.
+([convs.py](../mmws/experiments/benchmark/convs.py)); compiled, only the first two. These forms run in turn, in a random
+order in each round. Time: the median of the ratios to plain in the same round, quartiles in brackets. Launches:
+kernels, copies and fills of one step, by torch's profiler.
 '''
 
 
@@ -48,11 +48,12 @@ def page(results: Mapping[str, Any] | None, checks: Mapping[str, str]) -> str:
 def compare_with_targets(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return for each target the largest value of mmws, where it is, and whether it is met; None if not measured."""
     plain = {(row['scenario'], row['mode']): row['launches'] for row in rows if row['form'] == 'plain'}
-    ours = [{**row, 'more_launches': row['launches'] - plain[row['scenario'], row['mode']]}
+    ours = [{**row, 'more_launches': row['launches'] and row['launches'] - plain[row['scenario'], row['mode']]}
             for row in rows if row['form'] == 'mmws']
     compared = []
     for name, (concerns, key, limit) in TARGETS.items():
-        worst = max(filter(concerns, ours), key=lambda row: row[key], default=None)
+        found = [row for row in ours if concerns(row) and row[key] is not None]
+        worst = max(found, key=lambda row: row[key], default=None)
         compared.append({'target': name, 'met': None if worst is None else worst[key] <= limit,
                          'worst': None if worst is None else round(worst[key], 3),
                          'where': None if worst is None else worst['scenario']})
@@ -85,7 +86,8 @@ def _cost(results: Mapping[str, Any]) -> str:
     rows, text = results['benchmark'], '\n| | | form | time | ms | launches | ms in kernels |\n' + '| --- ' * 7 + '|\n'
     for row in rows:
         ratio = '1' if row['form'] == 'plain' else f'{row["ratio"]:.3f} ({row["low"]:.3f}-{row["high"]:.3f})'
+        kernels = f'{row["launches"]} | {row["kernel_seconds"] * 1e3:.2f}' if row['launches'] else 'not seen |'
         text += (f'| {row["scenario"]} | {row["mode"]} | {row["form"]} | {ratio} | {row["seconds"] * 1e3:.2f} | '
-                 f'{row["launches"]} | {row["kernel_seconds"] * 1e3:.2f} |\n')
+                 f'{kernels} |\n')
     missing = ''.join(f'- {title}: not measured, {why}\n' for title, why in results['not_measured'].items())
     return text + (f'\n{missing}' if missing else '')

@@ -26,7 +26,7 @@ from tests.gpu import report  # noqa: E402
 from tests.gpu.benchmark import measure, plan, runs  # noqa: E402
 from tests.gpu.checks import NotHere, all_checks  # noqa: E402
 
-MINUTES = 7  # no scenario of the benchmark starts later
+MINUTES = 5  # no scenario of the benchmark starts later
 
 
 def main(arguments: list[str] | None = None) -> int:
