@@ -27,6 +27,7 @@ __all__ = ['WeightCache']
 
 BATCHED_DEVICES = {'cuda'}  # launching a kernel costs more than its arithmetic
 _caches: weakref.WeakSet[WeightCache] = weakref.WeakSet()
+_in_graphs: set[int] = set()  # addresses of weights that a CUDA graph reads or writes at each replay
 _lock = threading.Lock()
 
 
@@ -40,21 +41,20 @@ class _Entry(NamedTuple):
     parameter: int  # id of the raw weight
     version: int  # version counter of ``standardized``
     users: int  # references to the storage of ``standardized``; 0 if several results share the storage
-    stream: int  # CUDA stream that computed ``standardized``; 0 on the CPU
     changed: Tensor | None = None  # the raw weight, after an optimizer step
     step: object = None  # one object per optimizer step
 
     def is_valid(self, weight: Tensor, eps: float) -> bool:
         """Return False if the entry is stale: the weight, ``eps`` or the cached tensor changed."""
         return (self.clone is not None and _view(weight) == _view(self.clone) and eps == self.eps
-                and version(self.standardized) == self.version and _stream(weight) == self.stream)
+                and version(self.standardized) == self.version)
 
     def can_be_overwritten(self, filters: Tensor) -> bool:
         """Return True if the next result can overwrite this one: new memory pages cost more than the arithmetic."""
         old = self.standardized
         return ((old.shape, old.stride(), old.dtype, old.device) == (
                     filters.shape, filters.stride(), filters.dtype, filters.device)
-                and self.stream == _stream(filters) and self.users == storage_users(old))
+                and self.users == storage_users(old))
 
 
 class WeightCache:
@@ -67,7 +67,8 @@ class WeightCache:
     first forward pass that needs one of them.
 
     A weight is not cached if writes cannot be detected: torch has no copy-on-write (before 2.4), other objects use the
-    memory (numpy arrays, flat parameters), torch does not own it (shared memory, files), or a CUDA graph is captured.
+    memory (numpy arrays, flat parameters), torch does not own it (shared memory, files), a CUDA graph has the weight,
+    or the current CUDA stream is not the default one.
 
     Args:
         as_filters: returns the weight with one filter per row, if its layout differs.
@@ -94,6 +95,9 @@ class WeightCache:
             eps: added to the standard deviation.
         """
         with_gradient = weight.requires_grad and torch.is_grad_enabled()
+        if DETECTS_WRITES and not _is_safe(weight):
+            self._entry = None  # its clone would move the weight at the next write
+            return standardize_weight(self._as_filters(weight), eps)
         if not DETECTS_WRITES or (with_gradient and weight.dtype in HALF):  # the gradient needs the float32 result
             return standardize_weight(self._as_filters(weight), eps)
         entry = self._entry
@@ -122,12 +126,11 @@ class WeightCache:
             if self not in clones:
                 self._entry = None
                 return None
-            stream = _stream(weight)
             results = [self._compute(weight, eps)] if len(clones) == 1 else standardize_together(
                 [weights[cache] for cache in clones], eps)
             for (cache, clone), result in zip(clones.items(), results):
                 users = storage_users(result[0]) if len(clones) == 1 else 0
-                cache._entry = _Entry(*result, clone, eps, id(weights[cache]), version(result[0]), users, stream)
+                cache._entry = _Entry(*result, clone, eps, id(weights[cache]), version(result[0]), users)
                 _caches.add(cache)
             return self._entry
 
@@ -139,11 +142,11 @@ class WeightCache:
         step = self._entry.step if self._entry is not None else None
         if step is None or not self._can_batch or weight.dtype in HALF or weight.device.type not in BATCHED_DEVICES:
             return {}
-        kind = weight.device, weight.dtype, eps, _stream(weight)
+        kind = weight.device, weight.dtype, eps
         return {cache: changed for cache in list(_caches)
                 if cache is not self and (entry := cache._entry) is not None and entry.step is step
                 and (changed := entry.changed) is not None and cache._can_batch and runs_eagerly(changed)
-                and kind == (changed.device, changed.dtype, entry.eps, entry.stream)}
+                and kind == (changed.device, changed.dtype, entry.eps) and _is_safe(changed)}
 
     def _compute(self, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         filters = self._as_filters(weight)
@@ -159,14 +162,29 @@ def _view(tensor: Tensor) -> tuple[Any, ...]:
     return (address(tensor), tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype, tensor.is_neg())
 
 
-def _stream(weight: Tensor) -> int:
-    """Return the current CUDA stream. A result from another stream may not be ready."""
-    return torch.cuda.current_stream(weight.device).cuda_stream if weight.is_cuda else 0
+def _is_safe(weight: Tensor) -> bool:
+    """Return False if copy-on-write must not be used for ``weight``, because of CUDA streams or graphs.
+
+    torch (2.4 to 2.13) copies a weight on the default stream, when it is written to while a clone exists; kernels on
+    another stream do not wait for that copy. A CUDA graph reads and writes a weight at the address of the capture. So
+    the weight must not move, and a replay changes it without a trace.
+    """
+    if _is_captured(weight):
+        _in_graphs.add(address(weight))
+    return _is_on_default_stream(weight) and not (_in_graphs and address(weight) in _in_graphs)
+
+
+def _is_captured(weight: Tensor) -> bool:
+    return weight.is_cuda and torch.cuda.is_current_stream_capturing()
+
+
+def _is_on_default_stream(weight: Tensor) -> bool:
+    return not weight.is_cuda or torch.cuda.current_stream(weight.device).cuda_stream == 0
 
 
 def _copy_on_write_clone(weight: Tensor) -> Tensor | None:
     """Return a lazy clone of ``weight``, or None if writes to the weight cannot be detected."""
-    if storage_users(weight) > 1 or (weight.is_cuda and torch.cuda.is_current_stream_capturing()):
+    if storage_users(weight) > 1:
         return None
     try:
         return lazy_clone(weight.detach())
@@ -179,6 +197,8 @@ def _before_optimizer_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
         return
     changing = {id(parameter): parameter for group in optimizer.param_groups for parameter in group['params']
                 if parameter.grad is not None}
+    if DETECTS_WRITES:
+        _in_graphs.update(address(parameter) for parameter in changing.values() if _is_captured(parameter))
     step = object()
     for cache in list(_caches):
         cache.release(changing, step)

@@ -68,7 +68,7 @@ def standardize_together(weights: Sequence[Tensor], eps: float) -> list[tuple[Te
         sizes = [len(weights[index]) for index in indices]
         parts = torch.split(matrix.mul_(scale.unsqueeze(1)), sizes)
         for index, part, part_factors in zip(indices, parts, torch.split(factors, sizes, dim=1)):
-            results[index] = rows[index][1](part), part_factors.contiguous()
+            results[index] = rows[index][1](part), part_factors
     return [results[index] for index in range(len(weights))]
 
 

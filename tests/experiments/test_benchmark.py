@@ -1,3 +1,4 @@
+import copy
 import importlib.util
 import json
 import os
@@ -5,9 +6,11 @@ import sys
 
 import pytest
 import torch
+from mmcv.cnn.bricks.conv_ws import ConvWS2d as MmcvConvWS2d
 from torch import nn
 
 from mmws import ConvWS2d
+from mmws.experiments.benchmark.convs import MmcvConv
 from mmws.experiments.benchmark.forms import ALLOCATOR, COST_FORMS, NETWORKS, STEP_FORMS, Form
 from mmws.experiments.benchmark.report import markdown
 from mmws.experiments.benchmark.timing import Scenario, Subject, measure
@@ -28,6 +31,16 @@ def test_the_forms_compute_the_named_operation():
     assert (outs['plain'] - outs['mmws']).abs().mean() > 0.1
     assert torch.equal(outs['plain'], outs['plain again'])
     assert torch.equal(outs['plain'], outs['a copy each way'])
+
+
+def test_the_class_with_mmcvs_formula_computes_as_mmcv():
+    theirs = MmcvConvWS2d(4, 6, 3)
+    ours = copy.deepcopy(theirs)
+    ours.__class__ = MmcvConv
+    x = torch.randn(2, 4, 8, 8)
+    outs = [conv(x) for conv in (ours, theirs)]
+    assert torch.equal(*outs)
+    assert torch.equal(*(torch.autograd.grad(out.sum(), conv.weight)[0] for out, conv in zip(outs, (ours, theirs))))
 
 
 @pytest.mark.parametrize('network', NETWORKS)

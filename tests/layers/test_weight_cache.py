@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import io
 import pickle
 from concurrent.futures import ThreadPoolExecutor
@@ -278,6 +279,51 @@ def test_flat_parameters():
     for _ in range(2):
         assert_correct(conv)
         flat.neg_()
+
+
+@pytest.fixture
+def cuda(monkeypatch) -> dict[str, bool]:
+    """The state of the CUDA stream that the cache sees: whether a graph is captured, and the stream's kind."""
+    state = {'captured': False, 'default': True}
+    monkeypatch.setattr(mmws.layers.weight_cache, '_in_graphs', set())
+    monkeypatch.setattr(mmws.layers.weight_cache, '_is_captured', lambda _: state['captured'])
+    monkeypatch.setattr(mmws.layers.weight_cache, '_is_on_default_stream', lambda _: state['default'])
+    return state
+
+
+@needs_cache
+@pytest.mark.parametrize('captured', [
+    lambda conv: conv(X), lambda conv: torch.no_grad()(conv)(X),
+    lambda conv: torch.optim.SGD(conv.parameters(), lr=0.1).step()])
+def test_a_weight_in_a_cuda_graph_stays_at_its_address_and_is_never_stale(cuda, captured):
+    """A graph keeps the address of the weight; a replay writes to it, as memset does here, without a trace."""
+    conv = build()
+    conv(X).sum().backward()
+    start = address(conv.weight)
+    cuda.update(captured=True, default=False)
+    captured(conv)
+    cuda.update(captured=False, default=True)
+    for _ in range(2):
+        assert_correct(conv)
+        conv.weight.data.neg_()
+        assert address(conv.weight) == start
+        assert_correct(conv)
+        ctypes.memset(address(conv.weight), 0, conv.weight.numel() * 4)
+        assert_correct(conv)
+
+
+@needs_cache
+def test_another_stream_does_not_use_copy_on_write(cuda, count):
+    """torch copies a weight on the default stream, and other streams do not wait for it."""
+    conv = build()
+    assert_correct(conv)
+    start, calls = address(conv.weight), len(count)
+    cuda['default'] = False
+    assert_correct(conv)
+    assert len(count) == calls + 4  # each call of assert_correct
+    conv.weight.data.neg_()
+    assert address(conv.weight) == start
+    assert_correct(conv)
 
 
 def test_inference_mode_weights():

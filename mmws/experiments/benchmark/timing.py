@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import copy
 import os
-import random
-import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -16,14 +15,13 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from mmws.experiments.benchmark.forms import Form, scope_of
+from mmws.experiments.benchmark.rounds import WARM_UP, compare
 from mmws.experiments.demo_samples import demo_samples
 from mmws.experiments.worker import worker_pool
 
 __all__ = ['MODES', 'Scenario', 'Subject', 'measure']
 
 MODES = ('training', 'inference')
-WARM_UP = 2
-
 
 @dataclass(frozen=True)
 class Scenario:
@@ -141,29 +139,20 @@ def _batch(scenario: Scenario) -> dict[str, Any]:
 
 
 def measure(scenario: Scenario, device: str, on_run: Callable[[], None] = lambda: None) -> list[dict[str, Any]]:
-    """Time the forms of a scenario round by round, in a new random order each; two more rounds are for warm-up.
+    """Time the forms of a scenario round by round.
 
     Returns:
-        A dict for each mode and form: ``seconds``, the median over the rounds; ``ratio``, the median of the ratios to
-        the first form in the same round, and its quartiles ``low`` and ``high``; ``peak``, the peak memory of a first
-        step in bytes, or None.
+        A dict for each mode and form: the times of :func:`mmws.experiments.benchmark.rounds.compare`, and ``peak``,
+        the peak memory of a first step in bytes, or None.
     """
     run = {name: _start(scenario, form, device) for name, form in scenario.forms.items()}
-    results = []
+    results: list[dict[str, Any]] = []
     for mode in scenario.modes:
         peaks = {name: Subject(scenario, form, device).peak(mode) for name, form in scenario.forms.items()
                  if not form.compiled and form.environment is None}
-        seconds: dict[str, list[float]] = {name: [] for name in run}
-        for number in range(scenario.rounds + WARM_UP):
-            for name in random.Random(number).sample(list(run), len(run)):
-                seconds[name].append(run[name](mode))
-                on_run()
-        base = next(iter(seconds.values()))
-        for name, times in seconds.items():
-            ratios = [own / first for own, first in zip(times[WARM_UP:], base[WARM_UP:])]
-            low, ratio, high = statistics.quantiles(ratios, n=4, method='inclusive')
-            results.append({'scenario': scenario.title, 'mode': mode, 'form': name, 'ratio': ratio, 'low': low,
-                            'high': high, 'seconds': statistics.median(times[WARM_UP:]), 'peak': peaks.get(name)})
+        timed = compare({name: partial(each, mode) for name, each in run.items()}, scenario.rounds, on_run)
+        results += [{'scenario': scenario.title, 'mode': mode, 'form': name, **times, 'peak': peaks.get(name)}
+                    for name, times in timed.items()]
     return results
 
 
