@@ -17,11 +17,11 @@ ENVIRONMENTS = {  # name: its stack in stacks.py, and what it stands for
 PAGE = """\
 # Where it runs: `make matrix`
 
-`make matrix` makes each environment, runs all tests in it, and writes this page from `docs/compatibility/*.json`; do not
-edit it. A result is of the date in its section. If the code, the tests or the pinned versions changed since, `make
+`make matrix` makes each environment, runs all tests in it, and writes this page from `docs/compatibility/*.json`; do
+not edit it. A result is of the date in its section. If the code, the tests or the pinned versions changed since, `make
 matrix` runs that environment again. `make matrix ENV=guide` runs one again in any case; the others are prebuilt,
 oldest, default, upstream and newest. The Python of the environment must be on PATH or in `~/.pyenv/versions`. The log
-is `work_dirs/matrix/NAME.log`. The pinned versions are in `requirements/`. [Install](install.md) says what else runs.
+is `work_dirs/matrix/NAME.log`. The pinned versions are in `requirements/`. [Install](install.md) says how to get one.
 """
 
 

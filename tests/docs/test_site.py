@@ -14,7 +14,7 @@ import pytest
 from tests.helpers.commands import REPOSITORY
 
 for package in ('sphinx', 'myst_parser', 'furo'):
-    pytest.importorskip(package, reason='the site needs Sphinx, furo and myst-parser, which are in requirements/common.txt')
+    pytest.importorskip(package, reason='the site needs Sphinx, furo and myst-parser')
 
 
 class Page(HTMLParser):

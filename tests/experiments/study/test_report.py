@@ -108,7 +108,8 @@ def test_numbers_in_the_notes_and_the_pages_are_in_the_tables():
     tables = ''.join((DOCS / f'{name}.md').read_text() for name in COMMITTED)
     for part in notes.split('<!-- tables -->'):
         tables = tables.replace(part.strip(), '')
-    pages = ''.join(path.read_text() for path in (REPOSITORY / 'README.md', *DOCS.glob('*.md')) if path.stem not in COMMITTED)
+    texts = [path for path in (REPOSITORY / 'README.md', *DOCS.glob('*.md')) if path.stem not in COMMITTED]
+    pages = ''.join(path.read_text() for path in texts)
     quoted = re.findall(r'\d+\.\d ± \d+\.\d', notes + pages)
     assert quoted
     assert not [value for value in quoted if f'| {value} |' not in tables]
