@@ -14,9 +14,8 @@ extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.mathjax', 'sphinx
 exclude_patterns = ['*_notes.md']  # parts of the pages that `make study` writes
 
 myst_heading_anchors = 3
-suppress_warnings = ['myst.header']  # docs/compatibility.md and others have no levels between
 
-autodoc_mock_imports = [name for name in ('mmengine', 'mmcv', 'mmseg') if find_spec(name) is None]
+autodoc_mock_imports = [name for name in ('mmengine', 'mmcv', 'mmseg', 'numpy') if find_spec(name) is None]
 autodoc_typehints_format = 'short'
 maximum_signature_line_length = 80
 napoleon_custom_sections = ['Shape']
@@ -25,5 +24,4 @@ html_theme = 'furo'
 html_title = f'mmws {version}'
 html_static_path = ['_static']
 html_css_files = ['site.css']
-html_copy_source = html_show_sphinx = False
-html_theme_options = {'source_directory': 'docs/'}
+html_copy_source = html_show_sphinx = html_use_index = False

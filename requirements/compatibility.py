@@ -21,7 +21,7 @@ PAGE = """\
 not edit it. A result is of the date in its section. If the code, the tests or the pinned versions changed since, `make
 matrix` runs that environment again. `make matrix ENV=guide` runs one again in any case; the others are prebuilt,
 oldest, default, upstream and newest. The Python of the environment must be on PATH or in `~/.pyenv/versions`. The log
-is `work_dirs/matrix/NAME.log`. The pinned versions are in `requirements/`. [Install](install.md) says what else runs.
+is `work_dirs/matrix/NAME.log`. The pinned versions are in `requirements/`. [Install](install.md) says how to get one.
 """
 
 

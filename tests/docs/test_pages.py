@@ -1,0 +1,120 @@
+"""What the pages and the README say agrees with the code and the files."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import mmws
+from tests.helpers.commands import REPOSITORY, tracked_files
+
+DOCS = REPOSITORY / 'docs'
+OF_TOOLKITS = {
+    'configs/gn+ws', 'configs/gn+ws/metafile.yml', 'configs/mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py', 'tests/NAME',
+    'tests/test_model', 'tests/test_models', 'tools/dataset_converters/voc_aug.py', 'tools/dist_'}
+GENERATED = {'benchmark', 'compatibility', 'results', 'results_digits', 'sweep', 'trust'}
+PAGES = [path for path in sorted(DOCS.glob('*.md')) if path.stem not in GENERATED and 'notes' not in path.stem]
+TEXTS = [REPOSITORY / 'README.md', *PAGES]
+with_each_text = pytest.mark.parametrize('path', TEXTS, ids=lambda path: path.stem)
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    """Return the code blocks of a page in a language."""
+    return re.findall(rf'^```{language}\n(.*?)^```', path.read_text(), re.M | re.S)
+
+
+def test_the_readme_is_short_and_has_the_section_that_errors_name():
+    text = (REPOSITORY / 'README.md').read_text()
+    assert len(text) <= 8000
+    assert len(text.splitlines()) <= 120
+    assert '\n## Install\n' in text  # "see Install in README.md"
+    assert len(re.findall(r'^pip install', text, re.M)) == 1
+
+
+@pytest.mark.parametrize('path', [*REPOSITORY.glob('*.md'), *DOCS.glob('*.md')], ids=lambda path: path.name)
+def test_relative_links_lead_to_files(path):
+    links = re.findall(r'\]\((?!https?:|#)([^)#\s]+)', path.read_text())
+    assert not [link for link in links if not (path.parent / link).exists()]
+
+
+@with_each_text
+def test_named_files_and_targets_exist(path):
+    text, files = path.read_text(), set(tracked_files())
+    known = files | {str(parent) for name in files for parent in Path(name).parents}
+    named = set(re.findall(r'(?<![\w./])((?:tools|configs|mmws|docs|tests|requirements|examples)/[\w./+-]*\w)', text))
+    assert sorted(named - known - OF_TOOLKITS) == []
+    targets = set(re.findall(r'^([\w-]+):', (REPOSITORY / 'Makefile').read_text(), re.M)) | {'demo', 'demo-seg'}
+    assert sorted(set(re.findall(r'`make ([a-z][\w-]*)', text)) - targets) == []
+
+
+def test_files_that_other_texts_name_exist():
+    """Error messages, configs, the changelog and templates name pages; a page that moves must take them along."""
+    sources = [name for name in tracked_files() if re.match(
+        r'(mmws|tools|configs|\.github|requirements)/.*\.(py|ya?ml|sh|md)$|\w+\.md$|Makefile', name)]
+    named = {page for name in sources
+             for page in re.findall(r'docs/[\w/]+\.md', (REPOSITORY / name).read_text())}
+    assert len(named) > 8
+    assert not [name for name in named if not (REPOSITORY / name).exists()]
+
+
+@with_each_text
+def test_python_can_be_parsed_and_examples_print_what_they_say(path):
+    for block in blocks(path, 'python'):
+        ast.parse(block)
+    for block in blocks(path, 'pycon'):
+        test = doctest.DocTestParser().get_doctest(block, {}, path.name, None, None)
+        runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+        assert runner.run(test).failed == 0
+
+
+def test_the_lines_of_the_readme_convert_a_network(capsys):
+    lines, = blocks(REPOSITORY / 'README.md', 'python')
+    assert len(lines.splitlines()) == 3
+    exec(lines, {'model': torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8))})
+    assert 'standardized  0' in capsys.readouterr().out
+
+
+def test_the_drawn_network_is_the_converted_one():
+    source = re.search(r'(>>> class Net.*?)>>> print', blocks(DOCS / 'placement.md', 'pycon')[0], re.S)[1]
+    scope: dict = {'nn': torch.nn, 'torch': torch}
+    exec(re.sub(r'^(>>>|\.\.\.) ?', '', source, flags=re.M), scope)
+    report = mmws.convert_(scope['Net']())
+    drawn = re.findall(r'class="(\w+)" [^>]*rx="\d+"/><text[^>]*>(\w+)<', (DOCS / 'placement.svg').read_text())
+    assert [name for kind, name in drawn if kind == 'ws'] == report.converted
+    assert {name for kind, name in drawn if kind == 'plain'} == set(report.skipped)
+    assert {name for kind, name in drawn if kind == 'norm'} == set(report.norms)
+
+
+def test_the_options_and_their_defaults_are_those_of_the_code():
+    rows = dict(re.findall(r'^\| `(\w+)` \| `?(.*?)`? \|', (DOCS / 'options.md').read_text(), re.M))
+    for option in fields(mmws.Options):
+        expected = list(option.default) if isinstance(option.default, tuple) else option.default
+        assert ast.literal_eval(rows[option.name]) == expected
+
+
+def test_the_zoo_has_every_config_with_its_results():
+    text = (DOCS / 'models.md').read_text()
+    rows = {row.split('`')[1]: row for row in re.findall(r'^\| `.*\.py`.*', text, re.M)}
+    models = yaml.safe_load((REPOSITORY / 'configs' / 'metafile.yml').read_text())['Models']
+    assert rows.keys() == {model['Config'][len('configs/'):] for model in models}
+    for model in models:
+        row, metadata = rows[model['Config'][len('configs/'):]], model['Metadata']
+        results = [value for result in model.get('Results', ()) for value in result['Metrics'].values()]
+        assert set(results) <= {float(number) for number in re.findall(r'\d+\.\d+', row)}, row
+        maker = metadata.get('Results By', 'no result')
+        assert ('authors' if 'authors' in maker else maker) in row
+
+
+def test_the_citations_agree():
+    page = (DOCS / 'citing.md').read_text()
+    citation = yaml.safe_load((REPOSITORY / 'CITATION.cff').read_text())
+    assert f'version = {{{citation["version"]}}}' in page
+    for title in (citation['title'], *(reference['title'] for reference in citation['references'])):
+        assert f'title = {{{title}}}' in page
