@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import doctest
+import json
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -118,3 +119,17 @@ def test_the_citations_agree():
     assert f'version = {{{citation["version"]}}}' in page
     for title in (citation['title'], *(reference['title'] for reference in citation['references'])):
         assert f'title = {{{title}}}' in page
+
+
+@pytest.mark.parametrize(('name', 'row'), [
+    ('nuclei_gnws', '| GN+WS | {box_ap:.3f} | {mask_ap:.3f} | |'), ('nuclei_bn', '| BN | {box_ap:.3f} | {mask_ap:.3f} | |'),
+    ('camvid_gnws', '| GN+WS | | | {miou:.3f} |')])
+def test_the_table_of_the_demos_has_the_numbers_of_their_summaries(name, row):
+    summary = json.loads((DOCS / 'demos' / f'{name}.json').read_text())
+    assert row.format(**summary) in (DOCS / 'evidence.md').read_text()
+    index = yaml.safe_load((REPOSITORY / 'configs' / 'metafile.yml').read_text())
+    listed = {key.replace(' ', '_').lower(): value for model in index['Models']
+              if model['Name'].endswith(f'r18_{name.partition("_")[2]}_{name.partition("_")[0]}')
+              for result in model['Results'] for key, value in result['Metrics'].items()}
+    assert listed == {key: summary[key] for key in listed}
+    assert bool(listed) == name.endswith('_gnws')
