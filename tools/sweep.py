@@ -3,6 +3,7 @@
 
 Writes TABLE.csv with a row per config, and the totals to TABLE.md. Models that several configs share are checked once.
 Rows of other toolkits and libraries in an existing table stay, so that each can be checked in its own environment.
+After an interrupt, the same command resumes.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from concurrent.futures import Executor, Future, as_completed
 from dataclasses import replace
 from importlib.util import find_spec
@@ -23,7 +25,7 @@ try:
     from mmws.errors import WSError, one_line_errors
     from mmws.experiments.sweep import Row, check_placement, prepare_sweep_worker, read_model
     from mmws.experiments.sweep_library import LIBRARIES, check_network, library_networks
-    from mmws.experiments.sweep_table import read_rows, totals, write_table
+    from mmws.experiments.sweep_table import append_rows, read_rows, totals, write_table
     from mmws.experiments.worker import worker_pool
     from mmws.files import check_output
     from mmws.openmmlab.stock_configs import stock_configs
@@ -55,46 +57,48 @@ def main() -> None:
         networks = [name for library in options.library for name in library_networks(library) if options.only in name]
         if not configs + networks:
             raise WSError(f'no model has {options.only!r} in its name')
-        old = read_rows(options.table)
-    rows = []
+        old, part = read_rows(options.table), options.table.with_suffix('.part.csv')
+        rows = read_rows(part)
+    done = {row.config for row in rows}
+    if done:
+        print(f'{len(done)} models are in {part}, from a run that was interrupted')
     with Progress(*BAR) as progress:
-        if configs:
+        if configs := [name for name in configs if name not in done]:
             with worker_pool(options.processes, prepare_sweep_worker, (toolkits,)) as pool:
-                rows += sweep(configs, pool, progress)
-        if networks:
+                rows += append_rows(part, sweep(configs, pool, progress))
+        if networks := [name for name in networks if name not in done]:
             with worker_pool(options.processes) as pool:
-                rows += sweep_networks(networks, pool, progress)
+                rows += append_rows(part, sweep_networks(networks, pool, progress))
     swept = () if options.only else (*toolkits, *options.library)
     checked = {row.config for row in rows}
     kept = [row for row in old if row.config not in checked and row.config.partition('::')[0] not in swept]
     write_table(options.table, sorted([*kept, *rows], key=lambda row: row.config))
+    part.unlink(missing_ok=True)
     show(rows)
     if any(row.verdict == 'fail' for row in rows):
         raise SystemExit(f'error: the check of some models failed; see {options.table}')
 
 
-def sweep(names: list[str], pool: Executor, progress: Progress) -> list[Row]:
-    """Check the configs, and return a row for each."""
-    rows, models = [], defaultdict(list)
+def sweep(names: list[str], pool: Executor, progress: Progress) -> Iterator[Row]:
+    """Check the configs, and yield a row for each."""
+    models = defaultdict(list)
     for name, future in finished({pool.submit(read_model, name): name for name in names}, progress, 'read'):
         if future.exception():
-            rows.append(Row(name, verdict='cannot build', why=f'the config cannot be read: {future.exception()}'))
+            yield Row(name, verdict='cannot build', why=f'the config cannot be read: {future.exception()}')
         else:
             models[future.result()].append(name)
     checks = {pool.submit(check_placement, min(shared), *model): shared for model, shared in models.items()}
     for shared, future in finished(checks, progress, 'check'):
         row = Row('', verdict='fail', why=repr(future.exception())) if future.exception() else future.result()
-        rows += [replace(row, config=name) for name in shared]
-    return rows
+        yield from (replace(row, config=name) for name in shared)
 
 
-def sweep_networks(names: list[str], pool: Executor, progress: Progress) -> list[Row]:
-    """Check the networks of a library, and return a row for each with BatchNorm that is not too large."""
-    rows = []
+def sweep_networks(names: list[str], pool: Executor, progress: Progress) -> Iterator[Row]:
+    """Check the networks of a library, and yield a row for each with BatchNorm."""
     for name, future in finished({pool.submit(check_network, name): name for name in names}, progress, 'check'):
         row = Row(name, verdict='fail', why=repr(future.exception())) if future.exception() else future.result()
-        rows += [] if row is None else [row]
-    return rows
+        if row is not None:
+            yield row
 
 
 def finished(tasks: dict[Future, object], progress: Progress, label: str):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from mmws.experiments.markdown import table
 from mmws.experiments.sweep import Row
 from mmws.files import write_text
 
-__all__ = ['read_rows', 'render', 'totals', 'write_table']
+__all__ = ['append_rows', 'read_rows', 'render', 'totals', 'write_table']
 
 COLUMNS = [column.name for column in fields(Row)]
 NUMBERS = [column.name for column in fields(Row) if column.type in (int, 'int')]
@@ -49,15 +49,31 @@ def _counts(text: str) -> dict[str, int]:
     return {reason: int(count) for count, _, reason in parts}
 
 
+def _cells(row: Row) -> dict[str, Any]:
+    return {**asdict(row), 'skipped': '; '.join(f'{count} {why}' for why, count in row.skipped.items())}
+
+
 def write_table(path: Path, rows: Sequence[Row]) -> None:
     """Write the rows to ``path``, and :func:`render` to the same path with the ending ``.md``."""
     file = io.StringIO()
     writer = csv.DictWriter(file, COLUMNS, lineterminator='\n')
     writer.writeheader()
-    writer.writerows({**asdict(row), 'skipped': '; '.join(f'{count} {why}' for why, count in row.skipped.items())}
-                     for row in rows)
+    writer.writerows(map(_cells, rows))
     write_text(path, file.getvalue())
     write_text(path.with_suffix('.md'), render(path.name, rows))
+
+
+def append_rows(path: Path, rows: Iterable[Row]) -> list[Row]:
+    """Append each row to a table as soon as it is there, and return all of them."""
+    done = []
+    with path.open('a', buffering=1) as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator='\n')
+        if not file.tell():
+            writer.writeheader()
+        for row in rows:
+            writer.writerow(_cells(row))
+            done.append(row)
+    return done
 
 
 def totals(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:

@@ -113,6 +113,11 @@ def test_the_tool_writes_the_table_and_prints_errors(tmp_path):
     assert swept.returncode == 0, swept.stderr
     table = list(csv.DictReader((tmp_path / 'table.csv').read_text().splitlines()))
     assert [row for row in SWEEP if 'pascal_voc/retinanet' in row['config']] == table
+    (tmp_path / 'table.csv').rename(tmp_path / 'again.part.csv')  # as if a run had been interrupted after these rows
+    again = tool('sweep.py', 'again.csv', '--only', 'pascal_voc/retinanet', folder=tmp_path)
+    assert 'models are in again.part.csv, from a run that was interrupted' in again.stdout
+    assert table == list(csv.DictReader((tmp_path / 'again.csv').read_text().splitlines()))
+    assert not (tmp_path / 'again.part.csv').exists()
     nothing = tool('sweep.py', 'none.csv', '--only', 'nosuchmodel', folder=tmp_path)
     assert nothing.stderr.splitlines()[-1] == "error: no model has 'nosuchmodel' in its name"
     assert not (tmp_path / 'none.csv').exists()
