@@ -50,7 +50,8 @@ def test_named_files_and_targets_exist(path):
     text, files = path.read_text(), set(tracked_files())
     known = files | {str(parent) for name in files for parent in Path(name).parents}
     named = set(re.findall(r'(?<![\w./])((?:tools|configs|mmws|docs|tests|requirements|examples)/[\w./+-]*\w)', text))
-    assert sorted(named - known - OF_TOOLKITS) == []
+    missing = named - known - OF_TOOLKITS  # journeys.md leaves out tests/
+    assert [name for name in missing if f'tests/{name}' not in files] == []
     targets = set(re.findall(r'^([\w-]+):', (REPOSITORY / 'Makefile').read_text(), re.M)) | {'demo', 'demo-seg'}
     assert sorted(set(re.findall(r'`make ([a-z][\w-]*)', text)) - targets) == []
 
