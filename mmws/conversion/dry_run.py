@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from mmws.conversion.layer_types import holds_filters, is_conv, may_be_conv
 from mmws.conversion.output_recorder import Consumers, OutputRecorder
 from mmws.conversion.replica import copy_for_run, copy_to_meta
 from mmws.conversion.weight_use import WeightUse, stand_in
-from mmws.errors import FOREIGN_ERRORS, WSError, format_exception
+from mmws.errors import WSError, format_exception
 from mmws.ops.torch_compat import tree_leaves
 
 __all__ = ['DryRun', 'dry_run', 'run_in_parts']
@@ -35,12 +36,14 @@ class DryRun:
         pointwise: the norms whose input has a single value per channel and image.
         uses: how each module with filters uses its weight, but for classes whose forward is known.
         functions: see :class:`mmws.conversion.weight_recorder.WeightRecorder`.
+        errors: by the mode, True for training: the exception with which the run of the whole network ended.
     """
 
     consumers: Consumers = field(default_factory=dict)
     pointwise: set[nn.Module] = field(default_factory=set)
     uses: dict[nn.Module, WeightUse] = field(default_factory=dict)
     functions: dict[str, list[str]] = field(default_factory=dict)
+    errors: dict[bool, str] = field(default_factory=dict)
 
     def add(self, other: DryRun) -> None:
         """Add what another dry run of the same network showed."""
@@ -67,10 +70,12 @@ def dry_run(model: nn.Module, inputs: Any = None) -> DryRun:
             keyword arguments.
 
     Raises:
-        WSError: if the network cannot be copied to run on ``inputs``, or runs on them in neither mode.
+        WSError: if the network cannot be copied to run on ``inputs``, or runs on them in neither mode. If it runs in
+            one mode, a warning names the other.
     """
     found = DryRun()
-    with suppress(*FOREIGN_ERRORS):
+    with suppress(Exception), warnings.catch_warnings():  # the network is foreign code and may raise anything
+        warnings.simplefilter('ignore')  # guessed inputs cause warnings that mean nothing to the user
         pointwise: set[nn.Module] = set()
         found = _run_copy(model, copy_to_meta(model, pointwise), pointwise, _run_on_meta)
     if inputs is not None:
@@ -87,29 +92,30 @@ def _run_on_inputs(model: nn.Module, inputs: Any) -> DryRun:
     args = () if isinstance(inputs, Mapping) else tuple(inputs) if isinstance(inputs, (list, tuple)) else (inputs, )
     kwargs = dict(inputs) if isinstance(inputs, Mapping) else {}
     tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-    errors: list[Exception] = []
 
     def run(replica: nn.Module, originals: Originals) -> OutputRecorder:
-        try:
-            copied = copy.deepcopy((args, kwargs), {id(tensor): tensor.detach().clone() for tensor in tensors})
-            with OutputRecorder(replica, originals) as recorder, recorder.attempt(), torch.no_grad():
-                replica(*copied[0], **copied[1])
-        except FOREIGN_ERRORS as error:
-            errors.append(error)
-            raise
+        copied = copy.deepcopy((args, kwargs), {id(tensor): tensor.detach().clone() for tensor in tensors})
+        with OutputRecorder(replica, originals) as recorder, recorder.attempt(), torch.no_grad():
+            replica(*copied[0], **copied[1])
         return recorder
 
     pointwise: set[nn.Module] = set()
     try:
         replica = copy_for_run(model, pointwise)
-    except FOREIGN_ERRORS as error:
+    except Exception as error:  # the network is foreign code and may raise anything
         raise WSError('convert_: the network cannot be copied to run on the inputs: '
                       f'{format_exception(error)}') from None
     with torch.random.fork_rng({tensor.device for tensor in tensors if tensor.is_cuda}):
         found = _run_copy(model, replica, pointwise, run)
-    if len(errors) == len(MODES):
-        raise WSError(f'convert_: the network does not run on the inputs: {format_exception(errors[-1])}; expected the '
+    if len(found.errors) == len(MODES):
+        raise WSError(f'convert_: the network does not run on the inputs: {found.errors[MODES[-1]]}; expected the '
                       f'arguments of {type(model).__name__}.forward as a tuple, or as a mapping of keyword arguments')
+    for training, message in found.errors.items():
+        failed, ran = ('training', 'evaluation') if training else ('evaluation', 'training')
+        warnings.warn(f'convert_: the network does not run on the inputs in {failed} mode: {message}; {ran} mode alone '
+                      'shows what follows the convolutions. Give inputs for both modes (with targets, for example), or '
+                      f'exclude the convolutions whose output {failed} mode uses without a norm',
+                      stacklevel=5)  # the caller of convert_
     return found
 
 
@@ -118,17 +124,18 @@ def _run_copy(model: nn.Module, replica: nn.Module, pointwise: set[nn.Module],
     """Run a copy of ``model`` in both modes; ``pointwise`` gets its norms of that kind."""
     found = DryRun()
     modules, own = list(replica.modules()), list(model.modules())
-    if len(modules) != len(own):  # a module copies itself in its own way
-        return found
     original: dict[Any, Any] = dict(zip(modules, own))
     originals = {id(before.weight): [after] for after, before in original.items() if holds_filters(before)}
     for training in MODES:
-        replica.train(training)  # not chained: a toolkit's override may return None
-        with suppress(*FOREIGN_ERRORS):
+        try:
+            replica.train(training)  # not chained: a toolkit's override may return None
             recorder = run(replica, originals)
-            found.add(DryRun(functions=recorder.weights.functions, consumers={
-                original[conv]: [original.get(consumer, consumer) for consumer in consumers]
-                for conv, consumers in recorder.consumers.items()}))
+        except Exception as error:  # the network is foreign code and may raise anything
+            found.errors[training] = format_exception(error)
+            continue
+        found.add(DryRun(functions=recorder.weights.functions, consumers={
+            original[conv]: [original.get(consumer, consumer) for consumer in consumers]
+            for conv, consumers in recorder.consumers.items()}))
     found.pointwise = {original[norm] for norm in pointwise}
     found.uses = {original[module]: use for module in modules if (use := _use(module, originals)) is not None}
     return found
@@ -143,9 +150,12 @@ def _use(module: nn.Module, originals: Originals) -> WeightUse | None:
         module.train(training)
         with OutputRecorder(module, originals) as recorder, torch.device('meta'), torch.set_grad_enabled(training):
             for attempt in guessed_calls(module, None):
-                with suppress(*FOREIGN_ERRORS), recorder.attempt():
-                    attempt()
+                try:
+                    with recorder.attempt():
+                        attempt()
                     break
+                except Exception as error:  # the network is foreign code and may raise anything
+                    found[1].error = found[1].error or format_exception(error)
     return found[1]
 
 
@@ -179,7 +189,7 @@ def _run(module: nn.Module, recorder: OutputRecorder, features: Any) -> tuple[se
                 features = attempt()
             complete = convs & recorder.consumers.keys()
             break
-        except FOREIGN_ERRORS:
+        except Exception:  # the network is foreign code and may raise anything
             pass
     for child in module.children():
         complete_in_child, features = _run(child, recorder, features)

@@ -66,7 +66,7 @@ class OutputRecorder(TorchFunctionMode):
     def __enter__(self) -> OutputRecorder:
         for module in self.model.modules():
             if may_be_conv(module) or is_any_norm(module):
-                self._hooks += [module.register_forward_pre_hook(partial(self._before, module)),
+                self._hooks += [module.register_forward_pre_hook(partial(self._before, module), with_kwargs=True),
                                 module.register_forward_hook(partial(self._after, module))]
         self._indexing.__enter__()
         super().__enter__()  # type: ignore[no-untyped-call]
@@ -131,10 +131,10 @@ class OutputRecorder(TorchFunctionMode):
             consumers = self.consumers.setdefault(conv, [])
             consumers += [consumer] if consumer not in consumers else []
 
-    def _before(self, module: nn.Module, called: nn.Module, args: Any) -> None:
+    def _before(self, module: nn.Module, called: nn.Module, args: Any, kwargs: Any) -> None:
         self._running.append(module)
         if is_any_norm(module):
-            for convs in self._producers_of(args):
+            for convs in self._producers_of((args, kwargs)):
                 self._add_consumer(convs, module)
 
     def _after(self, module: nn.Module, called: nn.Module, args: Any, output: Any) -> None:

@@ -23,6 +23,9 @@ from mmws.errors import WSError, near_matches
 
 __all__ = ['Placement', 'apply_globs_', 'decide', 'find_placement']
 
+NOT_RUN = 'it ran alone only, so what follows it is unknown; give convert_ `inputs` that reach it'
+MAY_BE_CONV = 'it did not run, so it may be a convolution or not; give convert_ `inputs` that reach it'
+
 
 @dataclass
 class Placement:
@@ -58,7 +61,7 @@ def find_placement(model: nn.Module, inputs: Any = None) -> Placement:
         if not is_conv(module) and use.modes and not use.in_convolution():
             decisions.pop(module, None)  # its weight has the size of filters, but it is none
         else:
-            decisions.setdefault(module, Decision([], 'it did not run in the network')).use = use
+            decisions.setdefault(module, Decision([], NOT_RUN if use.modes else MAY_BE_CONV)).use = use
     order = {module: index for index, module in enumerate(model.modules())}
     return Placement(dict(sorted(decisions.items(), key=lambda item: order[item[0]])), run.pointwise, run.functions)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
+import weakref
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,12 +29,16 @@ class WeightUse:
         others: what else read it, by name.
         attributes: attributes that the forward pass assigned or deleted; the module would not have them.
         modes: the values of ``training`` with which a forward pass ended without an error.
+        kept: True if the forward keeps a reference to the module outside of it.
+        error: the first exception with which a run of the module alone ended.
     """
 
     functions: set[tuple[str, int]] = field(default_factory=set)
     others: dict[str, None] = field(default_factory=dict)  # in order
     attributes: set[str] = field(default_factory=set)
     modes: set[bool] = field(default_factory=set)
+    kept: bool = False
+    error: str = ''
 
     def add(self, other: WeightUse) -> None:
         """Add what another dry run showed."""
@@ -40,6 +46,8 @@ class WeightUse:
         self.others.update(other.others)
         self.attributes |= other.attributes
         self.modes |= other.modes
+        self.kept |= other.kept
+        self.error = self.error or other.error
 
     def in_convolution(self) -> bool:
         """Return whether a convolution function got the weight, under any name."""
@@ -54,7 +62,9 @@ class WeightUse:
         if vars(weight):
             return f'{name}: its weight has the attributes {", ".join(vars(weight))}'
         if not self.modes:
-            return f'{name}: it did not run, so the use of its weight is unknown'
+            why = f' ({self.error})' if self.error else ''
+            return (f'{name}: it did not run{why}, so the use of its weight is unknown; give convert_ `inputs` that '
+                    'reach it')
         functions = {function for function, _ in self.functions}
         if self.others:
             return f'{name}: weight {"also " if functions else ""}read by {", ".join(self.others)}'
@@ -62,6 +72,8 @@ class WeightUse:
             return f'{name}: its weight reached no convolution function'
         if self.attributes:
             return f'{name}: its forward assigns {", ".join(sorted(self.attributes))}'
+        if self.kept:
+            return f'{name}: its forward keeps a reference to the module elsewhere'
         if len(self.modes) < 2:
             return f'{name}: it ran in {"training" if True in self.modes else "evaluation"} mode only'
         kind = 'conv_transpose' if isinstance(conv, ConvTransposeNd) else 'conv'
@@ -98,10 +110,20 @@ def substitute_weight_(conv: Any) -> None:
         use.attributes |= {name for name in before.keys() | after.keys()
                            if before.get(name, before) is not after.get(name, after)}
         use.modes.add(bool(conv.training))
+        use.kept |= weakref.getweakrefcount(replica) > 0
+        reference = weakref.ref(replica)
+        del replica
+        use.kept |= not torch.is_grad_enabled() and _is_alive(reference)  # a gradient function may refer to it
         return output
 
     forward.__signature__ = inspect.signature(conv.forward)  # type: ignore[attr-defined]
     conv.forward = forward
+
+
+def _is_alive(reference: weakref.ref[Any]) -> bool:
+    if reference() is not None:
+        gc.collect()  # of reference cycles
+    return reference() is not None
 
 
 def _attributes(module: nn.Module) -> dict[str, Any]:
