@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmws.conversion.layer_types import holds_filters, is_any_norm
+from mmws.conversion.layer_types import has_conv_sized_weight, is_any_norm
 from mmws.conversion.swap_convs import has_known_forward, standardizes_itself
 from mmws.conversion.weight_use import substitute_weight_
 from mmws.ops.torch_compat import tree_leaves
@@ -56,7 +56,7 @@ def _prepare_(replica: nn.Module, model: nn.Module, pointwise: set[nn.Module]) -
         module._forward_pre_hooks.clear()
         if is_any_norm(module):
             module.forward = partial(_norm_output, module, pointwise)
-        elif holds_filters(module) and not has_known_forward(module) and not standardizes_itself(module):
+        elif has_conv_sized_weight(module) and not has_known_forward(module) and not standardizes_itself(module):
             substitute_weight_(module)
 
 

@@ -10,7 +10,12 @@ from torch import nn
 from mmws.conversion.layer_types import class_name
 from mmws.conversion.weight_use import with_weight
 from mmws.layers.conv import ConvWS1d, ConvWS2d, ConvWS3d, WeightStandardized
-from mmws.layers.conv_transpose import ConvTransposeWS1d, ConvTransposeWS2d, ConvTransposeWS3d, Transposed
+from mmws.layers.conv_transpose import (
+    ConvTransposeWS1d,
+    ConvTransposeWS2d,
+    ConvTransposeWS3d,
+    TransposedStandardized,
+)
 from mmws.layers.fx_leaf import fx_leaf
 from mmws.ops.standardize import check_fan_in
 from mmws.ops.torch_compat import ConvTransposeNd
@@ -107,14 +112,15 @@ class _WithOtherForward(WeightStandardized):
 
 @lru_cache(maxsize=None)
 def _with_other_forward(plain: Any) -> type[WeightStandardized]:
-    bases = (_WithOtherForward, Transposed, plain) if issubclass(plain, ConvTransposeNd) else (_WithOtherForward, plain)
+    transposed = (TransposedStandardized, ) if issubclass(plain, ConvTransposeNd) else ()
 
     @fx_leaf
     @wraps(plain.forward)  # the signature
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         return plain.forward(with_weight(self, self.standardized_weight(), plain), *args, **kwargs)
 
-    return type(f'{plain.__name__}WS', bases, {'plain': plain, 'forward': forward, '__module__': __name__})
+    return type(f'{plain.__name__}WS', (_WithOtherForward, *transposed, plain),
+                {'plain': plain, 'forward': forward, '__module__': __name__})
 
 
 def _new(plain: Any) -> nn.Module:

@@ -6,18 +6,21 @@ import gc
 import inspect
 import weakref
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from mmws.ops.torch_compat import ConvTransposeNd
 
-__all__ = ['CONVOLUTIONS', 'WeightUse', 'stand_in', 'substitute_weight_', 'with_weight']
+__all__ = ['CONVOLUTIONS', 'StandIn', 'WeightUse', 'stand_in', 'substitute_weight_', 'with_weight']
 
 CONVOLUTIONS = {f'conv{kind}{dims}d': 6 if kind else None for kind in ('', '_transpose') for dims in (1, 2, 3)}
-"""Convolution functions whose second argument is the weight, with the position of ``groups`` where the layout of the
-weight depends on it."""
+"""The convolution functions of torch. Their second argument is the weight.
+
+The value is the position of the argument ``groups``, for transposed convolutions only: the layout of their weight
+depends on it.
+"""
 
 
 @dataclass
@@ -27,7 +30,8 @@ class WeightUse:
     Attributes:
         functions: convolution functions that got the weight as it is; with ``groups`` for a transposed convolution.
         others: what else read it, by name.
-        attributes: attributes that the forward pass assigned or deleted; the module would not have them.
+        attributes: names that the forward assigned or deleted. It runs on a copy of the module, so the module itself
+            would not change.
         modes: the values of ``training`` with which a forward pass ended without an error.
         kept: True if the forward keeps a reference to the module outside of it.
         error: the first exception with which a run of the module alone ended.
@@ -83,6 +87,13 @@ class WeightUse:
         return ''
 
 
+class StandIn(NamedTuple):
+    """The tensor in the place of a module's weight, and the record of its use."""
+
+    weight: Tensor
+    use: WeightUse
+
+
 def with_weight(conv: Any, weight: Tensor, plain: type[nn.Module]) -> nn.Module:
     """Return a shallow copy of ``conv`` of the class ``plain`` that has another ``weight``."""
     replica = object.__new__(plain)
@@ -94,12 +105,12 @@ def with_weight(conv: Any, weight: Tensor, plain: type[nn.Module]) -> nn.Module:
 def substitute_weight_(conv: Any) -> None:
     """Let the forward of ``conv`` run as it would after a conversion, with another tensor in the weight's place.
 
-    :func:`stand_in` returns the tensor.
+    :func:`stand_in` returns that tensor.
     """
     tensor = torch.empty_like(conv.weight) if conv.weight.is_meta else conv.weight.detach().clone()
     tensor.requires_grad_(conv.weight.requires_grad)
     use, plain = WeightUse(), type(conv)
-    conv.mmws_stand_in = tensor, use
+    conv.mmws_stand_in = StandIn(tensor, use)
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         replica = with_weight(conv, tensor, plain)
@@ -130,6 +141,6 @@ def _attributes(module: nn.Module) -> dict[str, Any]:
     return {**vars(module), **module._parameters}
 
 
-def stand_in(module: nn.Module) -> tuple[Tensor, WeightUse] | None:
-    """Return the tensor that :func:`substitute_weight_` gave ``module``, and the record of its use; else None."""
+def stand_in(module: nn.Module) -> StandIn | None:
+    """Return what :func:`substitute_weight_` gave ``module``, None if nothing."""
     return vars(module).get('mmws_stand_in')
