@@ -148,10 +148,10 @@ def _run_alone(module: nn.Module, copies: CopiesByWeight) -> WeightUse | None:
     if found is None:
         return None
     for training in MODES if found.weight.is_meta else ():
-        module.train(training)
         with OutputRecorder(module, copies) as recorder, torch.device('meta'), torch.set_grad_enabled(training):
             for attempt in guessed_calls(module, None):
                 try:
+                    module.train(training)
                     with recorder.attempt():
                         attempt()
                     break

@@ -213,6 +213,20 @@ class RaisingConv(nn.Conv2d):
         raise self.error
 
 
+class ConvWithoutTraining(nn.Conv2d):
+    def train(self, mode=True):
+        if mode:
+            raise OSError('frozen')
+        return super().train(mode)
+
+
+def test_a_convolution_that_refuses_a_mode_does_not_end_the_dry_run():
+    net = nn.Sequential(ConvWithoutTraining(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8))
+    report = convert_(net)
+    assert (report.converted, report.unseen) == (['2'], [])
+    assert report.skipped == {'0': 'ConvWithoutTraining: it ran in evaluation mode only'}
+
+
 @pytest.mark.parametrize('error', ERRORS)
 def test_a_convolution_that_raises_anything_stays_plain(error):
     conv = RaisingConv(3, 8, 3)
