@@ -9,7 +9,7 @@ from torch import nn
 
 import mmws.cli.onnx_export
 import mmws.ops.torch_compat
-from mmws import WSError, convert_
+from mmws import WSError
 from mmws.conversion.output_recorder import OutputRecorder
 from tests.helpers.commands import REPOSITORY
 
@@ -50,40 +50,3 @@ def test_indexing_is_recorded_where_torch_hides_it(monkeypatch):
         assert out[0, 1, 2, 3] == net[0].bias[1]
     assert recorder.consumers == {net[0]: [net[1], '__getitem__']}
     assert not {'__getitem__', '__setitem__'} & vars(torch.Tensor).keys()
-
-
-class Catches(nn.Module):
-    """A network that goes on after a layer fails."""
-
-    def __init__(self, layer):
-        super().__init__()
-        self.layer, self.conv, self.norm = layer, nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8)
-
-    def forward(self, x):
-        try:
-            self.layer(x[:, :1])
-        except RuntimeError:
-            x = x + 0
-        return self.norm(self.conv(x)).relu()
-
-
-class FailingNorm(nn.GroupNorm):
-    def forward(self, x):
-        raise RuntimeError
-
-
-def test_a_failed_pass_leaves_no_record():
-    net = Catches(FailingNorm(1, 1))
-    with OutputRecorder(net) as recorder:
-        with pytest.raises(RuntimeError, match='caught'), recorder.attempt():
-            net(torch.zeros(1, 3, 4, 4))
-        assert not recorder.consumers
-        net.layer = nn.Identity()
-        with recorder.attempt():
-            net(torch.zeros(1, 3, 4, 4))
-    assert recorder.consumers == {net.conv: [net.norm]}
-
-
-def test_a_network_that_catches_the_error_of_a_layer_is_converted():
-    net = Catches(nn.Conv2d(3, 8, 1))  # gets one channel
-    assert convert_(net).converted == ['conv']

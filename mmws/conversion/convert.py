@@ -58,16 +58,19 @@ def convert_(model: nn.Module, *, norm: str = 'GN', weight: str = 'ws', num_grou
         include: globs on module names. If given, only matching convolutions are standardized, and a LayerNorm counts as
             a norm for them.
         inputs: the argument of the network if it is a tensor; else a tuple or list of its arguments, or a mapping of
-            keyword arguments. A copy of the network runs on them. Give them where an image does not do: point clouds,
-            text, several images. Without them, the copy runs on an empty image, and the module tree decides for what
+            keyword arguments. Give them where an image does not do: point clouds, text, several images. The copy runs
+            in training mode and in evaluation mode, without gradients. If one mode fails, a warning says so, and the
+            other decides. Without ``inputs``, the copy runs on an empty image, and the module tree decides for what
             does not run.
 
     Returns:
-        The report: converted and skipped convolutions with reasons, replaced norms.
+        The report: converted and skipped convolutions with reasons, replaced norms, and convolution functions outside
+        of modules.
 
     Raises:
         WSError: if an option is unknown or has a wrong value, a glob matches no convolution, a weight already has
-            another form, or the network does not run on ``inputs``. The model is unchanged then.
+            another form, the network has lazy, quantized, scripted or exported layers, or it does not run on ``inputs``
+            or cannot be copied to run on them. The model is unchanged then.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 2, 1))
@@ -94,11 +97,19 @@ def convert_(model: nn.Module, *, norm: str = 'GN', weight: str = 'ws', num_grou
     warn_of_lost_training(model, [name for norm, (name, kind) in trained.items()
                                   if type(norm) is not kind or norm in changed])
     if weight not in ('plain', *map(weight_form, placement.decisions)):
-        missing = next((reason for conv, decision in placement.decisions.items() if not decision.reason and (
-            reason := unsupported_reason(conv, decision.use))), 'no norm follows a convolution')
-        missing = missing if any(map(is_norm, model.modules())) else 'it has no norm'
-        warnings.warn(f'nothing was {WEIGHTS[weight][1]} in {type(model).__name__}: {missing}', stacklevel=2)
+        warnings.warn(f'nothing was {WEIGHTS[weight][1]} in {type(model).__name__}: '
+                      f'{_why_nothing(model, placement.decisions)}', stacklevel=2)
     return report
+
+
+def _why_nothing(model: nn.Module, decisions: dict[nn.Module, Decision]) -> str:
+    """Return why no convolution changed: the reason of one that only norms follow, else of the first one."""
+    if not any(map(is_norm, model.modules())):
+        return 'it has no norm'
+    if not decisions:
+        return 'it has no convolution'
+    conv, decision = min(decisions.items(), key=lambda item: bool(item[1].reason))
+    return decision.reason or unsupported_reason(conv, decision.use)
 
 
 def _check_network(model: Any) -> None:
@@ -129,7 +140,7 @@ def _convert_convs_(decisions: dict[nn.Module, Decision], names: dict[nn.Module,
             raise WSError(f'ws option weight: {names[conv] or "the network"} is already {WEIGHTS[form][1]}, '
                           f'cannot change it to {weight!r}; set weight={form!r}, '
                           'or build the network with plain convolutions')
-    not_run = [names[conv] for conv in decisions if not decisions[conv].ran]
+    not_run = [names[conv] for conv in decisions if not decisions[conv].ran and is_conv(conv)]
     report = Report(unseen=not_run, norm=options.norm, weight=weight)
     for conv, decision in decisions.items():
         reason = decision.reason or unsupported_reason(conv, decision.use)
@@ -155,7 +166,7 @@ def _unregistered_modules(model: nn.Module) -> dict[str, str]:
             if isinstance(value, nn.Module) and value not in registered}
 
 
-def unsupported_reason(conv: nn.Module, use: WeightUse | None = None) -> str:
+def unsupported_reason(conv: nn.Module, use: WeightUse | None) -> str:
     """Return the reason why ``conv`` cannot be standardized, independent of its consumers; empty if it can.
 
     ``use``: how it uses its weight, if its class has a forward that is not known.

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Dict, List
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mmws.conversion.guessed_calls import guessed_calls
-from mmws.conversion.layer_types import holds_filters, is_conv, may_be_conv
+from mmws.conversion.layer_types import has_conv_sized_weight
 from mmws.conversion.output_recorder import Consumers, OutputRecorder
 from mmws.conversion.replica import copy_for_run, copy_to_meta
+from mmws.conversion.run_in_parts import run_and_record
+from mmws.conversion.weight_recorder import CopiesByWeight
 from mmws.conversion.weight_use import WeightUse, stand_in
-from mmws.errors import FOREIGN_ERRORS, WSError, format_exception
+from mmws.errors import WSError, format_exception
 from mmws.ops.torch_compat import tree_leaves
 
-__all__ = ['DryRun', 'dry_run', 'run_in_parts']
+__all__ = ['DryRun', 'dry_run']
 
 MODES = (True, False)  # training, evaluation
-Originals = Dict[int, List[nn.Module]]  # by the id of a weight of the network: the copies of its modules
 
 
 @dataclass
@@ -35,12 +37,14 @@ class DryRun:
         pointwise: the norms whose input has a single value per channel and image.
         uses: how each module with filters uses its weight, but for classes whose forward is known.
         functions: see :class:`mmws.conversion.weight_recorder.WeightRecorder`.
+        errors: by the mode, True for training: the exception with which the run of the whole network ended.
     """
 
     consumers: Consumers = field(default_factory=dict)
     pointwise: set[nn.Module] = field(default_factory=set)
     uses: dict[nn.Module, WeightUse] = field(default_factory=dict)
     functions: dict[str, list[str]] = field(default_factory=dict)
+    errors: dict[bool, str] = field(default_factory=dict)
 
     def add(self, other: DryRun) -> None:
         """Add what another dry run of the same network showed."""
@@ -67,10 +71,12 @@ def dry_run(model: nn.Module, inputs: Any = None) -> DryRun:
             keyword arguments.
 
     Raises:
-        WSError: if the network cannot be copied to run on ``inputs``, or runs on them in neither mode.
+        WSError: if the network cannot be copied to run on ``inputs``, or runs on them in neither mode. If it runs in
+            one mode, a warning names the other.
     """
     found = DryRun()
-    with suppress(*FOREIGN_ERRORS):
+    with suppress(Exception), warnings.catch_warnings():  # the network is foreign code and may raise anything
+        warnings.simplefilter('ignore')  # guessed inputs cause warnings that mean nothing to the user
         pointwise: set[nn.Module] = set()
         found = _run_copy(model, copy_to_meta(model, pointwise), pointwise, _run_on_meta)
     if inputs is not None:
@@ -78,111 +84,77 @@ def dry_run(model: nn.Module, inputs: Any = None) -> DryRun:
     return found
 
 
-def _run_on_meta(replica: nn.Module, originals: Originals) -> OutputRecorder:
+def _run_on_meta(replica: nn.Module, copies: CopiesByWeight) -> OutputRecorder:
     with torch.device('meta'):
-        return _run_and_record(replica, originals)
+        return run_and_record(replica, copies)
 
 
 def _run_on_inputs(model: nn.Module, inputs: Any) -> DryRun:
     args = () if isinstance(inputs, Mapping) else tuple(inputs) if isinstance(inputs, (list, tuple)) else (inputs, )
     kwargs = dict(inputs) if isinstance(inputs, Mapping) else {}
     tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-    errors: list[Exception] = []
 
-    def run(replica: nn.Module, originals: Originals) -> OutputRecorder:
-        try:
-            copied = copy.deepcopy((args, kwargs), {id(tensor): tensor.detach().clone() for tensor in tensors})
-            with OutputRecorder(replica, originals) as recorder, recorder.attempt(), torch.no_grad():
-                replica(*copied[0], **copied[1])
-        except FOREIGN_ERRORS as error:
-            errors.append(error)
-            raise
+    def run(replica: nn.Module, copies: CopiesByWeight) -> OutputRecorder:
+        copied = copy.deepcopy((args, kwargs), {id(tensor): tensor.detach().clone() for tensor in tensors})
+        with OutputRecorder(replica, copies) as recorder, recorder.attempt(), torch.no_grad():
+            replica(*copied[0], **copied[1])
         return recorder
 
     pointwise: set[nn.Module] = set()
     try:
         replica = copy_for_run(model, pointwise)
-    except FOREIGN_ERRORS as error:
+    except Exception as error:  # the network is foreign code and may raise anything
         raise WSError('convert_: the network cannot be copied to run on the inputs: '
                       f'{format_exception(error)}') from None
     with torch.random.fork_rng({tensor.device for tensor in tensors if tensor.is_cuda}):
         found = _run_copy(model, replica, pointwise, run)
-    if len(errors) == len(MODES):
-        raise WSError(f'convert_: the network does not run on the inputs: {format_exception(errors[-1])}; expected the '
+    if len(found.errors) == len(MODES):
+        raise WSError(f'convert_: the network does not run on the inputs: {found.errors[MODES[-1]]}; expected the '
                       f'arguments of {type(model).__name__}.forward as a tuple, or as a mapping of keyword arguments')
+    for training, message in found.errors.items():
+        failed, ran = ('training', 'evaluation') if training else ('evaluation', 'training')
+        warnings.warn(f'convert_: the network does not run on the inputs in {failed} mode: {message}; {ran} mode alone '
+                      'shows what follows the convolutions. Give inputs for both modes (with targets, for example), or '
+                      f'exclude the convolutions whose output {failed} mode uses without a norm',
+                      stacklevel=5)  # the caller of convert_
     return found
 
 
 def _run_copy(model: nn.Module, replica: nn.Module, pointwise: set[nn.Module],
-              run: Callable[[nn.Module, Originals], OutputRecorder]) -> DryRun:
+              run: Callable[[nn.Module, CopiesByWeight], OutputRecorder]) -> DryRun:
     """Run a copy of ``model`` in both modes; ``pointwise`` gets its norms of that kind."""
     found = DryRun()
     modules, own = list(replica.modules()), list(model.modules())
-    if len(modules) != len(own):  # a module copies itself in its own way
-        return found
     original: dict[Any, Any] = dict(zip(modules, own))
-    originals = {id(before.weight): [after] for after, before in original.items() if holds_filters(before)}
+    copies = {id(before.weight): [after] for after, before in original.items() if has_conv_sized_weight(before)}
     for training in MODES:
-        replica.train(training)  # not chained: a toolkit's override may return None
-        with suppress(*FOREIGN_ERRORS):
-            recorder = run(replica, originals)
-            found.add(DryRun(functions=recorder.weights.functions, consumers={
-                original[conv]: [original.get(consumer, consumer) for consumer in consumers]
-                for conv, consumers in recorder.consumers.items()}))
+        try:
+            replica.train(training)  # not chained: a toolkit's override may return None
+            recorder = run(replica, copies)
+        except Exception as error:  # the network is foreign code and may raise anything
+            found.errors[training] = format_exception(error)
+            continue
+        found.add(DryRun(functions=recorder.weights.functions, consumers={
+            original[conv]: [original.get(consumer, consumer) for consumer in consumers]
+            for conv, consumers in recorder.consumers.items()}))
     found.pointwise = {original[norm] for norm in pointwise}
-    found.uses = {original[module]: use for module in modules if (use := _use(module, originals)) is not None}
+    found.uses = {original[module]: use for module in modules if (use := _run_alone(module, copies)) is not None}
     return found
 
 
-def _use(module: nn.Module, originals: Originals) -> WeightUse | None:
+def _run_alone(module: nn.Module, copies: CopiesByWeight) -> WeightUse | None:
     """Return how ``module`` uses its weight. On the meta device it runs alone too, in both modes, with gradients."""
     found = stand_in(module)
     if found is None:
         return None
-    for training in MODES if found[0].is_meta else ():
-        module.train(training)
-        with OutputRecorder(module, originals) as recorder, torch.device('meta'), torch.set_grad_enabled(training):
+    for training in MODES if found.weight.is_meta else ():
+        with OutputRecorder(module, copies) as recorder, torch.device('meta'), torch.set_grad_enabled(training):
             for attempt in guessed_calls(module, None):
-                with suppress(*FOREIGN_ERRORS), recorder.attempt():
-                    attempt()
+                try:
+                    module.train(training)
+                    with recorder.attempt():
+                        attempt()
                     break
-    return found[1]
-
-
-def run_in_parts(model: nn.Module) -> Consumers:
-    """Run ``model`` itself on empty tensors, in parts if need be, and return the consumers as :func:`dry_run` does."""
-    return _run_and_record(model, {}).consumers
-
-
-def _run_and_record(model: nn.Module, originals: Originals) -> OutputRecorder:
-    with OutputRecorder(model, originals) as recorder, torch.no_grad():
-        complete, _ = _run(model, recorder, None)
-    recorder.consumers = {
-        conv: consumers for conv, consumers in recorder.consumers.items() if consumers or conv in complete}
-    return recorder
-
-
-def _run(module: nn.Module, recorder: OutputRecorder, features: Any) -> tuple[set[nn.Module], Any]:
-    """Run ``module``, then each child with convolutions that did not run.
-
-    Returns:
-        The convolutions with a complete record: they ran with the whole ``module``, or in a head of a detector. And the
-        output, which is the input of the modules after it.
-    """
-    convs = {inner for inner in module.modules() if may_be_conv(inner)}
-    if module is not recorder.model and (is_conv(module) or convs <= recorder.ran | recorder.consumers.keys()):
-        return set(), features
-    complete: set[nn.Module] = set()
-    for attempt in guessed_calls(module, features):
-        try:
-            with recorder.attempt():
-                features = attempt()
-            complete = convs & recorder.consumers.keys()
-            break
-        except FOREIGN_ERRORS:
-            pass
-    for child in module.children():
-        complete_in_child, features = _run(child, recorder, features)
-        if hasattr(module, 'extract_feat') or hasattr(child, 'extract_feat'):
-            complete |= complete_in_child
-    return complete, features
+                except Exception as error:  # the network is foreign code and may raise anything
+                    found.use.error = found.use.error or format_exception(error)
+    return found.use

@@ -11,7 +11,7 @@ from mmws.layers.conv import WeightStandardized
 from mmws.layers.switchable_norm import SwitchableNorm
 from mmws.ops.torch_compat import BatchNorm, ConvNd, InstanceNorm
 
-__all__ = ['act_group_norm', 'batch_norms', 'class_name', 'holds_filters', 'is_any_norm', 'is_batch_norm',
+__all__ = ['act_group_norm', 'batch_norms', 'class_name', 'has_conv_sized_weight', 'is_any_norm', 'is_batch_norm',
            'is_conv', 'is_norm', 'may_be_conv', 'norm_channels']
 
 _BATCH_NORMS = {f'torch.nn.modules.batchnorm.{name}' for name in
@@ -37,7 +37,7 @@ def is_conv(module: nn.Module) -> bool:
         'Conv' in type(module).__name__ and hasattr(module, 'out_channels') and isinstance(weight, nn.Parameter))
 
 
-def holds_filters(module: nn.Module) -> bool:
+def has_conv_sized_weight(module: nn.Module) -> bool:
     """Return whether ``module`` has a parameter ``weight`` that a convolution function could use."""
     weight = module._parameters.get('weight')
     return weight is not None and not isinstance(weight, nn.UninitializedParameter) and 3 <= weight.dim() <= 5
@@ -45,7 +45,7 @@ def holds_filters(module: nn.Module) -> bool:
 
 def may_be_conv(module: nn.Module) -> bool:
     """Return whether ``module`` is a convolution, or may be one of an unknown class."""
-    return is_conv(module) or holds_filters(module)
+    return is_conv(module) or has_conv_sized_weight(module)
 
 
 def is_batch_norm(module: nn.Module) -> bool:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from types import MappingProxyType
 from typing import Any, Dict, List, Union
 
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from mmws.conversion.layer_types import is_any_norm, is_conv, may_be_conv
-from mmws.conversion.weight_recorder import COPIES, WeightRecorder, describe_call
+from mmws.conversion.weight_recorder import COPY_FUNCTIONS, SHAPE_ONLY, CopiesByWeight, WeightRecorder, describe_call
 from mmws.conversion.weight_use import CONVOLUTIONS, stand_in
 from mmws.ops.torch_compat import indexing_shown_to, tree_leaves
 
@@ -22,8 +21,6 @@ __all__ = ['NORM_FUNCTIONS', 'Consumers', 'OutputRecorder']
 
 Consumers = Dict[nn.Module, List[Union[nn.Module, str]]]
 NORM_FUNCTIONS = {'batch_norm', 'group_norm', 'instance_norm'}
-_SHAPE_ONLY = {'new_zeros', 'new_ones', 'new_full', 'new_empty', 'new_tensor', 'zeros_like', 'ones_like', 'full_like',
-               'empty_like', 'rand_like', 'randn_like'}
 
 
 class OutputRecorder(TorchFunctionMode):
@@ -31,7 +28,7 @@ class OutputRecorder(TorchFunctionMode):
 
     Args:
         model: the network.
-        originals: see :class:`WeightRecorder`.
+        copies: see :class:`WeightRecorder`, if ``model`` is a copy of the user's network.
 
     Attributes:
         consumers: for each convolution that ran, its consumers in order: norms as modules, functions by name. Functions
@@ -40,7 +37,8 @@ class OutputRecorder(TorchFunctionMode):
         weights: the record of the uses of weights, with the calls of convolution functions outside of modules.
         ran: the norms and the modules with filters that ran.
 
-    The output of a module with a :func:`mmws.conversion.weight_use.stand_in` is that of the function that gets it.
+    A module of an unknown class may call several functions: its output is the result of the convolution function that
+    got its weight.
 
     Example:
         >>> import torch
@@ -51,10 +49,10 @@ class OutputRecorder(TorchFunctionMode):
         (True, ['sigmoid'])
     """
 
-    def __init__(self, model: nn.Module, originals: Mapping[int, Sequence[nn.Module]] = MappingProxyType({})) -> None:
+    def __init__(self, model: nn.Module, copies: CopiesByWeight | None = None) -> None:
         super().__init__()
         self.consumers: Consumers = {}
-        self.weights = WeightRecorder(model, originals)
+        self.weights = WeightRecorder(model, copies)
         self.ran: set[nn.Module] = set()
         self.model = model
         # By id of the tensor; the weak reference removes the entry with the tensor, as an id can be used again.
@@ -66,7 +64,7 @@ class OutputRecorder(TorchFunctionMode):
     def __enter__(self) -> OutputRecorder:
         for module in self.model.modules():
             if may_be_conv(module) or is_any_norm(module):
-                self._hooks += [module.register_forward_pre_hook(partial(self._before, module)),
+                self._hooks += [module.register_forward_pre_hook(partial(self._before, module), with_kwargs=True),
                                 module.register_forward_hook(partial(self._after, module))]
         self._indexing.__enter__()
         super().__enter__()  # type: ignore[no-untyped-call]
@@ -80,7 +78,10 @@ class OutputRecorder(TorchFunctionMode):
 
     @contextmanager
     def attempt(self) -> Iterator[None]:
-        """Context of a forward pass. If it fails, also inside the network, what it recorded is removed.
+        """Context of a forward pass.
+
+        If it fails, or a layer inside it fails, the consumers and functions that it recorded are removed. The records
+        of weights (``WeightUse``) stay: at worst a convolution stays plain.
 
         Raises:
             RuntimeError: if a layer raised an exception that the network caught. The record is incomplete then.
@@ -106,9 +107,9 @@ class OutputRecorder(TorchFunctionMode):
         if result is not None and not any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):
             return result
         for convs in self._producers_of((args, kwargs)):
-            if name in COPIES:
+            if name in COPY_FUNCTIONS:
                 self._add_producers(result, convs)
-            elif name not in _SHAPE_ONLY:
+            elif name not in SHAPE_ONLY:
                 self._add_consumer(convs, name)
         conv = self.weights.convolution(name, args, kwargs, self._running) if name in CONVOLUTIONS else None
         if conv is not None:
@@ -131,10 +132,10 @@ class OutputRecorder(TorchFunctionMode):
             consumers = self.consumers.setdefault(conv, [])
             consumers += [consumer] if consumer not in consumers else []
 
-    def _before(self, module: nn.Module, called: nn.Module, args: Any) -> None:
+    def _before(self, module: nn.Module, called: nn.Module, args: Any, kwargs: Any) -> None:
         self._running.append(module)
         if is_any_norm(module):
-            for convs in self._producers_of(args):
+            for convs in self._producers_of((args, kwargs)):
                 self._add_consumer(convs, module)
 
     def _after(self, module: nn.Module, called: nn.Module, args: Any, output: Any) -> None:
@@ -143,5 +144,5 @@ class OutputRecorder(TorchFunctionMode):
         if is_conv(module):
             self.consumers.setdefault(module, [])
             found = stand_in(module)
-            if found is None or not found[1].functions:
+            if found is None or not found.use.functions:
                 self._add_producers(output, [module])

@@ -1,13 +1,14 @@
 """Rules of placement: a convolution is standardized if only norms consume its output.
 
-To change the treatment of a function (say ``cat``), edit :func:`decide`, or the lists in ``output_recorder.py`` of
-functions that do not count. ``dry_run.py`` is the dry run, ``module_tree.py`` the fallback without one.
+To change the treatment of a function (say ``cat``), edit :func:`decide`, ``NORM_FUNCTIONS`` in ``output_recorder.py``,
+or ``COPY_FUNCTIONS`` and ``SHAPE_ONLY`` in ``weight_recorder.py``. ``dry_run.py`` is the dry run, ``module_tree.py``
+the fallback without one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -23,6 +24,9 @@ from mmws.errors import WSError, near_matches
 
 __all__ = ['Placement', 'apply_globs_', 'decide', 'find_placement']
 
+NOT_RUN = 'it ran alone only, so what follows it is unknown; give convert_ `inputs` that reach it'
+MAY_BE_CONV = 'it did not run, so it may be a convolution or not; give convert_ `inputs` that reach it'
+
 
 @dataclass
 class Placement:
@@ -34,7 +38,7 @@ class Placement:
 
     decisions: dict[nn.Module, Decision]
     pointwise: set[nn.Module]
-    functions: dict[str, list[str]] = field(default_factory=dict)
+    functions: dict[str, list[str]]
 
     def producers(self) -> dict[nn.Module, nn.Module]:
         """Return the convolution before each norm; if there are several, one that trains."""
@@ -45,7 +49,12 @@ class Placement:
 def find_placement(model: nn.Module, inputs: Any = None) -> Placement:
     """Decide for each convolution of ``model`` from a dry run; from the module tree if the convolution does not run.
 
-    ``inputs``: see :func:`mmws.conversion.dry_run.dry_run`.
+    Args:
+        model: the network; it does not change.
+        inputs: see :func:`mmws.conversion.dry_run.dry_run`.
+
+    Raises:
+        WSError: if the network cannot be copied to run on ``inputs``, or runs on them in neither mode.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 2, 1))
@@ -58,7 +67,7 @@ def find_placement(model: nn.Module, inputs: Any = None) -> Placement:
         if not is_conv(module) and use.modes and not use.in_convolution():
             decisions.pop(module, None)  # its weight has the size of filters, but it is none
         else:
-            decisions.setdefault(module, Decision([], 'it did not run in the network')).use = use
+            decisions.setdefault(module, Decision([], NOT_RUN if use.modes else MAY_BE_CONV)).use = use
     order = {module: index for index, module in enumerate(model.modules())}
     return Placement(dict(sorted(decisions.items(), key=lambda item: order[item[0]])), run.pointwise, run.functions)
 

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmws.conversion.layer_types import holds_filters, is_any_norm
+from mmws.conversion.layer_types import has_conv_sized_weight, is_any_norm
 from mmws.conversion.swap_convs import has_known_forward, standardizes_itself
 from mmws.conversion.weight_use import substitute_weight_
-from mmws.errors import FOREIGN_ERRORS
+from mmws.ops.torch_compat import tree_leaves
 
 __all__ = ['copy_for_run', 'copy_to_meta']
 
@@ -23,13 +23,16 @@ def copy_to_meta(model: nn.Module, pointwise: set[nn.Module]) -> nn.Module:
 
     Layers without a meta kernel get another forward, and convolutions of unknown classes another weight. The norms
     whose input has a single value per channel and image add themselves to ``pointwise`` when they run.
+
+    Raises:
+        RuntimeError: if the copy has another number of modules. Any exception of a module that cannot be copied.
     """
     memo: dict[int, Any] = {}
     for tensor in chain(model.parameters(), model.buffers()):
         empty = torch.empty_like(tensor, device='meta')
         memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
     replica = copy.deepcopy(model, memo)
-    _prepare_(replica, pointwise)
+    _prepare_(replica, model, pointwise)
     for module in replica.modules():
         if has_known_forward(module) and type(module).__module__.startswith('mmcv.ops.'):
             module.forward = partial(_deformable_conv_output, module)
@@ -37,19 +40,23 @@ def copy_to_meta(model: nn.Module, pointwise: set[nn.Module]) -> nn.Module:
 
 
 def copy_for_run(model: nn.Module, pointwise: set[nn.Module]) -> nn.Module:
-    """Copy ``model`` with its values, as :func:`copy_to_meta` does."""
+    """Copy ``model`` with its values; else as :func:`copy_to_meta`, which also names the exceptions."""
     replica = copy.deepcopy(model)
-    _prepare_(replica, pointwise)
+    _prepare_(replica, model, pointwise)
     return replica
 
 
-def _prepare_(replica: nn.Module, pointwise: set[nn.Module]) -> None:
+def _prepare_(replica: nn.Module, model: nn.Module, pointwise: set[nn.Module]) -> None:
+    copied, expected = len(list(replica.modules())), len(list(model.modules()))
+    if copied != expected:
+        raise RuntimeError(f'copy.deepcopy gives a network with {copied} modules, expected {expected}: a module has a '
+                           '__deepcopy__ of its own')
     for module in replica.modules():
         module._forward_hooks.clear()
         module._forward_pre_hooks.clear()
         if is_any_norm(module):
             module.forward = partial(_norm_output, module, pointwise)
-        elif holds_filters(module) and not has_known_forward(module) and not standardizes_itself(module):
+        elif has_conv_sized_weight(module) and not has_known_forward(module) and not standardizes_itself(module):
             substitute_weight_(module)
 
 
@@ -57,12 +64,13 @@ def _deformable_conv_output(conv: Any, x: Tensor, *others: Tensor) -> Tensor:
     return nn.functional.conv2d(x, conv.weight, None, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
-def _norm_output(norm: nn.Module, pointwise: set[nn.Module], input: Tensor, *others: Any, **named: Any) -> Tensor:
+def _norm_output(norm: nn.Module, pointwise: set[nn.Module], *args: Any, **kwargs: Any) -> Tensor:
+    input = next(leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
     if input.shape[2:].numel() == 1:
         pointwise.add(norm)
     if not input.is_meta:
         try:
-            return type(norm).forward(norm, input, *others, **named)  # type: ignore[no-any-return]
-        except FOREIGN_ERRORS:  # in training BatchNorm needs more than one value per channel
+            return type(norm).forward(norm, *args, **kwargs)  # type: ignore[no-any-return]
+        except Exception:  # in training BatchNorm needs more than one value per channel
             return torch.zeros_like(input)
     return torch.empty_like(input)

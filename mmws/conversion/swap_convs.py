@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, wraps
 from typing import Any
 
 from torch import nn
@@ -10,7 +10,12 @@ from torch import nn
 from mmws.conversion.layer_types import class_name
 from mmws.conversion.weight_use import with_weight
 from mmws.layers.conv import ConvWS1d, ConvWS2d, ConvWS3d, WeightStandardized
-from mmws.layers.conv_transpose import ConvTransposeWS1d, ConvTransposeWS2d, ConvTransposeWS3d, Transposed
+from mmws.layers.conv_transpose import (
+    ConvTransposeWS1d,
+    ConvTransposeWS2d,
+    ConvTransposeWS3d,
+    TransposedStandardized,
+)
 from mmws.layers.fx_leaf import fx_leaf
 from mmws.ops.standardize import check_fan_in
 from mmws.ops.torch_compat import ConvTransposeNd
@@ -94,14 +99,12 @@ def standardize_conv_(conv: nn.Module, eps: float = 1e-5) -> nn.Module:
 class _WithOtherForward(WeightStandardized):
     """Base of the standardized subclasses of ``plain``, a convolution class with a forward of its own.
 
-    It runs on a shallow copy of the module that has the standardized weight.
+    The forward of a converted class runs on a new object at each call, which shares the module's buffers, submodules
+    and attributes. State that the forward keeps by ``id(self)`` is lost at each call. A dry run calls the forward of a
+    copy several times: counters of the class or of a Python module count these calls.
     """
 
     plain: type[nn.Module]
-
-    @fx_leaf
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.plain.forward(with_weight(self, self.standardized_weight(), self.plain), *args, **kwargs)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return _new, (self.plain,), self.__getstate__()
@@ -109,8 +112,15 @@ class _WithOtherForward(WeightStandardized):
 
 @lru_cache(maxsize=None)
 def _with_other_forward(plain: Any) -> type[WeightStandardized]:
-    bases = (_WithOtherForward, Transposed, plain) if issubclass(plain, ConvTransposeNd) else (_WithOtherForward, plain)
-    return type(f'{plain.__name__}WS', bases, {'plain': plain, '__module__': __name__})
+    transposed = (TransposedStandardized, ) if issubclass(plain, ConvTransposeNd) else ()
+
+    @fx_leaf
+    @wraps(plain.forward)  # the signature
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return plain.forward(with_weight(self, self.standardized_weight(), plain), *args, **kwargs)
+
+    return type(f'{plain.__name__}WS', (_WithOtherForward, *transposed, plain),
+                {'plain': plain, 'forward': forward, '__module__': __name__})
 
 
 def _new(plain: Any) -> nn.Module:

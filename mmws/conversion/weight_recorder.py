@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from types import FrameType
-from typing import Any
+from typing import Any, Dict, List
 
 from torch import Tensor, nn
 
@@ -14,22 +14,23 @@ from mmws.conversion.layer_types import is_conv, may_be_conv
 from mmws.conversion.weight_use import CONVOLUTIONS, WeightUse, stand_in
 from mmws.ops.torch_compat import tree_leaves
 
-__all__ = ['COPIES', 'WeightRecorder', 'describe_call']
+__all__ = ['COPY_FUNCTIONS', 'SHAPE_ONLY', 'CopiesByWeight', 'WeightRecorder', 'describe_call']
 
-COPIES = {'contiguous', 'to', 'float', 'type', 'type_as', 'clone', 'detach'}
+COPY_FUNCTIONS = {'contiguous', 'to', 'float', 'type', 'type_as', 'clone', 'detach'}
 """Functions whose result stands for their first argument."""
-_METADATA = {
+SHAPE_ONLY = {'new_zeros', 'new_ones', 'new_full', 'new_empty', 'new_tensor', 'zeros_like', 'ones_like', 'full_like',
+              'empty_like', 'rand_like', 'randn_like'}
+"""Functions that read only the shape, dtype and device of a tensor, and return a new one."""
+_METADATA = SHAPE_ONLY | {  # and the properties `.is_...`
     # functions
     'size', 'dim', 'ndimension', 'stride', 'numel', 'nelement', 'element_size', 'storage_offset', 'get_device',
     '__len__', '__hash__', 'is_floating_point', 'is_complex', 'is_contiguous', 'is_signed', 'is_same_size',
-    'is_inference', 'has_names',
-    'new_zeros', 'new_ones', 'new_full', 'new_empty', 'new_tensor', 'zeros_like', 'ones_like', 'full_like',
-    'empty_like', 'rand_like', 'randn_like', 'result_type', 'can_cast', 'promote_types',
+    'is_inference', 'has_names', 'result_type', 'can_cast', 'promote_types',
     # properties
-    '.shape', '.dtype', '.device', '.layout', '.ndim', '.requires_grad', '.is_leaf', '.grad', '.grad_fn', '.names',
-    '.itemsize', '.nbytes', '.is_cuda', '.is_cpu', '.is_meta', '.is_sparse', '.is_sparse_csr', '.is_quantized',
-    '.is_mkldnn', '.is_mps', '.is_xpu', '.is_nested', '.is_vulkan', '.is_xla', '.is_ipu', '.is_maia',
-    '.is_mtia', '.output_nr', '._version'}
+    '.shape', '.dtype', '.device', '.layout', '.ndim', '.requires_grad', '.grad', '.grad_fn', '.names', '.itemsize',
+    '.nbytes', '.output_nr', '._version'}
+CopiesByWeight = Dict[int, List[nn.Module]]
+"""The id of a weight of the user's network -> the copied modules that have this weight."""
 
 
 class WeightRecorder:
@@ -37,23 +38,24 @@ class WeightRecorder:
 
     Args:
         model: the network.
-        originals: the copies of the modules that own a weight, by its id, if ``model`` is a copy. Code that refers to
-            the original network would read that weight.
+        copies: the id of each weight of the user's network, with the copied modules that have this weight. Code may
+            still refer to the user's network and read it.
 
     Attributes:
-        functions: calls of convolution functions whose weight is that of no module, by file and line of the caller.
+        functions: calls of convolution functions with a weight that belongs to no module (a buffer, or a computed
+            tensor), by file and line.
     """
 
-    def __init__(self, model: nn.Module, originals: Mapping[int, Sequence[nn.Module]]) -> None:
+    def __init__(self, model: nn.Module, copies: CopiesByWeight | None) -> None:
         self.functions: dict[str, list[str]] = {}
-        self._owners: dict[int, list[nn.Module]] = {key: list(modules) for key, modules in originals.items()}
+        self._owners: CopiesByWeight = {key: [*modules] for key, modules in (copies or {}).items()}
         self._stand_ins: dict[int, tuple[Tensor, nn.Module, WeightUse]] = {}  # also their copies
         for module in model.modules():
             if may_be_conv(module) and 'weight' in module._parameters:
                 self._owners.setdefault(id(module.weight), []).append(module)
                 found = stand_in(module)
                 if found is not None:
-                    self._stand_ins[id(found[0])] = found[0], module, found[1]
+                    self._stand_ins[id(found.weight)] = found.weight, module, found.use
         self._names = {id(tensor): name for name, tensor in chain(model.named_parameters(), model.named_buffers())}
 
     def record(self, call: str, args: Any, kwargs: Any, result: Any, running: Sequence[nn.Module]) -> list[nn.Module]:
@@ -64,14 +66,14 @@ class WeightRecorder:
             args, kwargs, result: of the call.
             running: the norms and the modules with filters whose forward runs, the innermost last.
         """
-        if call in _METADATA:
+        if call in _METADATA or call.startswith('.is_'):
             return []
         convolved, outside = _weight_argument(args, kwargs) if call in CONVOLUTIONS else None, []
-        read = tree_leaves(args[:1] if call in COPIES else (args, kwargs))
+        read = tree_leaves(args[:1] if call in COPY_FUNCTIONS else (args, kwargs))
         for leaf in read:
             if id(leaf) in self._stand_ins:
                 _, conv, use = self._stand_ins[id(leaf)]
-                if call in COPIES:
+                if call in COPY_FUNCTIONS:
                     self._stand_ins[id(result)] = result, conv, use
                 elif leaf is not convolved or sum(other is leaf for other in read) > 1:
                     use.others[_text(call)] = None
@@ -79,22 +81,22 @@ class WeightRecorder:
             inside = [conv for conv in owners if conv in running]
             for conv in inside:
                 if (found := stand_in(conv)) is not None:
-                    found[1].others[f'{_text(call)} under another name'] = None
+                    found.use.others[f'{_text(call)} under another name'] = None
             outside += [] if inside else owners
         return outside
 
     def convolution(self, call: str, args: Any, kwargs: Any, running: Sequence[nn.Module]) -> nn.Module | None:
-        """Return the module whose stand-in a convolution function got; record the call if the weight is of none."""
+        """Return the module whose weight a convolution function got; if no module has this weight, record the call."""
         weight = _weight_argument(args, kwargs)
         if id(weight) in self._stand_ins:
             _, conv, use = self._stand_ins[id(weight)]
-            at = CONVOLUTIONS[call]
-            use.functions.add((call, (kwargs.get('groups', 1) if len(args) <= at else args[at]) if at else 0))
+            use.functions.add((call, _groups(call, args, kwargs)))
             return conv
         name = self._names.get(id(weight), '')
-        inner = running[-1] if running else None
-        if id(weight) not in self._owners and (
-                inner is None or not is_conv(inner) or (name and stand_in(inner) is not None)):
+        caller = running[-1] if running and is_conv(running[-1]) else None
+        known_forward = caller is not None and stand_in(caller) is None
+        computed_by_conv = caller is not None and not name
+        if id(weight) not in self._owners and not known_forward and not computed_by_conv:
             texts = self.functions.setdefault(_caller(), [])
             text = f'{call}, weight: {name or "computed"}'
             texts += [text] if text not in texts else []
@@ -115,6 +117,14 @@ def _text(call: str) -> str:
 
 def _weight_argument(args: Any, kwargs: Any) -> Any:
     return kwargs['weight'] if 'weight' in kwargs else args[1]
+
+
+def _groups(call: str, args: Any, kwargs: Any) -> int:
+    """Return ``groups`` of a call of a transposed convolution, where the layout of the weight depends on it; else 0."""
+    position = CONVOLUTIONS[call]
+    if position is None:
+        return 0
+    return args[position] if len(args) > position else kwargs.get('groups', 1)  # type: ignore[no-any-return]
 
 
 def _caller() -> str:

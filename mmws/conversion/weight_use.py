@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
+import weakref
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from mmws.ops.torch_compat import ConvTransposeNd
 
-__all__ = ['CONVOLUTIONS', 'WeightUse', 'stand_in', 'substitute_weight_', 'with_weight']
+__all__ = ['CONVOLUTIONS', 'StandIn', 'WeightUse', 'stand_in', 'substitute_weight_', 'with_weight']
 
 CONVOLUTIONS = {f'conv{kind}{dims}d': 6 if kind else None for kind in ('', '_transpose') for dims in (1, 2, 3)}
-"""Convolution functions whose second argument is the weight, with the position of ``groups`` where the layout of the
-weight depends on it."""
+"""The convolution functions of torch. Their second argument is the weight.
+
+The value is the position of the argument ``groups``, for transposed convolutions only: the layout of their weight
+depends on it.
+"""
 
 
 @dataclass
@@ -25,14 +30,19 @@ class WeightUse:
     Attributes:
         functions: convolution functions that got the weight as it is; with ``groups`` for a transposed convolution.
         others: what else read it, by name.
-        attributes: attributes that the forward pass assigned or deleted; the module would not have them.
+        attributes: names that the forward assigned or deleted. It runs on a copy of the module, so the module itself
+            would not change.
         modes: the values of ``training`` with which a forward pass ended without an error.
+        kept: True if the forward keeps a reference to the module outside of it.
+        error: the first exception with which a run of the module alone ended.
     """
 
     functions: set[tuple[str, int]] = field(default_factory=set)
     others: dict[str, None] = field(default_factory=dict)  # in order
     attributes: set[str] = field(default_factory=set)
     modes: set[bool] = field(default_factory=set)
+    kept: bool = False
+    error: str = ''
 
     def add(self, other: WeightUse) -> None:
         """Add what another dry run showed."""
@@ -40,6 +50,8 @@ class WeightUse:
         self.others.update(other.others)
         self.attributes |= other.attributes
         self.modes |= other.modes
+        self.kept |= other.kept
+        self.error = self.error or other.error
 
     def in_convolution(self) -> bool:
         """Return whether a convolution function got the weight, under any name."""
@@ -54,7 +66,9 @@ class WeightUse:
         if vars(weight):
             return f'{name}: its weight has the attributes {", ".join(vars(weight))}'
         if not self.modes:
-            return f'{name}: it did not run, so the use of its weight is unknown'
+            why = f' ({self.error})' if self.error else ''
+            return (f'{name}: it did not run{why}, so the use of its weight is unknown; give convert_ `inputs` that '
+                    'reach it')
         functions = {function for function, _ in self.functions}
         if self.others:
             return f'{name}: weight {"also " if functions else ""}read by {", ".join(self.others)}'
@@ -62,6 +76,8 @@ class WeightUse:
             return f'{name}: its weight reached no convolution function'
         if self.attributes:
             return f'{name}: its forward assigns {", ".join(sorted(self.attributes))}'
+        if self.kept:
+            return f'{name}: its forward keeps a reference to the module elsewhere'
         if len(self.modes) < 2:
             return f'{name}: it ran in {"training" if True in self.modes else "evaluation"} mode only'
         kind = 'conv_transpose' if isinstance(conv, ConvTransposeNd) else 'conv'
@@ -69,6 +85,13 @@ class WeightUse:
         if self.functions != expected:
             return f'{name}: its weight has another layout in {", ".join(sorted(functions))}'
         return ''
+
+
+class StandIn(NamedTuple):
+    """The tensor in the place of a module's weight, and the record of its use."""
+
+    weight: Tensor
+    use: WeightUse
 
 
 def with_weight(conv: Any, weight: Tensor, plain: type[nn.Module]) -> nn.Module:
@@ -82,12 +105,12 @@ def with_weight(conv: Any, weight: Tensor, plain: type[nn.Module]) -> nn.Module:
 def substitute_weight_(conv: Any) -> None:
     """Let the forward of ``conv`` run as it would after a conversion, with another tensor in the weight's place.
 
-    :func:`stand_in` returns the tensor.
+    :func:`stand_in` returns that tensor.
     """
     tensor = torch.empty_like(conv.weight) if conv.weight.is_meta else conv.weight.detach().clone()
     tensor.requires_grad_(conv.weight.requires_grad)
     use, plain = WeightUse(), type(conv)
-    conv.mmws_stand_in = tensor, use
+    conv.mmws_stand_in = StandIn(tensor, use)
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         replica = with_weight(conv, tensor, plain)
@@ -98,16 +121,26 @@ def substitute_weight_(conv: Any) -> None:
         use.attributes |= {name for name in before.keys() | after.keys()
                            if before.get(name, before) is not after.get(name, after)}
         use.modes.add(bool(conv.training))
+        use.kept |= weakref.getweakrefcount(replica) > 0
+        reference = weakref.ref(replica)
+        del replica
+        use.kept |= not torch.is_grad_enabled() and _is_alive(reference)  # a gradient function may refer to it
         return output
 
     forward.__signature__ = inspect.signature(conv.forward)  # type: ignore[attr-defined]
     conv.forward = forward
 
 
+def _is_alive(reference: weakref.ref[Any]) -> bool:
+    if reference() is not None:
+        gc.collect()  # of reference cycles
+    return reference() is not None
+
+
 def _attributes(module: nn.Module) -> dict[str, Any]:
     return {**vars(module), **module._parameters}
 
 
-def stand_in(module: nn.Module) -> tuple[Tensor, WeightUse] | None:
-    """Return the tensor that :func:`substitute_weight_` gave ``module``, and the record of its use; else None."""
+def stand_in(module: nn.Module) -> StandIn | None:
+    """Return what :func:`substitute_weight_` gave ``module``, None if nothing."""
     return vars(module).get('mmws_stand_in')

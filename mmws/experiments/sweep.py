@@ -21,10 +21,11 @@ from torch import distributed, nn
 from torch.overrides import TorchFunctionMode
 
 from mmws.conversion.convert import unsupported_reason
-from mmws.conversion.dry_run import dry_run, run_in_parts
+from mmws.conversion.dry_run import dry_run
 from mmws.conversion.layer_types import is_batch_norm, is_conv
 from mmws.conversion.output_recorder import Consumers, OutputRecorder
 from mmws.conversion.placement import decide
+from mmws.conversion.run_in_parts import run_in_parts
 from mmws.conversion.swap_convs import has_known_forward, standardized_class, standardizes_itself
 from mmws.conversion.weight_use import WeightUse
 from mmws.errors import FOREIGN_ERRORS, WSError, format_exception

@@ -12,10 +12,10 @@ from mmws.layers.conv import WeightStandardized
 from mmws.layers.fx_leaf import fx_leaf
 from mmws.layers.weight_cache import WeightCache
 
-__all__ = ['ConvTransposeWS1d', 'ConvTransposeWS2d', 'ConvTransposeWS3d', 'Transposed']
+__all__ = ['ConvTransposeWS1d', 'ConvTransposeWS2d', 'ConvTransposeWS3d', 'TransposedStandardized']
 
 
-class Transposed(WeightStandardized):
+class TransposedStandardized(WeightStandardized):
     """Mixin for a transposed convolution of torch; a filter has in_channels / groups x kernel elements."""
 
     groups: int
@@ -44,7 +44,7 @@ def _swap_channels(weight: Tensor, groups: int) -> Tensor:
     return weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)  # type: ignore[no-any-return,no-untyped-call]
 
 
-class ConvTransposeWS1d(Transposed, nn.ConvTranspose1d):
+class ConvTransposeWS1d(TransposedStandardized, nn.ConvTranspose1d):
     """``nn.ConvTranspose1d`` that standardizes its filters before use. See :class:`ConvTransposeWS2d`.
 
     Example:
@@ -53,7 +53,7 @@ class ConvTransposeWS1d(Transposed, nn.ConvTranspose1d):
     """
 
 
-class ConvTransposeWS2d(Transposed, nn.ConvTranspose2d):
+class ConvTransposeWS2d(TransposedStandardized, nn.ConvTranspose2d):
     r"""``nn.ConvTranspose2d`` that standardizes its filters before use: mean 0, std 1 over fan-in.
 
     .. math:: \hat w_{:,o} = \frac{w_{:,o} - \mathrm{mean}(w_{:,o})}{\mathrm{std}(w_{:,o}) + \epsilon}
@@ -75,7 +75,7 @@ class ConvTransposeWS2d(Transposed, nn.ConvTranspose2d):
     """
 
 
-class ConvTransposeWS3d(Transposed, nn.ConvTranspose3d):
+class ConvTransposeWS3d(TransposedStandardized, nn.ConvTranspose3d):
     """``nn.ConvTranspose3d`` that standardizes its filters before use. See :class:`ConvTransposeWS2d`.
 
     Example:

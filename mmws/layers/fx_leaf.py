@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import fx
 
+from mmws.ops.torch_compat import tree_leaves
+
 __all__ = ['fx_leaf']
 
 
@@ -19,7 +21,10 @@ def fx_leaf(forward: Callable[..., Any]) -> Callable[..., Any]:
     """
     @wraps(forward)
     def called(self: Any, *args: Any, **kwargs: Any) -> Any:
-        proxy: Any = next((value for value in (*args, *kwargs.values()) if isinstance(value, fx.Proxy)), None)
+        values = [*args, *kwargs.values()]
+        if any(isinstance(value, (list, tuple, dict)) for value in values):  # else tree_leaves costs too much time
+            values = tree_leaves(values)
+        proxy: Any = next((value for value in values if isinstance(value, fx.Proxy)), None)
         name = proxy.tracer.path_of_module(self) if proxy is not None else ''
         if name:  # a layer that is traced alone is the root, which is always looked into
             return proxy.tracer.create_proxy('call_module', name, args, kwargs)

@@ -38,6 +38,7 @@ PLAIN = 'no norm follows: '
     (lambda net, x: net.norm1(net.conv1(x)), ''),
     (lambda net, x: functional.batch_norm(net.conv1(x), torch.zeros(4), torch.ones(4)), ''),
     (lambda net, x: net.norm1(net.conv1(x).contiguous()), ''),
+    (lambda net, x: net.norm1(input=net.conv1(x)), ''),
     (lambda net, x: net.norm1(net.conv1(x).relu()), PLAIN + 'relu'),
     (lambda net, x: net.conv1(net.norm1(x.repeat(1, 2, 1, 1)[:, :4])[:, :3]), PLAIN + 'the output leaves the network'),
     (lambda net, x: (y := net.conv1(x)) + net.norm1(y), 'not only norms follow: add'),
@@ -49,9 +50,21 @@ PLAIN = 'no norm follows: '
      PLAIN + 'conv2d uses its weight directly'),
     (lambda net, x: net.norm1(net.conv1(x) + torch.zeros_like(net.conv1(x))), PLAIN + 'add'),
     (lambda net, x: checkpoint(lambda y: net.norm1(net.conv1(y)), x, use_reentrant=False), ''),
-], ids=range(11))
+], ids=range(12))
 def test_the_consumers_decide(forward, reason):
     assert reasons(Net(forward)) == {'conv1': reason}
+
+
+class KeywordNorm(nn.BatchNorm2d):
+    def forward(self, *, features):
+        return super().forward(features)
+
+
+@pytest.mark.parametrize('inputs', [None, torch.randn(2, 3, 4, 4)], ids=['guessed', 'given'])
+def test_a_norm_that_takes_keywords_only(inputs):
+    net = Net(lambda net, x: net.own(features=net.conv1(x)), own=KeywordNorm(4))
+    report = convert_(net, inputs=inputs)
+    assert (report.converted, report.skipped) == (['conv1'], {'own': 'KeywordNorm is an unknown subclass of BatchNorm'})
 
 
 def test_a_write_into_another_tensor_is_a_consumer():

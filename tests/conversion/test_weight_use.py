@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import inspect
 import pickle
-import threading
+import re
+import weakref
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,10 +15,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 from torch.nn.utils import prune
+from torch.utils.checkpoint import checkpoint
 
 from mmws import WSError, convert_, fold, standardize_weight
 from mmws.conversion.swap_convs import standardized_class
-from mmws.layers.conv import WeightStandardized
 from tests.helpers.versions import ONE_GRAPH
 
 
@@ -68,6 +70,19 @@ class Causal(nn.Conv1d):
         return super().forward(functional.pad(x, (self.kernel_size[0] - 1, 0)))
 
 
+def formula(conv):
+    """Standardize the weight of ``conv`` in plain torch."""
+    def swapped(weight):  # a filter of a transposed convolution is a column
+        if not isinstance(conv, nn.ConvTranspose2d):
+            return weight
+        return weight.unflatten(0, (conv.groups, -1)).transpose(1, 2).flatten(0, 1)
+
+    rows = swapped(conv.weight)
+    filters = rows.flatten(1)
+    standardized = (filters - filters.mean(1, keepdim=True)) / (filters.std(1, keepdim=True) + 1e-5)
+    return swapped(standardized.view_as(rows))
+
+
 @pytest.mark.parametrize(('conv', 'shape'), [
     (Subclass(4, 8, 3), (2, 4, 7, 7)), (Subclass(4, 8, 3, groups=2, padding='same'), (2, 4, 7, 7)),
     (SamePadding(4, 8, 3), (2, 4, 7, 7)), (OtherConvForward(4, 8, 3), (2, 4, 7, 7)), (Filters(), (2, 4, 7, 7)),
@@ -75,6 +90,7 @@ class Causal(nn.Conv1d):
 ], ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else '')
 def test_a_class_that_hands_its_weight_to_a_convolution_is_standardized(conv, shape):
     norm = (nn.BatchNorm1d if len(shape) == 3 else nn.BatchNorm2d)(8)
+    conv.double()
     plain, weight = copy.deepcopy(conv), conv.weight
     net = nn.Sequential(conv, norm)
     report = convert_(net)
@@ -82,24 +98,20 @@ def test_a_class_that_hands_its_weight_to_a_convolution_is_standardized(conv, sh
     assert conv.weight is weight
     assert type(conv).__name__ == f'{type(plain).__name__}WS'
     assert isinstance(conv, type(plain))
-    reference, groups = copy.deepcopy(plain), getattr(plain, 'groups', 1)
-    filters = weight.detach()
-    if isinstance(plain, nn.ConvTranspose2d):
-        rows = standardize_weight(filters.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1))
-        reference.weight.data = rows.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
-    else:
-        reference.weight.data = standardize_weight(filters)
-    x = torch.randn(shape)
+    x = torch.randn(shape, dtype=torch.double)
+    expected = torch.func.functional_call(plain, {'weight': formula(plain)}, (x, ))
     for replica in (conv, copy.deepcopy(conv), pickle.loads(pickle.dumps(conv))):
         assert type(replica) is type(conv) is standardized_class(plain)
-        torch.testing.assert_close(replica(x), reference(x))
+        torch.testing.assert_close(replica(x), expected)
     conv(x).square().sum().backward()
-    assert weight.grad.abs().sum() > 0
-    folded = fold(net.eval())
+    expected.square().sum().backward()
+    torch.testing.assert_close(weight.grad, plain.weight.grad)
+    folded = fold(net.double().eval())
     assert type(folded[0]) is type(plain)
     torch.testing.assert_close(folded(x), net(x))
     assert repr(folded[0]) == repr(plain)
-    assert ', eps=1e-05)' in repr(conv) or repr(conv) == 'FiltersWS(eps=1e-05)'
+    inner = plain.extra_repr()
+    assert repr(conv) == f'{type(plain).__name__}WS({inner}{", " if inner else ""}eps=1e-05)'
     assert convert_(net.train()).converted == []  # a second conversion changes nothing
 
 
@@ -229,12 +241,43 @@ class OwnState(nn.Conv2d):
         return {**vars(self)}
 
 
-class NeedsMore(nn.Conv2d):
-    def forward(self, x, scale):
-        return super().forward(x) * scale['factor']
+class Gram(nn.Conv2d):
+    """Its weight is also the input of a convolution."""
+
+    def forward(self, x):
+        functional.conv2d(self.weight, self.weight)
+        return super().forward(x)
+
+
+class OnlyTraining(nn.Conv2d):
+    def forward(self, x):
+        if not self.training:
+            raise NotImplementedError
+        return super().forward(x)
+
+
+KEPT, KEPT_WEAKLY = {}, weakref.WeakKeyDictionary()
+
+
+class KeepsItself(nn.Conv2d):
+    """State by module, outside of it."""
+
+    def forward(self, x):
+        KEPT[self] = KEPT.get(self, 0) + 1
+        return super().forward(x)
+
+
+class KeepsItselfWeakly(nn.Conv2d):
+    def forward(self, x):
+        KEPT_WEAKLY[self] = KEPT_WEAKLY.get(self, 0) + 1
+        return super().forward(x)
 
 
 @pytest.mark.parametrize(('conv', 'reason'), [
+    (Gram(3, 8, 3), 'Gram: weight also read by conv2d()'),
+    (OnlyTraining(3, 8, 3), 'OnlyTraining: it ran in training mode only'),
+    (KeepsItself(3, 8, 3), 'KeepsItself: its forward keeps a reference to the module elsewhere'),
+    (KeepsItselfWeakly(3, 8, 3), 'KeepsItselfWeakly: its forward keeps a reference to the module elsewhere'),
     (Mul(3, 8, 3), 'Mul: weight read by mul()'), (Penalty(3, 8, 3), 'Penalty: weight also read by norm()'),
     (Masked(3, 8, 3), 'Masked: weight also read by .data, .data ='),
     (Alias(3, 8, 3), 'Alias: weight read by conv2d() under another name'),
@@ -249,26 +292,73 @@ class NeedsMore(nn.Conv2d):
     (IfItTrains(3, 8, 3), 'IfItTrains: weight read by mul()'),
     (WithGradients(3, 8, 3), 'WithGradients: weight also read by mul()'),
     (OwnState(3, 8, 3), 'OwnState: it has its own __getstate__'),
-    (NeedsMore(3, 8, 3), 'NeedsMore: it did not run, so the use of its weight is unknown'),
 ], ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else '')
 def test_a_class_that_does_anything_else_stays_plain_and_is_named(conv, reason):
     kind = type(conv)
     net = nn.Sequential(conv, nn.BatchNorm2d(3 if kind is TransposedByHand else 8))
-    with pytest.warns(UserWarning, match='nothing was standardized in Sequential'):
+    with pytest.warns(UserWarning, match=re.escape(f'nothing was standardized in Sequential: {reason}')):
         report = convert_(net)
     assert report.skipped == {'0': reason}
     assert type(conv) is kind
+
+
+class NeedsMore(nn.Conv2d):
+    def forward(self, x, scale):
+        return super().forward(x) * scale['factor']
+
+
+def test_a_class_that_did_not_run_stays_plain_with_the_first_error():
+    with pytest.warns(UserWarning, match='nothing was standardized'):
+        report = convert_(nn.Sequential(NeedsMore(3, 8, 3), nn.BatchNorm2d(8)))
+    assert re.fullmatch(r"NeedsMore: it did not run \([A-Z]\w+Error: .+\), so the use of its weight is unknown; give "
+                        "convert_ `inputs` that reach it", report.skipped['0'])
+
+
+class Cycle(nn.Conv2d):
+    """Its forward makes an object that refers to itself and to the module."""
+
+    def forward(self, x):
+        def bias(steps):
+            return bias(steps - 1) if steps else self.bias
+
+        return functional.conv2d(x, self.weight, bias(2))
+
+
+class Checkpointed(nn.Conv2d):
+    def forward(self, x):
+        return checkpoint(super().forward, x, use_reentrant=False)
+
+
+class Hooked(nn.Conv2d):
+    """The gradient function of its output refers to the module."""
+
+    def forward(self, x):
+        y = super().forward(x)
+        if y.requires_grad:
+            y.register_hook(lambda gradient: gradient * (self.out_channels > 0))
+        return y
+
+
+@pytest.mark.parametrize('kind', [Cycle, Checkpointed, Hooked])
+def test_references_that_end_with_the_forward_do_not_count(kind):
+    assert convert_(nn.Sequential(kind(3, 8, 3), nn.BatchNorm2d(8))).converted == ['0']
 
 
 def test_a_network_with_lazy_modules_is_refused():
     convert_(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.LazyLinear(2)))
     with pytest.raises(WSError, match=r'0 \(LazyConv2d\) has parameters without a shape; run the network once before'):
         convert_(nn.Sequential(nn.LazyConv2d(8, 3), nn.BatchNorm2d(8)))
+    with pytest.warns(UserWarning, match='it has no norm'):
+        convert_(nn.Sequential(nn.LazyConv2d(8, 3)))
 
 
-def test_the_warning_says_why_nothing_was_standardized():
-    with pytest.warns(UserWarning, match=r'nothing was standardized in Sequential: Mul: weight read by mul\(\)'):
-        convert_(nn.Sequential(Mul(3, 8, 3), nn.BatchNorm2d(8)))
+class GroupsByKeyword(nn.ConvTranspose2d):
+    def forward(self, x):
+        return functional.conv_transpose2d(x, self.weight, self.bias, groups=self.groups)
+
+
+def test_groups_by_keyword():
+    assert convert_(nn.Sequential(GroupsByKeyword(4, 8, 2, groups=2), nn.BatchNorm2d(8))).converted == ['0']
 
 
 @pytest.mark.parametrize('kind', [nn.Conv2d, Subclass])
@@ -311,7 +401,7 @@ def test_a_function_that_keeps_the_original_module_would_use_the_raw_weight():
 ], ids=['pruned', 'plain attribute'])
 def test_a_weight_that_becomes_a_plain_attribute_stays_standardized(change):
     net = nn.Sequential(SamePadding(3, 8, 3), nn.BatchNorm2d(8))
-    convert_(net)
+    assert convert_(net).converted == ['0']
     x = torch.randn(2, 3, 5, 5)
     expected = net[0](x)
     change(net[0])
@@ -333,9 +423,12 @@ class Keyword(nn.Conv2d):
 
 
 def test_a_forward_with_keywords():
-    assert convert_(net := ByKeyword()).converted == ['conv']
-    assert net(torch.randn(1, 3, 5, 5)).shape == (1, 8, 3, 3)
-    assert net.conv(image=torch.randn(1, 3, 5, 5)).shape == (1, 8, 3, 3)
+    net = ByKeyword()
+    assert convert_(net).converted == ['conv']
+    x = torch.randn(1, 3, 5, 5)
+    expected = functional.conv2d(x, standardize_weight(net.conv.weight), net.conv.bias)
+    torch.testing.assert_close(net.conv(image=x), expected)
+    torch.testing.assert_close(net(x), net.norm(expected))
 
 
 class Scaled(nn.Module):
@@ -378,8 +471,18 @@ def test_a_module_with_filters_that_does_not_run_in_the_network_stays_plain():
 
     with pytest.warns(UserWarning, match='nothing was standardized'):
         report = convert_(Net())
-    assert (report.skipped, report.unseen) == ({'filters': 'it did not run in the network'}, ['filters'])
+    reason = 'it ran alone only, so what follows it is unknown; give convert_ `inputs` that reach it'
+    assert (report.skipped, report.unseen) == ({'filters': reason}, [])
     assert convert_(Net(), inputs=[{'image': torch.randn(2, 4, 5, 5)}]).converted == ['filters']
+
+
+def test_a_module_that_never_runs_may_be_no_convolution():
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+    net[1].position = nn.Module()
+    net[1].position.weight = nn.Parameter(torch.ones(1, 8, 4, 4))
+    report = convert_(net)
+    reason = 'it did not run, so it may be a convolution or not; give convert_ `inputs` that reach it'
+    assert (report.skipped, report.unseen) == ({'1.position': reason}, [])
 
 
 class Targets(nn.Module):
@@ -398,8 +501,13 @@ class Targets(nn.Module):
 
 @pytest.mark.parametrize('inputs', [None, torch.randn(2, 3, 5, 5)], ids=['guessed', 'given'])
 def test_a_mode_in_which_the_network_does_not_run_counts_too(inputs):
-    assert convert_(Targets(TwiceInTraining(3, 8, 3)), inputs=inputs).converted == ['conv']
-    with pytest.warns(UserWarning, match='nothing was standardized'):
+    def warned():
+        message = 'the network does not run on the inputs in training mode: ValueError: targets; evaluation mode alone'
+        return nullcontext() if inputs is None else pytest.warns(UserWarning, match=message)
+
+    with warned():
+        assert convert_(Targets(TwiceInTraining(3, 8, 3)), inputs=inputs).converted == ['conv']
+    with warned(), pytest.warns(UserWarning, match='nothing was standardized'):
         report = convert_(Targets(InTraining(3, 8, 3)), inputs=inputs)
     assert report.skipped == {'conv': 'InTraining: weight also read by mul()'}
 
@@ -436,102 +544,39 @@ def test_convolution_functions_outside_of_modules_are_named_with_their_line():
         assert convert_(Blur()).functions == {where: ['conv2d, weight: kernel']}  # also without any convolution
 
 
+class Smooths(nn.Conv2d):
+    """A convolution with a second, fixed kernel."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.register_buffer('kernel', torch.ones(3, 1, 3, 3) / 9)
+
+    def forward(self, x):
+        return super().forward(functional.conv2d(x, self.kernel, groups=3))
+
+
+def test_a_convolution_function_with_a_buffer_inside_a_convolution_is_named():
+    report = convert_(nn.Sequential(Smooths(3, 8, 3), nn.BatchNorm2d(8)))
+    assert report.converted == ['0']
+    assert list(report.functions.values()) == [['conv2d, weight: 0.kernel']]
+
+
 def test_timms_convolutions():
     layers = pytest.importorskip('timm.layers')
     for kind, reason in ((layers.Conv2dSame, ''), (layers.ScaledStdConv2d, 'weight read by reshape()'),
                          (layers.StdConv2d, 'weight read by reshape()')):
         conv = kind(4, 8, 3, stride=2)
+        plain, x = copy.deepcopy(conv), torch.randn(2, 4, 7, 7)
         report = convert_(nn.Sequential(conv, nn.BatchNorm2d(8)))
         if reason:
             assert f'{kind.__name__}: {reason}' in report.skipped['0']
-        assert isinstance(conv, WeightStandardized) is (not reason)
-
-
-class Text(nn.Module):
-    """A network whose input cannot be guessed: it reads values, of two arguments, one a mapping."""
-
-    def __init__(self):
-        super().__init__()
-        self.embedding = nn.Embedding(10, 4)
-        self.conv, self.norm, self.other = Causal(4, 8, 3), nn.BatchNorm1d(8), nn.Conv1d(8, 2, 1)
-
-    def forward(self, batch, times):
-        if batch['tokens'].max().item() > 9:
-            raise ValueError('an unknown token')
-        x = self.embedding(batch['tokens']).transpose(1, 2)
-        return [self.other(self.norm(self.conv(x))) for _ in range(times)]
-
-
-BATCH = {'tokens': torch.arange(10).view(2, 5)}
-
-
-@pytest.mark.parametrize('inputs', [(BATCH, 2), [BATCH, 2], {'batch': BATCH, 'times': 2}],
-                         ids=['tuple', 'list', 'mapping'])
-def test_example_inputs_decide_where_an_image_cannot(inputs):
-    assert convert_(Text()).unseen == ['conv', 'other']
-    before = copy.deepcopy(net := Text())
-    report = convert_(net, inputs=inputs)
-    assert (report.converted, report.unseen) == (['conv'], [])
-    assert report.skipped == {'other': 'no norm follows: the output leaves the network'}
-    assert torch.equal(net.conv.weight, before.conv.weight)
-
-
-def test_example_inputs_of_one_value_per_channel():
-    report = convert_(net := nn.Sequential(Subclass(3, 16, 3), nn.BatchNorm2d(16)), inputs=torch.randn(1, 3, 3, 3))
-    assert report.converted == ['0']
-    assert net[1].num_groups == 2  # a group of one channel would have a single value
-
-
-def test_example_inputs_and_the_random_state_stay_as_they_are():
-    net = nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Dropout())
-    x, state = -torch.ones(1, 3, 5, 5), torch.random.get_rng_state()
-    convert_(net, inputs=x)
-    assert torch.equal(state, torch.random.get_rng_state())
-    assert torch.equal(x, -torch.ones(1, 3, 5, 5))
-    assert net[2].weight.grad is None
+            assert type(conv) is kind
+        else:
+            plain.weight.data = standardize_weight(plain.weight.data)
+            torch.testing.assert_close(conv(x), plain(x))
 
 
 def test_a_read_that_gives_no_tensor_counts():
     net = nn.Sequential(Compared(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8))
     report = convert_(net, inputs=torch.randn(2, 3, 5, 5))
     assert report.skipped == {'0': 'Compared: weight also read by equal()'}
-
-
-class CallsItself(nn.Conv2d):
-    def forward(self, x):
-        return [self(each) for each in x] if isinstance(x, list) else super().forward(x)
-
-
-class Conditional(nn.BatchNorm2d):
-    def forward(self, x, flag=False):
-        return super().forward(x)
-
-
-class Pairs(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv, self.norm = CallsItself(3, 8, 3), Conditional(8)
-
-    def forward(self, x):
-        return [self.norm(each, flag=True) for each in self.conv([x, x])]
-
-
-def test_example_inputs_with_gradients_for_a_module_that_calls_itself():
-    report = convert_(Pairs(), inputs=2 * torch.randn(2, 3, 5, 5, requires_grad=True), norm='keep')
-    assert report.converted == ['conv']
-
-
-def test_a_network_that_cannot_be_copied_has_no_use_for_inputs():
-    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
-    net.lock = threading.Lock()
-    with pytest.raises(WSError, match='the network cannot be copied to run on the inputs: TypeError: cannot pickle'):
-        convert_(net, inputs=torch.randn(1, 3, 5, 5))
-
-
-def test_inputs_on_which_the_network_does_not_run_are_refused_and_it_is_unchanged():
-    net = Text()
-    with pytest.raises(WSError, match=r'the network does not run on the inputs: ValueError: an unknown token; expected '
-                                      r'the arguments of Text\.forward as a tuple, or as a mapping'):
-        convert_(net, inputs=({'tokens': torch.full((1, 5), 11)}, 1))
-    assert type(net.conv) is Causal
-    assert type(net.norm) is nn.BatchNorm1d

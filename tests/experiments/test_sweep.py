@@ -73,7 +73,7 @@ def test_the_sample_has_every_family_and_the_hard_ones():
 
 
 def test_the_check_finds_convs_that_the_module_tree_misses(monkeypatch):
-    monkeypatch.setattr(convert, 'find_placement', lambda model, inputs: Placement(decide_from_tree(model), set()))
+    monkeypatch.setattr(convert, 'find_placement', lambda model, inputs: Placement(decide_from_tree(model), set(), {}))
     row = _check('mmseg::pidnet/pidnet-s_2xb6-120k_1024x1024-cityscapes.py')
     assert row.verdict == 'fail'
     assert 'decode_head.i_head.conv.conv is plain, but only norms consume its output' in row.why

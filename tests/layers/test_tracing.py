@@ -1,6 +1,7 @@
 """Standardized layers in symbolic traces, in the tools that use them, and in torch.jit."""
 
 import copy
+import inspect
 import pickle
 
 import pytest
@@ -10,6 +11,7 @@ from torchvision.models import resnet18
 from torchvision.models.feature_extraction import create_feature_extractor
 
 import mmws
+from tests.helpers.versions import ONE_GRAPH
 
 X = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
@@ -33,6 +35,46 @@ def test_a_layer_alone_is_traced_to_its_formula(dims):
     with torch.no_grad():
         layer.weight[0, 0] += 1  # both have this weight
     torch.testing.assert_close(traced(x), layer(x))
+
+
+class SamePadding(nn.Conv2d):
+    def forward(self, image):
+        return nn.functional.conv2d(nn.functional.pad(image, (1, 1, 1, 1)), self.weight, self.bias)
+
+
+def test_a_converted_class_alone_is_traced_to_its_formula():
+    net, x = nn.Sequential(SamePadding(3, 8, 3), nn.BatchNorm2d(8)), torch.randn(2, 3, 5, 5)
+    assert mmws.convert_(net).converted == ['0']
+    assert list(inspect.signature(net[0].forward).parameters) == ['image']
+    traced = fx.symbolic_trace(net[0])
+    assert 'standardize_weight' in traced.code
+    with torch.no_grad():
+        net[0].weight[0, 0] += 1
+    torch.testing.assert_close(traced(x), net[0](x))
+
+
+class Each(nn.Conv2d):
+    def forward(self, images):
+        return [self._conv_forward(image, self.weight, self.bias) for image in images]
+
+
+class Pair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = Each(3, 8, 3), nn.BatchNorm2d(8)
+
+    def forward(self, x):
+        return self.norm(self.conv([x, x.flip(3)])[1])
+
+
+def test_a_layer_that_gets_a_list_is_one_node():
+    net, x = Pair(), torch.randn(2, 3, 5, 5)
+    assert mmws.convert_(net).converted == ['conv']
+    traced = fx.symbolic_trace(net)
+    assert [node.target for node in traced.graph.nodes if node.op == 'call_module'] == ['conv', 'norm']
+    torch.testing.assert_close(traced(x), net(x))
+    compiled = torch.compile(net, fullgraph=ONE_GRAPH, backend='aot_eager')
+    torch.testing.assert_close(compiled(x), net(x))
 
 
 @pytest.mark.parametrize('norm', ['GN', 'SN', 'BCN', 'keep'])

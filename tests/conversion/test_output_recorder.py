@@ -1,0 +1,64 @@
+"""The record of a forward pass that fails, wholly or inside."""
+
+from contextlib import suppress
+
+import pytest
+import torch
+from torch import nn
+
+from mmws import convert_
+from mmws.conversion.output_recorder import OutputRecorder
+
+
+class Catches(nn.Module):
+    """A network that goes on after a layer fails."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer, self.conv, self.norm = layer, nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8)
+
+    def forward(self, x):
+        try:
+            self.layer(x[:, :1])
+        except RuntimeError:
+            x = x + 0
+        return self.norm(self.conv(x)).relu()
+
+
+class FailingNorm(nn.GroupNorm):
+    def forward(self, x):
+        raise RuntimeError
+
+
+def test_a_failed_pass_leaves_no_record():
+    net = Catches(FailingNorm(1, 1))
+    with OutputRecorder(net) as recorder:
+        with pytest.raises(RuntimeError, match='caught'), recorder.attempt():
+            net(torch.zeros(1, 3, 4, 4))
+        assert not recorder.consumers
+        net.layer = nn.Identity()
+        with recorder.attempt():
+            net(torch.zeros(1, 3, 4, 4))
+    assert recorder.consumers == {net.conv: [net.norm]}
+
+
+def test_a_network_that_catches_the_error_of_a_layer_is_converted():
+    net = Catches(nn.Conv2d(3, 8, 1))  # gets one channel
+    assert convert_(net).converted == ['conv']
+
+
+class CatchesItsConv(nn.Module):
+    """A convolution before a norm fails, and the network goes on without both."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+
+    def forward(self, x):
+        with suppress(RuntimeError):
+            self.norm(self.conv(x[:, :2]))
+        return self.conv(x).abs()
+
+
+def test_a_network_that_catches_the_error_of_a_convolution_is_not_recorded():
+    assert convert_(CatchesItsConv()).unseen == ['conv']
