@@ -8,6 +8,7 @@
 # make study       compare the normalization layers on real images (make data), for hours: docs/results.md; DATA=digits: on
 #                  generated ones, 2.5 h at most: docs/results_digits.md; DATA=transplant: what to start from, for hours;
 #                  QUICK=1: a short form, into work_dirs/study
+# make tutorial    run docs/tutorial.ipynb and keep its outputs; after a change of its code
 # make trust       test interruption, low precision, fuzzing, pinned versions, and all tests in random order with free seeds:
 #                  docs/trust.md, 1.5 h; NAME=fuzz: one part
 # make docs        build the site of these pages: work_dirs/site/index.html
@@ -25,7 +26,7 @@ RUN := $(VENV)/bin/python
 COMPILE := ../work_dirs/audit/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--custom-compile-command 'make lock'
 
-.PHONY: setup matrix lock docs data demo demo-seg sweep bench study trust test test-peers lint
+.PHONY: setup matrix lock docs data demo demo-seg sweep bench study tutorial trust test test-peers lint
 
 setup:
 	@$(PYTHON) requirements/setup_env.py $(VENV) $(STACK)
@@ -77,6 +78,9 @@ study: STUDY = $(if $(filter command%,$(origin DATA)),$(DATA),study)
 study: RESULTS = results$(addprefix _,$(filter-out study,$(STUDY)))
 study: setup
 	$(RUN) tools/study.py configs/study/$(STUDY).yaml $(if $(QUICK),--quick --out work_dirs/study/$(RESULTS),--out docs/$(RESULTS))
+
+tutorial: setup
+	$(RUN) -m tests.helpers.notebook
 
 trust: setup
 	$(RUN) tests/trust/run.py $(NAME)

@@ -20,7 +20,8 @@ from mmws.data.digits import make_digits
 from tests.helpers.commands import REPOSITORY, tracked_files
 
 SEED = os.environ.get('MMWS_TEST_SEED')  # `make trust` sets it; without it, all draws are fixed
-collect_ignore = ['helpers/old_torch.py']  # a plugin: importing it for its doctests would change torch for all tests
+# Not imported for doctests: a plugin, which would change torch for all tests; and what needs nbclient.
+collect_ignore = ['helpers/old_torch.py', 'helpers/notebook.py']
 
 
 class TorchSeed:
