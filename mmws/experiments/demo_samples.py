@@ -55,7 +55,9 @@ def _image(scope: str, model: Any, size: tuple[int, int], num_classes: int) -> I
 
 def _classification(model: Any, size: tuple[int, int], num_classes: int) -> Iterator[Batch]:
     sample = _with_size(import_module('mmpretrain.structures').DataSample().set_gt_label(0), size)
-    views = [torch.randn(1, 3, *size) for _ in range(2)]  # of self-supervised training
+    loss = getattr(getattr(model, 'head', None), 'loss_module', None)
+    crops = sum(getattr(loss, 'num_crops', [2]))  # of self-supervised training; SwAV has several sizes
+    views = [torch.randn(1, 3, *size) for _ in range(crops)]
     yield views[0], [sample]
     yield views, [sample]
 

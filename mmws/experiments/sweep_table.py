@@ -50,7 +50,8 @@ def _counts(text: str) -> dict[str, int]:
 
 
 def _cells(row: Row) -> dict[str, Any]:
-    return {**asdict(row), 'skipped': '; '.join(f'{count} {why}' for why, count in row.skipped.items())}
+    why = row.why.replace(f'{Path.cwd()}/', '')
+    return {**asdict(row), 'skipped': '; '.join(f'{count} {why}' for why, count in row.skipped.items()), 'why': why}
 
 
 def write_table(path: Path, rows: Sequence[Row]) -> None:

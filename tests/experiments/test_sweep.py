@@ -197,3 +197,6 @@ def test_the_number_in_the_page_is_from_the_table():
     page = Path(REPOSITORY / 'docs' / 'placement.md').read_text()
     assert f'**{passed:,} of {built:,}**' in page
     assert f'{len(SWEEP):,} stock configs' in page
+    unrun, convs = (sum(int(row[key]) for row in SWEEP) for key in ('unrun', 'convs'))
+    assert f'all but {unrun:,} of their {convs:,} convolutions' in ' '.join(page.split())
+    assert f'The other {len(SWEEP) - built} configs do not build' in ' '.join(page.split())
