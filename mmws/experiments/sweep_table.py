@@ -64,10 +64,10 @@ def write_table(path: Path, rows: Sequence[Row]) -> None:
     write_text(path.with_suffix('.md'), render(path.name, rows))
 
 
-def append_rows(path: Path, rows: Iterable[Row]) -> list[Row]:
-    """Append each row to a table as soon as it is there, and return all of them."""
+def append_rows(partial: Path, rows: Iterable[Row]) -> list[Row]:
+    """Append each row to a partial table as soon as it is there, and return all of them."""
     done = []
-    with path.open('a', buffering=1) as file:
+    with partial.open('a', buffering=1) as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator='\n')
         if not file.tell():
             writer.writeheader()

@@ -67,7 +67,7 @@ def test_a_network_without_batch_norm_is_refused(options):
         'error: mask_rcnn_r18_gnws_digits: no BatchNorm ran in training mode; for a type with the mmws. prefix add '
         '--cfg-options model.ws.norm=keep model.ws.weight=plain')
     options[3] = '9'
-    assert 'every 1 to 4 steps, got every 9' in tool_error('bn_statistics.py', DETECTION, *options)
+    assert '--every: expected 1 to 4, the number of steps, got 9' in tool_error('bn_statistics.py', DETECTION, *options)
 
 
 def test_two_configs_need_two_names(options):
