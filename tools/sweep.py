@@ -22,11 +22,11 @@ try:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
     from rich.table import Table
 
-    from mmws.errors import WSError, one_line_errors
+    from mmws.errors import WSError, format_exception, one_line_errors
     from mmws.experiments.sweep import Row, check_placement, prepare_sweep_worker, read_model
     from mmws.experiments.sweep_library import LIBRARIES, check_network, library_networks
     from mmws.experiments.sweep_table import append_rows, read_rows, totals, write_table
-    from mmws.experiments.worker import worker_pool
+    from mmws.experiments.worker import WorkerPool
     from mmws.files import check_output
     from mmws.openmmlab.stock_configs import stock_configs
 except (ModuleNotFoundError, ValueError) as error:
@@ -58,22 +58,28 @@ def main() -> None:
         if not configs + networks:
             raise WSError(f'no model has {options.only!r} in its name')
         old, part = read_rows(options.table), options.table.with_suffix('.part.csv')
-        rows = read_rows(part)
+        interrupted = {row.config: row for row in read_rows(part)}  # the last row of a config counts
+    rows = [row for row in interrupted.values() if row.config in {*configs, *networks} and row.verdict != 'fail']
     done = {row.config for row in rows}
     if done:
-        print(f'{len(done)} models are in {part}, from a run that was interrupted')
-    with Progress(*BAR) as progress:
-        if configs := [name for name in configs if name not in done]:
-            with worker_pool(options.processes, prepare_sweep_worker, (toolkits,)) as pool:
-                rows += append_rows(part, sweep(configs, pool, progress))
-        if networks := [name for name in networks if name not in done]:
-            with worker_pool(options.processes) as pool:
-                rows += append_rows(part, sweep_networks(networks, pool, progress))
+        print(f'{len(done)} models are in {part}, from a run that was interrupted; delete it to check them again')
+    try:
+        with Progress(*BAR) as progress:
+            if remaining := [name for name in configs if name not in done]:
+                with WorkerPool(options.processes, prepare_sweep_worker, (toolkits,)) as pool:
+                    rows += append_rows(part, sweep(remaining, pool, progress))
+            if remaining := [name for name in networks if name not in done]:
+                with WorkerPool(options.processes) as pool:
+                    rows += append_rows(part, sweep_networks(remaining, pool, progress))
+    except KeyboardInterrupt:
+        raise SystemExit('interrupted; run the same command again to resume') from None
     swept = () if options.only else (*toolkits, *options.library)
     checked = {row.config for row in rows}
     kept = [row for row in old if row.config not in checked and row.config.partition('::')[0] not in swept]
     write_table(options.table, sorted([*kept, *rows], key=lambda row: row.config))
     part.unlink(missing_ok=True)
+    if others := [row for row in interrupted.values() if row.config not in {*configs, *networks}]:
+        append_rows(part, others)
     show(rows)
     if any(row.verdict == 'fail' for row in rows):
         raise SystemExit(f'error: the check of some models failed; see {options.table}')
@@ -83,22 +89,27 @@ def sweep(names: list[str], pool: Executor, progress: Progress) -> Iterator[Row]
     """Check the configs, and yield a row for each."""
     models = defaultdict(list)
     for name, future in finished({pool.submit(read_model, name): name for name in names}, progress, 'read'):
-        if future.exception():
-            yield Row(name, verdict='cannot build', why=f'the config cannot be read: {future.exception()}')
+        if error := future.exception():
+            yield Row(name, verdict='cannot build', why=f'the config cannot be read: {format_exception(error)}')
         else:
             models[future.result()].append(name)
     checks = {pool.submit(check_placement, min(shared), *model): shared for model, shared in models.items()}
     for shared, future in finished(checks, progress, 'check'):
-        row = Row('', verdict='fail', why=repr(future.exception())) if future.exception() else future.result()
-        yield from (replace(row, config=name) for name in shared)
+        yield from (replace(row_of(future), config=name) for name in shared)
 
 
 def sweep_networks(names: list[str], pool: Executor, progress: Progress) -> Iterator[Row]:
     """Check the networks of a library, and yield a row for each with BatchNorm."""
     for name, future in finished({pool.submit(check_network, name): name for name in names}, progress, 'check'):
-        row = Row(name, verdict='fail', why=repr(future.exception())) if future.exception() else future.result()
+        row = row_of(future)
         if row is not None:
-            yield row
+            yield replace(row, config=name)
+
+
+def row_of(future: Future) -> Row | None:
+    """Return the row of a check; one that failed, if the check raised an exception."""
+    error = future.exception()
+    return future.result() if error is None else Row('', verdict='fail', why=format_exception(error))
 
 
 def finished(tasks: dict[Future, object], progress: Progress, label: str):

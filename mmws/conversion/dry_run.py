@@ -74,11 +74,14 @@ def dry_run(model: nn.Module, inputs: Any = None) -> DryRun:
         WSError: if the network cannot be copied to run on ``inputs``, or runs on them in neither mode. If it runs in
             one mode, a warning names the other.
     """
-    found = DryRun()
-    with suppress(Exception), warnings.catch_warnings():  # the network is foreign code and may raise anything
+    found, replica = DryRun(), None
+    pointwise: set[nn.Module] = set()
+    with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # guessed inputs cause warnings that mean nothing to the user
-        pointwise: set[nn.Module] = set()
-        found = _run_copy(model, copy_to_meta(model, pointwise), pointwise, _run_on_meta)
+        with suppress(Exception):  # the network is foreign code and may raise anything
+            replica = copy_to_meta(model, pointwise)
+        if replica is not None:
+            found = _run_copy(model, replica, pointwise, _run_on_meta)
     if inputs is not None:
         found.add(_run_on_inputs(model, inputs))
     return found
@@ -136,7 +139,7 @@ def _run_copy(model: nn.Module, replica: nn.Module, pointwise: set[nn.Module],
             continue
         found.add(DryRun(functions=recorder.weights.functions, consumers={
             original[conv]: [original.get(consumer, consumer) for consumer in consumers]
-            for conv, consumers in recorder.consumers.items()}))
+            for conv, consumers in recorder.consumers.items() if conv in original}))  # the run may create layers
     found.pointwise = {original[norm] for norm in pointwise}
     found.uses = {original[module]: use for module in modules if (use := _run_alone(module, copies)) is not None}
     return found

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from mmws.conversion.layer_types import is_any_norm, is_conv, may_be_conv
 from mmws.conversion.weight_recorder import COPY_FUNCTIONS, SHAPE_ONLY, CopiesByWeight, WeightRecorder, describe_call
-from mmws.conversion.weight_use import CONVOLUTIONS, stand_in
+from mmws.conversion.weight_use import CONVOLUTIONS
 from mmws.ops.torch_compat import indexing_shown_to, tree_leaves
 
 __all__ = ['NORM_FUNCTIONS', 'Consumers', 'OutputRecorder']
@@ -37,8 +37,8 @@ class OutputRecorder(TorchFunctionMode):
         weights: the record of the uses of weights, with the calls of convolution functions outside of modules.
         ran: the norms and the modules with filters that ran.
 
-    A module of an unknown class may call several functions: its output is the result of the convolution function that
-    got its weight.
+    The output of a convolution is the result of the convolution function that got its weight, as its forward may call
+    other functions too. If none got it (the forward computes another weight), it is the output of the module.
 
     Example:
         >>> import torch
@@ -58,6 +58,7 @@ class OutputRecorder(TorchFunctionMode):
         # By id of the tensor; the weak reference removes the entry with the tensor, as an id can be used again.
         self._producers: dict[int, tuple[weakref.ref[Tensor], list[nn.Module]]] = {}
         self._running: list[nn.Module] = []  # norms, and modules with filters, the innermost last
+        self._seen_in_function: set[nn.Module] = set()
         self._hooks: list[Any] = []
         self._indexing = indexing_shown_to(lambda function, args: self.__torch_function__(function, (), args))
 
@@ -113,6 +114,7 @@ class OutputRecorder(TorchFunctionMode):
                 self._add_consumer(convs, name)
         conv = self.weights.convolution(name, args, kwargs, self._running) if name in CONVOLUTIONS else None
         if conv is not None:
+            self._seen_in_function.add(conv)
             self.consumers.setdefault(conv, [])
             self._add_producers(result, [conv])
         return result
@@ -143,6 +145,5 @@ class OutputRecorder(TorchFunctionMode):
         self.ran.add(module)
         if is_conv(module):
             self.consumers.setdefault(module, [])
-            found = stand_in(module)
-            if found is None or not found.use.functions:
+            if module not in self._seen_in_function:
                 self._add_producers(output, [module])

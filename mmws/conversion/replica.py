@@ -71,6 +71,6 @@ def _norm_output(norm: nn.Module, pointwise: set[nn.Module], *args: Any, **kwarg
     if not input.is_meta:
         try:
             return type(norm).forward(norm, *args, **kwargs)  # type: ignore[no-any-return]
-        except Exception:  # in training BatchNorm needs more than one value per channel
+        except (ValueError, RuntimeError):  # one value per channel in training, SyncBN on the CPU
             return torch.zeros_like(input)
     return torch.empty_like(input)

@@ -86,8 +86,13 @@ class WeightRecorder:
         return outside
 
     def convolution(self, call: str, args: Any, kwargs: Any, running: Sequence[nn.Module]) -> nn.Module | None:
-        """Return the module whose weight a convolution function got; if no module has this weight, record the call."""
+        """Return the module whose weight a convolution function got; if no module has this weight, record the call.
+
+        A call outside of the module's forward does not count, see :meth:`record`.
+        """
         weight = _weight_argument(args, kwargs)
+        if running and weight is running[-1]._parameters.get('weight', self):
+            return running[-1]
         if id(weight) in self._stand_ins:
             _, conv, use = self._stand_ins[id(weight)]
             use.functions.add((call, _groups(call, args, kwargs)))

@@ -21,7 +21,7 @@ from torch import distributed, nn
 from torch.overrides import TorchFunctionMode
 
 from mmws.conversion.convert import unsupported_reason
-from mmws.conversion.dry_run import DryRun, dry_run
+from mmws.conversion.dry_run import dry_run
 from mmws.conversion.layer_types import is_batch_norm, is_conv
 from mmws.conversion.output_recorder import Consumers, OutputRecorder
 from mmws.conversion.placement import decide
@@ -131,10 +131,7 @@ def fill_row_(row: Row, stock: nn.Module, converted: nn.Module, consumers: Consu
     names = {module: name for name, module in converted.named_modules()}
     convs = _convs(converted)
     unknown = [conv for conv in convs if not has_known_forward(conv) and not standardizes_itself(conv)]
-    dry = dry_run(converted) if unknown else DryRun()
-    uses = dry.uses
-    # A forward of its own may change the output of the convolution, as that of SparK's SparseConv2d does.
-    consumers = {**consumers, **{conv: dry.consumers[conv] for conv in unknown if conv in dry.consumers}}
+    uses = dry_run(converted).uses if unknown else {}
     errors = [*errors, *_placement_errors(consumers, names, uses), *_conversion_errors(stock, converted, names)]
     row.parameters = sum(parameter.numel() for parameter in stock.parameters())
     row.convs, row.converted = len(convs), sum(map(standardizes_itself, convs))

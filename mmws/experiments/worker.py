@@ -6,21 +6,26 @@ import ctypes
 import gc
 import io
 import logging
+import signal
 import sys
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from typing import Any
 
 import torch
 
-__all__ = ['prepare_worker', 'release_memory', 'worker_pool']
+__all__ = ['WorkerPool', 'prepare_worker', 'release_memory', 'terminate_workers']
 
 
 def prepare_worker(log_level: int = logging.WARNING) -> None:
-    """Use one thread and print nothing: no warnings, no log messages up to ``log_level``, no standard output."""
+    """Use one thread and print nothing: no warnings, no log messages up to ``log_level``, no standard output.
+
+    Ctrl-C reaches all processes of a terminal; the main process alone reacts to it.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     logging.disable(log_level)
     warnings.simplefilter('ignore')
@@ -34,10 +39,24 @@ def release_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def worker_pool(processes: int = 1, prepare: Callable[..., None] = prepare_worker,
-                arguments: tuple[Any, ...] = ()) -> ProcessPoolExecutor:
-    """Return a pool of new processes; each calls ``prepare(*arguments)`` first.
+class WorkerPool(ProcessPoolExecutor):
+    """Pool of new processes; each calls ``prepare(*arguments)`` first.
 
-    Processes are spawned: a forked process can hang if torch has threads.
+    Processes are spawned: a forked process can hang if torch has threads. As a context manager the pool does not wait
+    for unfinished work after an exception, such as an interrupt.
     """
-    return ProcessPoolExecutor(processes, get_context('spawn'), prepare, arguments)
+
+    def __init__(self, processes: int = 1, prepare: Callable[..., None] = prepare_worker,
+                 arguments: tuple[Any, ...] = ()) -> None:
+        super().__init__(processes, get_context('spawn'), prepare, arguments)
+
+    def __exit__(self, exception_type: Any, *details: Any) -> bool | None:
+        if exception_type is not None:
+            terminate_workers()
+        return super().__exit__(exception_type, *details)
+
+
+def terminate_workers() -> None:
+    """End all worker processes of this process; what they were doing is lost."""
+    for child in active_children():
+        child.terminate()

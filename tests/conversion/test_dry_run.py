@@ -298,3 +298,24 @@ class FailsOnLargeImages(nn.Module):
 def test_a_run_that_fails_leaves_no_record():
     report = convert_(FailsOnLargeImages())
     assert (report.converted, report.functions) == (['conv'], {})
+
+
+class CreatesItsNorm(nn.Module):
+    """Creates layers in the first forward pass, when it knows their number of channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.late, self.norm = nn.Conv2d(3, 8, 3), None, nn.BatchNorm2d(8)
+
+    def forward(self, x):
+        x = self.norm(self.conv(x))
+        if self.late is None:
+            self.late = nn.Conv2d(8, 8, 1).to(x.device)
+        return self.late(x)
+
+
+@pytest.mark.parametrize('inputs', [None, torch.randn(2, 3, 5, 5)], ids=['guessed', 'given'])
+def test_a_layer_that_the_first_forward_pass_creates(inputs):
+    report = convert_(net := CreatesItsNorm(), inputs=inputs)
+    assert (report.converted, report.unseen, net.late) == (['conv'], [], None)
+    assert [texts for where, texts in report.functions.items() if __file__ in where] == [['conv2d, weight: computed']]

@@ -62,3 +62,17 @@ class CatchesItsConv(nn.Module):
 
 def test_a_network_that_catches_the_error_of_a_convolution_is_not_recorded():
     assert convert_(CatchesItsConv()).unseen == ['conv']
+
+
+class Masked(nn.Conv2d):
+    """Changes its output after the convolution, as SparK's SparseConv2d does."""
+
+    def forward(self, x):
+        return super().forward(x) * (x[:, :1] > 0)
+
+
+def test_the_output_is_the_result_of_the_convolution_function():
+    net = nn.Sequential(Masked(3, 8, 1), nn.BatchNorm2d(8))
+    with OutputRecorder(net) as recorder:
+        net(torch.randn(2, 3, 5, 5))
+    assert recorder.consumers == {net[0]: ['mul']}

@@ -16,8 +16,9 @@ from mmws.conversion import convert
 from mmws.conversion.module_tree import decide_from_tree
 from mmws.conversion.placement import Placement
 from mmws.experiments import sweep, sweep_library
-from mmws.experiments.sweep_table import COLUMNS, read_rows, render
-from mmws.experiments.worker import worker_pool
+from mmws.experiments.sweep import Row
+from mmws.experiments.sweep_table import COLUMNS, append_rows, read_rows, render
+from mmws.experiments.worker import WorkerPool
 from mmws.openmmlab.stock_configs import stock_config
 from tests.helpers.commands import REPOSITORY, tool
 from tests.helpers.versions import is_older
@@ -37,7 +38,7 @@ def sample() -> list[str]:
 @pytest.fixture(scope='module')
 def rows() -> dict[str, sweep.Row]:
     """Return the row of each config in the sample that the installed toolkits have."""
-    with worker_pool(2, sweep.prepare_sweep_worker) as pool:
+    with WorkerPool(2, sweep.prepare_sweep_worker) as pool:
         return {row.config: row for row in pool.map(_check, filter(_exists, sample()))}
 
 
@@ -118,6 +119,12 @@ def test_the_tool_writes_the_table_and_prints_errors(tmp_path):
     assert 'models are in again.part.csv, from a run that was interrupted' in again.stdout
     assert table == list(csv.DictReader((tmp_path / 'again.csv').read_text().splitlines()))
     assert not (tmp_path / 'again.part.csv').exists()
+    failed = Row(table[0]['config'], verdict='fail', why='out of memory')
+    append_rows(tmp_path / 'third.part.csv', [failed, Row('mmdet::of_another_run')])
+    third = tool('sweep.py', 'third.csv', '--only', table[0]['config'], '--processes', '1', folder=tmp_path)
+    assert third.returncode == 0, third.stderr  # what failed is checked again; rows of other models stay
+    assert list(csv.DictReader((tmp_path / 'third.csv').read_text().splitlines())) == table[:1]
+    assert read_rows(tmp_path / 'third.part.csv') == [Row('mmdet::of_another_run')]
     nothing = tool('sweep.py', 'none.csv', '--only', 'nosuchmodel', folder=tmp_path)
     assert nothing.stderr.splitlines()[-1] == "error: no model has 'nosuchmodel' in its name"
     assert not (tmp_path / 'none.csv').exists()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -111,7 +110,7 @@ class Subject:
             torch.cuda.synchronize()
 
 
-def measure(scenario: Scenario, device: str, on_run: Callable[[], None] = lambda: None) -> list[dict[str, Any]]:
+def measure(scenario: Scenario, device: str) -> list[dict[str, Any]]:
     """Time the forms round by round in a random order.
 
     Returns:
@@ -123,7 +122,7 @@ def measure(scenario: Scenario, device: str, on_run: Callable[[], None] = lambda
     results = []
     for mode in MODES:
         runs = {name: partial(subject.seconds, mode) for name, subject in subjects.items()}
-        for name, times in compare(runs, scenario.rounds, on_run).items():
+        for name, times in compare(runs, scenario.rounds).items():
             launches, kernel_seconds = subjects[name].launches(mode)
             results.append({'scenario': scenario.title, 'compiled': scenario.compiled, 'mode': mode, 'form': name,
                             **times, 'launches': launches, 'kernel_seconds': kernel_seconds})
@@ -131,5 +130,5 @@ def measure(scenario: Scenario, device: str, on_run: Callable[[], None] = lambda
 
 
 def runs(scenario: Scenario) -> int:
-    """Return the number of calls of ``on_run`` by :func:`measure`."""
+    """Return the number of steps that :func:`measure` times, with those of the warm-up."""
     return len(MODES) * len(scenario.forms) * (scenario.rounds + WARM_UP)

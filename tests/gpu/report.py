@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from mmws.experiments.markdown import table
+
 __all__ = ['TARGETS', 'compare_with_targets', 'page']
 
 TARGETS: dict[str, tuple[Callable[[dict[str, Any]], bool], str, float]] = {
@@ -19,8 +21,8 @@ TARGETS: dict[str, tuple[Callable[[dict[str, Any]], bool], str, float]] = {
 HEAD = '''# Layers, cache and cost on a GPU
 
 `python tests/gpu/run.py` writes this page and `gpu.json`. It needs torch >= 2.11 with CUDA, triton and numpy. It needs
-no package of OpenMMLab, downloads nothing, and takes less than 8 minutes. `--device cpu --quick` runs the same code
-without a GPU; `tests/gpu/test_run.py` does so in CI.
+no package of OpenMMLab and downloads nothing. No scenario of the benchmark starts after 5 minutes. With the options
+`--device cpu --quick` it runs the same code without a GPU; `tests/gpu/test_run.py` does so in CI.
 
 '''
 MEASURED = '''A ResNet-50 with GroupNorm trains and infers on 1 or 2 images of 800x1333 or 224x224, in fp32, under bf16
@@ -38,10 +40,10 @@ def page(results: Mapping[str, Any] | None, checks: Mapping[str, str]) -> str:
     else:
         found = {check['name']: check for check in results['checks']}
         about = ''.join(f'{name}: {value}  \n' for name, value in results['about'].items())
-    targets = ''.join(f'| {name} | {_target(results, name)} |\n' for name in TARGETS)
-    lines = ''.join(f'| {_readable(name)} | {text} | {_outcome(found.get(name))} |\n' for name, text in checks.items())
-    return (f'{HEAD}{about}\n## Targets\n\n| target | result |\n| --- | --- |\n{targets}\n## Checks\n\n'
-            f'| check | what is right | result |\n| --- | --- | --- |\n{lines}\n## Cost\n\n{MEASURED}'
+    targets = table(['target', 'result'], ([name, _target(results, name)] for name in TARGETS))
+    lines = table(['check', 'what is right', 'result'],
+                  ([_readable(name), text, _outcome(found.get(name))] for name, text in checks.items()))
+    return (f'{HEAD}{about}\n## Targets\n\n{targets}\n\n## Checks\n\n{lines}\n\n## Cost\n\n{MEASURED}'
             f'{"" if results is None else _cost(results)}')
 
 
@@ -83,11 +85,11 @@ def _readable(name: str) -> str:
 
 
 def _cost(results: Mapping[str, Any]) -> str:
-    rows, text = results['benchmark'], '\n| | | form | time | ms | launches | ms in kernels |\n' + '| --- ' * 7 + '|\n'
-    for row in rows:
+    lines = []
+    for row in results['benchmark']:
         ratio = '1' if row['form'] == 'plain' else f'{row["ratio"]:.3f} ({row["low"]:.3f}-{row["high"]:.3f})'
-        kernels = f'{row["launches"]} | {row["kernel_seconds"] * 1e3:.2f}' if row['launches'] else 'not seen |'
-        text += (f'| {row["scenario"]} | {row["mode"]} | {row["form"]} | {ratio} | {row["seconds"] * 1e3:.2f} | '
-                 f'{kernels} |\n')
+        kernels = [f'{row["launches"]}', f'{row["kernel_seconds"] * 1e3:.2f}'] if row['launches'] else ['not seen', '']
+        lines.append([row['scenario'], row['mode'], row['form'], ratio, f'{row["seconds"] * 1e3:.2f}', *kernels])
     missing = ''.join(f'- {title}: not measured, {why}\n' for title, why in results['not_measured'].items())
-    return text + (f'\n{missing}' if missing else '')
+    return (f'\n{table(["", "", "form", "time", "ms", "launches", "ms in kernels"], lines)}\n'
+            + (f'\n{missing}' if missing else ''))

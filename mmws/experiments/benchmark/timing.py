@@ -17,11 +17,12 @@ from torch.profiler import ProfilerActivity, profile
 from mmws.experiments.benchmark.forms import Form, scope_of
 from mmws.experiments.benchmark.rounds import WARM_UP, compare
 from mmws.experiments.demo_samples import demo_samples
-from mmws.experiments.worker import worker_pool
+from mmws.experiments.worker import WorkerPool
 
 __all__ = ['MODES', 'Scenario', 'Subject', 'measure']
 
 MODES = ('training', 'inference')
+
 
 @dataclass(frozen=True)
 class Scenario:
@@ -125,7 +126,7 @@ def _start(scenario: Scenario, form: Form, device: str) -> Callable[[str], float
     if form.environment is None:
         return Subject(scenario, form, device).run
     with mock.patch.dict(os.environ, form.environment):
-        pool = worker_pool(1, _prepare, (scenario, form, device))
+        pool = WorkerPool(1, _prepare, (scenario, form, device))
         pool.submit(os.getpid).result()  # starts the process
     return lambda mode: pool.submit(_run, mode).result()
 

@@ -94,7 +94,7 @@ def methods_over_sizes(study: Study, task: Task, results: Results) -> dict[str, 
 def plot_batches(study: Study, task: Task, results: Results, folder: Path) -> Path | None:
     """Write the metric over the batch size, with the spread over the seeds: a panel per schedule.
 
-    None if no method has several sizes.
+    Return None if no method has several sizes.
 
     Cells whose learning rate is one of another batch size, scaled, are left out: they would show the scaling.
     """

@@ -8,7 +8,7 @@ from mmws.errors import WSError, near_matches
 from mmws.experiments.study.differences import differences
 from mmws.experiments.study.plan import Record, Run, plan
 from mmws.experiments.study.results import Results
-from mmws.experiments.study.schema import Study, Task
+from mmws.experiments.study.schema import SCHEDULES, Study, Task
 
 __all__ = ['fill', 'outcome']
 
@@ -19,7 +19,7 @@ def fill(text: str, study: Study, results: Results) -> str:
     """Replace each name in braces by the value in percent, or by 'not run'.
 
     - ``{nuclei: GN+WS}``: mean and spread of the method at batch size 1 in the task nuclei.
-    - ``{nuclei: GN+WS at 8}``: the same at batch size 8.
+    - ``{nuclei: GN+WS at 8}``: the same at batch size 8; ``{nuclei: GN+WS at 8, one-cycle}`` with that schedule.
     - ``{nuclei: GN+WS - GN}``: the difference of two methods, with its interval. GN must be a reference of the study.
     - ``{nuclei: GN+WS, rate 0.04}``: the result of that rate in the search.
 
@@ -62,4 +62,5 @@ def outcome(record: Record | None, task: Task) -> str:
 
 
 def _at(run: Run) -> str:
-    return f' at {run.batch_size}' if run.batch_size > 1 else ''
+    schedule = '' if run.schedule == SCHEDULES[0] else f', {run.schedule}'
+    return (f' at {run.batch_size}' if run.batch_size > 1 else '') + schedule

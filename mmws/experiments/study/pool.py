@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, as_completed, wait
+from concurrent.futures import FIRST_COMPLETED, Future, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 
 from mmws.errors import WSError
@@ -13,7 +12,7 @@ from mmws.experiments.study.results import Results
 from mmws.experiments.study.run import prepare, train
 from mmws.experiments.study.schema import Study, Task
 from mmws.experiments.study.start import start_folder
-from mmws.experiments.worker import worker_pool
+from mmws.experiments.worker import WorkerPool, terminate_workers
 
 __all__ = ['prepare_starts', 'run_all']
 
@@ -34,8 +33,8 @@ def run_all(study: Study, results: Results, processes: int, show: Callable[[Run,
     """
     if processes < 1:
         raise WSError(f'expected at least one run at a time, got {processes}')
-    idle = [worker_pool() for _ in range(processes)]  # separate pools: a process that dies breaks its pool
-    busy: dict[Future[Record], tuple[ProcessPoolExecutor, Run]] = {}
+    idle = [WorkerPool() for _ in range(processes)]  # separate pools: a process that dies breaks its pool
+    busy: dict[Future[Record], tuple[WorkerPool, Run]] = {}
     tasks = {task.name: task for task in study.tasks}
     try:
         while True:
@@ -49,12 +48,12 @@ def run_all(study: Study, results: Results, processes: int, show: Callable[[Run,
                 break
             for future in wait(busy, return_when=FIRST_COMPLETED).done:
                 pool, run = busy.pop(future)
-                idle.append(worker_pool() if isinstance(future.exception(), BrokenProcessPool) else pool)
+                idle.append(WorkerPool() if isinstance(future.exception(), BrokenProcessPool) else pool)
                 record = _record(run, future)
                 results.add(record)
                 show(run, record)
     finally:  # after an interrupt too: unfinished runs are not saved
-        _terminate()
+        terminate_workers()
 
 
 def prepare_starts(study: Study, processes: int, show: Callable[[Run], None],
@@ -63,19 +62,11 @@ def prepare_starts(study: Study, processes: int, show: Callable[[Run], None],
     starts = {start_folder(run): run for run in plan(study, {}) if run.start and not start_folder(run).exists()}
     if not starts:
         return
-    try:
-        with worker_pool(processes) as pool:
-            futures = {pool.submit(job, run): run for run in starts.values()}
-            for future in as_completed(futures):
-                future.result()
-                show(futures[future])
-    finally:
-        _terminate()
-
-
-def _terminate() -> None:
-    for child in multiprocessing.active_children():
-        child.terminate()
+    with WorkerPool(processes) as pool:
+        futures = {pool.submit(job, run): run for run in starts.values()}
+        for future in as_completed(futures):
+            future.result()
+            show(futures[future])
 
 
 def _record(run: Run, future: Future[Record]) -> Record:

@@ -114,6 +114,9 @@ def test_names_of_results_in_the_notes_become_values(study, results):
         if run.method == 'BN+WS' and not run.search:
             results.done[run.name] = record(run, 0.5 if run.seed == 1 else 0.7)
     assert fill('{detection: BN+WS - GN}', study, results) == '+25.0 (-38.5 to +88.5)'
+    part = study.tasks[0].parts[0]
+    both = replace(study, tasks=(replace(study.tasks[0], parts=(replace(part, schedules=('step', 'one-cycle')), )), ))
+    assert fill('{detection: GN}, {detection: GN, one-cycle}', both, results) == '35.0 ± 7.1, not run'
     with pytest.raises(WSError, match=r"{detection: GN at 2}, which is no result; did you mean 'detection: GN"):
         fill('{detection: GN at 2}', study, results)
 
