@@ -16,7 +16,7 @@ try:
 
     from mmws.errors import one_line_errors
     from mmws.experiments.benchmark.forms import COST_FORMS, STEP_FORMS
-    from mmws.experiments.benchmark.report import columns, describe_machine, rows, write
+    from mmws.experiments.benchmark.report import describe_machine, tables, write
     from mmws.experiments.benchmark.timing import Scenario, measure
     from mmws.files import check_output_folder
 except (ModuleNotFoundError, ValueError) as error:
@@ -73,10 +73,11 @@ def main() -> None:
                 share = effort(scenario) / scenario.runs
                 results[part] += measure(scenario, device, lambda share=share: progress.advance(task, share))
                 written = write(results, about, options.out)  # after each scenario, in case of an interrupt
-            table = Table('', *(f'{scenario}\n{mode}' for scenario, mode in columns(results[part])), title=part)
-            for row in rows(results[part]):
-                table.add_row(*row)
-            console.print(table)
+            for title, (head, rows) in tables(results[part]).items():
+                table = Table(*head, title=title)
+                for row in rows:
+                    table.add_row(*row)
+                console.print(table)
     console.print(*written, sep='\n')
 
 

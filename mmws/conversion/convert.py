@@ -28,12 +28,14 @@ from mmws.conversion.swap_convs import (
 from mmws.conversion.trained_norms import trained_batch_norms, warn_of_lost_training, watch_loads_
 from mmws.conversion.weight_use import WeightUse
 from mmws.errors import WSError, shortened
+from mmws.layers.conv import WeightStandardized
 
 __all__ = ['convert_', 'unsupported_reason']
 
 
 def convert_(model: nn.Module, *, norm: str = 'GN', weight: str = 'ws', num_groups: int = 32, eps: float = 1e-5,
-             exclude: Sequence[str] = (), include: Sequence[str] = (), inputs: Any = None, **unknown: Any) -> Report:
+             cache: bool = True, exclude: Sequence[str] = (), include: Sequence[str] = (), inputs: Any = None,
+             **unknown: Any) -> Report:
     """Standardize each convolution of ``model`` that only norms follow, and replace BatchNorm by GroupNorm, in place.
 
     Weight Standardization, arXiv 1903.10520. :func:`mmws.conversion.placement.find_placement` selects the convolutions.
@@ -53,6 +55,8 @@ def convert_(model: nn.Module, *, norm: str = 'GN', weight: str = 'ws', num_grou
             ``'spectral'`` (:func:`mmws.conversion.parametrize_convs.reparametrize_conv_`), unchanged ``'plain'``.
         num_groups: the maximum number of groups; each norm gets the largest divisor of its channels up to it.
         eps: added to the standard deviation of each filter, see :func:`mmws.standardize_weight`.
+        cache: False to standardize at each use, and again in the backward pass: this saves the memory of a second
+            weight and costs time.
         exclude: globs on module names, such as ``['neck.*']``. Matching convolutions stay plain; their norms are
             replaced.
         include: globs on module names. If given, only matching convolutions are standardized, and a LayerNorm counts as
@@ -81,8 +85,8 @@ def convert_(model: nn.Module, *, norm: str = 'GN', weight: str = 'ws', num_grou
           norm          1: BatchNorm2d -> GroupNorm(8, 8)
     """
     _check_network(model)
-    options = Options.parse({'norm': norm, 'weight': weight, 'num_groups': num_groups, 'eps': eps, 'exclude': exclude,
-                             'include': include, **unknown})
+    options = Options.parse({'norm': norm, 'weight': weight, 'num_groups': num_groups, 'eps': eps, 'cache': cache,
+                             'exclude': exclude, 'include': include, **unknown})
     placement = find_placement(model, inputs)
     apply_globs_(placement.decisions, model, options)
     trained = {norm: (name, type(norm)) for norm, name in trained_batch_norms(model).items()}
@@ -149,6 +153,8 @@ def _convert_convs_(decisions: dict[nn.Module, Decision], names: dict[nn.Module,
         else:
             standardize_conv_(conv, options.eps) if weight == 'ws' else reparametrize_conv_(conv, weight)
             report.converted.append(names[conv])
+        if isinstance(conv, WeightStandardized) and conv.use_cache != options.cache:
+            conv.use_cache = options.cache
     return report
 
 

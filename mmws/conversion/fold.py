@@ -90,7 +90,8 @@ def _fold_conv_(conv: Any, kind: type[nn.Module], shared: dict[tuple[nn.Paramete
         shared[raw, eps] = nn.Parameter(standardized.detach(), raw.requires_grad)
     conv.__class__ = kind
     del conv.eps
-    vars(conv).pop('_cache', None)
+    for name in ('_cache', 'use_cache'):
+        vars(conv).pop(name, None)
     conv.weight = shared[raw, eps]
 
 

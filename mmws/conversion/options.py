@@ -29,6 +29,7 @@ class Options:
     weight: str = 'ws'
     num_groups: int = 32
     eps: float = 1e-5
+    cache: bool = True
     exclude: Sequence[str] = ()
     include: Sequence[str] = ()
 
@@ -46,6 +47,8 @@ class Options:
             check_eps(self.eps)
         except ValueError as error:
             raise WSError(f'ws option {error}') from None
+        if type(self.cache) is not bool:
+            raise WSError(f'ws option cache: expected True or False, got {self.cache!r}')
         for name in ('exclude', 'include'):
             globs = getattr(self, name)
             if not isinstance(globs, (list, tuple)) or not all(isinstance(glob, str) for glob in globs):

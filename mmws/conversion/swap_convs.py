@@ -36,7 +36,8 @@ _RUN_OPERATORS = {f'mmcv.ops.{name}' for name in (
 # DetectoRS's form in mmcv, and the switchable atrous convolution derived from it. WS would remove gamma and beta, which
 # mmcv takes from the pretrained weights.
 VARIANTS = {'mmcv.cnn.bricks.conv_ws.ConvAWS2d', 'mmcv.ops.saconv.SAConv2d'}
-_OWN_NAMES = ('eps', 'filters', 'standardized_weight', 'plain', '_cache', '_make_cache')
+_OWN_NAMES = ('eps', 'filters', 'standardized_weight', 'call_with_weight', 'swap_layout', 'use_cache', 'plain',
+              '_cache', '_make_cache')
 _COPYING = ('__getstate__', '__reduce__', '__reduce_ex__', '__deepcopy__')
 
 
@@ -117,7 +118,8 @@ def _with_other_forward(plain: Any) -> type[WeightStandardized]:
     @fx_leaf
     @wraps(plain.forward)  # the signature
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return plain.forward(with_weight(self, self.standardized_weight(), plain), *args, **kwargs)
+        kind = plain  # torch 2.0 does not compile a function in a function that refers to `plain`
+        return self.call_with_weight(lambda weight: kind.forward(with_weight(self, weight, kind), *args, **kwargs))
 
     return type(f'{plain.__name__}WS', (_WithOtherForward, *transposed, plain),
                 {'plain': plain, 'forward': forward, '__module__': __name__})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,9 +11,10 @@ from torch import Tensor, nn
 
 from mmws.errors import WSError
 from mmws.layers.fx_leaf import fx_leaf
+from mmws.layers.recompute import RecomputedWeight
 from mmws.layers.weight_cache import WeightCache
 from mmws.ops.standardize import check_eps, check_fan_in, standardize_weight
-from mmws.ops.torch_compat import is_compiling, runs_eagerly
+from mmws.ops.torch_compat import has_saved_tensor_hooks, is_compiling, runs_eagerly
 
 __all__ = ['ConvWS1d', 'ConvWS2d', 'ConvWS3d', 'WeightStandardized']
 
@@ -25,9 +27,15 @@ class WeightStandardized(nn.Module):
 
     The parameter stays the raw weight. Initialization and state dict are those of the torch class. Copies and pickles
     leave out the cache.
+
+    Attributes:
+        eps: added to the standard deviation.
+        use_cache: False to standardize at each use, and again in the backward pass: this saves the memory of a second
+            weight and costs time.
     """
 
     eps: float
+    use_cache: bool = True
     weight: Tensor
     _cache: WeightCache | None = None
 
@@ -58,11 +66,22 @@ class WeightStandardized(nn.Module):
     def standardized_weight(self) -> Tensor:
         """Return the standardized weight, from the cache if the weight is unchanged."""
         weight = self.weight  # once: a parametrization computes it at each access
-        if not runs_eagerly(weight):
+        if not runs_eagerly(weight) or not self.use_cache:
             return standardize_weight(self.filters(), self.eps)
         if self._cache is None:
             self._cache = self._make_cache()
         return self._cache.standardize(weight, self.eps)
+
+    def call_with_weight(self, convolve: Callable[[Tensor], Any]) -> Any:
+        """Return ``convolve(standardized weight)``; with ``use_cache=False`` autograd saves only the raw weight."""
+        if self.use_cache or not runs_eagerly(self.weight) or not torch.is_grad_enabled() or has_saved_tensor_hooks():
+            return convolve(self.standardized_weight())
+        with RecomputedWeight(self.weight, self.eps, self.swap_layout) as standardized:
+            return convolve(standardized)
+
+    def swap_layout(self, weight: Tensor) -> Tensor:
+        """Change from the layout of the weight to one filter per row, or back."""
+        return weight
 
     @fx_leaf
     def forward(self, input: Tensor) -> Tensor:
@@ -75,7 +94,8 @@ class WeightStandardized(nn.Module):
         if not is_compiling() and 'weight' in self._parameters and weight is not self.weight:
             raise WSError(f'cannot fuse a norm into this layer, {self}: it was called with a weight that is not its '
                           f'own (efficient_conv_bn_eval does this), but {FOLD_FIRST}')
-        return super()._conv_forward(input, self.standardized_weight(), bias)  # type: ignore[misc,no-any-return]
+        convolve = super()._conv_forward  # type: ignore[misc]
+        return self.call_with_weight(lambda standardized: convolve(input, standardized, bias))  # type: ignore[no-any-return]
 
     def __prepare_scriptable__(self) -> nn.Module:
         raise WSError('torch.jit.script cannot compile a layer that standardizes its weight; fold first: '
@@ -85,7 +105,8 @@ class WeightStandardized(nn.Module):
         return {name: value for name, value in self.__dict__.items() if name != '_cache'}
 
     def extra_repr(self) -> str:
-        return ', '.join(filter(None, (super().extra_repr(), f'eps={self.eps:g}')))
+        cache = '' if self.use_cache else 'use_cache=False'
+        return ', '.join(filter(None, (super().extra_repr(), f'eps={self.eps:g}', cache)))
 
 
 @torch.no_grad()

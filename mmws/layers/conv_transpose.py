@@ -23,8 +23,11 @@ class TransposedStandardized(WeightStandardized):
     def filters(self) -> Tensor:
         return _swap_channels(self.weight, self.groups)
 
+    def swap_layout(self, weight: Tensor) -> Tensor:
+        return _swap_channels(weight, self.groups)
+
     def standardized_weight(self) -> Tensor:
-        return _swap_channels(super().standardized_weight(), self.groups)
+        return self.swap_layout(super().standardized_weight())
 
     def _make_cache(self) -> WeightCache:
         return WeightCache(partial(_swap_channels, groups=self.groups))
@@ -35,8 +38,8 @@ class TransposedStandardized(WeightStandardized):
         convolve: Any = (torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d)[dimensions - 1]
         output_padding = self._output_padding(  # type: ignore[operator]
             input, output_size, self.stride, self.padding, self.kernel_size, dimensions, self.dilation)
-        return convolve(input, self.standardized_weight(), self.bias, self.stride,  # type: ignore[no-any-return]
-                        self.padding, output_padding, self.groups, self.dilation)
+        return self.call_with_weight(lambda standardized: convolve(  # type: ignore[no-any-return]
+            input, standardized, self.bias, self.stride, self.padding, output_padding, self.groups, self.dilation))
 
 
 def _swap_channels(weight: Tensor, groups: int) -> Tensor:

@@ -20,9 +20,9 @@ from torch.utils import _pytree
 
 __all__ = ['ALLOWS_NAMED_GLOBALS', 'DETECTS_WRITES', 'DYNAMIC', 'NORMALIZE', 'BatchNorm', 'ConvNd', 'ConvTransposeNd',
            'InstanceNorm', 'NormBase', 'SpectralParametrization', 'WeightNormParametrization',
-           'add_load_state_dict_pre_hook', 'add_safe_globals', 'add_step_pre_hook', 'address', 'get_total_norm',
-           'indexing_shown_to', 'is_compiling', 'lazy_clone', 'recomputes', 'runs_eagerly', 'storage_users',
-           'tree_leaves', 'version']
+           'add_load_state_dict_pre_hook', 'add_safe_globals', 'add_step_pre_hook', 'address', 'autocast_dtype',
+           'get_total_norm', 'has_saved_tensor_hooks', 'indexing_shown_to', 'is_compiling', 'lazy_clone', 'recomputes',
+           'runs_eagerly', 'storage_users', 'tree_leaves', 'version']
 
 ConvNd = nn.modules.conv._ConvNd  # to recognize a convolution of any dimension
 ConvTransposeNd = nn.modules.conv._ConvTransposeNd  # to recognize a transposed one: its outputs are on axis 1
@@ -79,9 +79,31 @@ def version(tensor: Tensor) -> int:
 def address(tensor: Tensor) -> int:
     """Return the address of the data. ``data_ptr()`` would count as a write and end copy-on-write.
 
-    The weight cache compares addresses. Without ``_data_address`` (pytorch/pull/113396), see :data:`DETECTS_WRITES`.
+    The weight cache compares addresses. ``_data_address`` is of pytorch/pull/113396, see :data:`DETECTS_WRITES`.
     """
-    return torch._C._data_address(tensor)  # type: ignore[attr-defined, no-any-return]
+    return torch._C._data_address(tensor) if DETECTS_WRITES else tensor.data_ptr()  # type: ignore[attr-defined]
+
+
+def autocast_dtype(tensor: Tensor) -> torch.dtype:
+    """Return the dtype that a convolution gives ``tensor``: that of autocast where it is enabled.
+
+    torch < 2.4 has functions without an argument for it.
+    """
+    kind = tensor.device.type
+    if hasattr(torch, 'get_autocast_dtype'):
+        return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tensor.dtype
+    if torch.is_autocast_enabled() if kind == 'cuda' else torch.is_autocast_cpu_enabled():
+        return torch.get_autocast_gpu_dtype() if kind == 'cuda' else torch.get_autocast_cpu_dtype()
+    return tensor.dtype
+
+
+def has_saved_tensor_hooks() -> bool:
+    """Return True inside ``torch.autograd.graph.saved_tensors_hooks``, such as activation checkpointing.
+
+    Hooks of a layer would replace these. torch < 2.5 does not tell: there the layer's hooks are used.
+    """
+    top = getattr(torch._C._autograd, '_top_saved_tensors_default_hooks', lambda ignore_is_tracing: None)
+    return top(True) is not None
 
 
 def storage_users(tensor: Tensor) -> int:

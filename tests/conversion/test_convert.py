@@ -127,7 +127,7 @@ def test_warns_if_no_convolution_is_converted(net, why):
 
 @pytest.mark.parametrize(('options', 'message'), [
     ({'nrom': 'GN'}, "unknown ws option 'nrom': did you mean 'norm'"),
-    ({'colour': 1}, "unknown ws option 'colour': expected one of 'eps', 'exclude', .*'num_groups', 'weight'"),
+    ({'colour': 1}, "unknown ws option 'colour': expected one of 'cache', 'eps', .*'num_groups', 'weight'"),
     ({'norm': np.ones(2)}, r"norm: expected 'GN', .* or 'keep', got array\(\[1\., 1\.\]\)"),
     ({'norm': 'BN'}, "norm: expected 'GN', .* or 'keep', got 'BN'"),
     ({'num_groups': 0}, 'num_groups: expected a positive integer, got 0'),

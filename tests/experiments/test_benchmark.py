@@ -90,18 +90,20 @@ def test_the_tool_prints_and_writes_the_results(tmp_path, monkeypatch, capsys):
     results = json.loads((tmp_path / 'benchmark.json').read_text())['part']
     assert [result['form'] for result in results] == ['plain', 'mmws'] * 2
     assert results[0]['ratio'] == 1
-    assert markdown(results) in (tmp_path / 'benchmark.md').read_text()
+    assert markdown(results, TINY.title) in (tmp_path / 'benchmark.md').read_text()
     assert (tmp_path / 'benchmark.png').read_bytes().startswith(b'\x89PNG')
     printed = capsys.readouterr().out
     assert 'versions: mmws' in printed
     assert 'ResNet-50 32' in printed
 
 
-def test_the_page_contains_the_tables_of_the_last_run():
+def test_the_pages_contain_the_tables_of_the_last_run():
     results = json.loads((REPOSITORY / 'docs' / 'benchmark.json').read_text())
-    for part in ('cost of Weight Standardization', 'the step as a whole'):
-        assert markdown(results[part]) in (REPOSITORY / 'docs' / 'speed.md').read_text()
-        assert markdown(results[part]) in (REPOSITORY / 'docs' / 'benchmark.md').read_text()
+    for part, shown in (('cost of Weight Standardization', 'ResNet-50 224'), ('the step as a whole', None)):
+        for scenario in dict.fromkeys(result['scenario'] for result in results[part]):
+            assert markdown(results[part], scenario) in (REPOSITORY / 'docs' / 'benchmark.md').read_text()
+            if shown in (scenario, None):
+                assert markdown(results[part], scenario) in (REPOSITORY / 'docs' / 'speed.md').read_text()
 
 
 def test_markdown_leaves_cells_without_measurement_empty():
@@ -109,7 +111,13 @@ def test_markdown_leaves_cells_without_measurement_empty():
         return {'scenario': 'A', 'mode': mode, 'form': form, 'ratio': ratio, 'low': 0.9, 'high': 1.3, 'seconds': 0.5,
                 'peak': peak}
 
-    assert markdown([result('training', 'plain', 1, 2 ** 20), result('training', 'mmws', 1.234, 3 * 2 ** 20),
-                     result('inference', 'plain', 1, None), result('training', 'mmcv', 2, None)]) == (
-        '|  | A, training | A, inference |\n| --- | --- | --- |\n| plain | 1 | 1 |\n'
-        '| mmws | 1.23 (0.90-1.30), +2 MiB |  |\n| mmcv | 2.00 (0.90-1.30) |  |\n')
+    results = [result('training', 'plain', 1, 2 ** 20), result('training', 'mmws', 1.234, 3 * 2 ** 20),
+               result('inference', 'plain', 1, None), result('training', 'mmcv', 2, None)]
+    assert markdown([*results, {**results[0], 'scenario': 'B'}], 'A') == (
+        '|  | training | memory | inference | memory |\n| --- | --- | --- | --- | --- |\n| plain | 1 |  | 1 |  |\n'
+        '| mmws | 1.23 (0.90-1.30) | +2 MiB |  |  |\n| mmcv | 2.00 (0.90-1.30) |  |  |  |\n')
+
+
+def test_the_form_without_a_cache_has_layers_without_a_cache():
+    net = COST_FORMS['mmws, cache=False'].build('ResNet-50')
+    assert {conv.use_cache for conv in net.modules() if isinstance(conv, ConvWS2d)} == {False}

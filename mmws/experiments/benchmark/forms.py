@@ -32,6 +32,7 @@ class Form:
     conv: type[nn.Conv2d] = ConvWS2d  # type of the standardized convolutions
     compiled: bool = False  # compile the backbone with torch.compile
     channels_last: bool = False  # memory format of weights and images
+    cache: bool = True  # False: the layers keep no standardized weight
     converted: bool = True  # False: the network of the stock config, with BatchNorm
     environment: Mapping[str, str] | None = None  # if given, run in another process with these environment variables
 
@@ -41,6 +42,9 @@ class Form:
         with DefaultScope.overwrite_default_scope(scope_of(network)):
             net: nn.Module = MODELS.build(_config(network, self.converted))
         use_convs_(net, self.conv)
+        for module in net.modules():
+            if isinstance(module, ConvWS2d):
+                module.use_cache = self.cache
         if self.compiled:
             getattr(net, 'backbone', net).compile()
         return net.to(memory_format=torch.channels_last) if self.channels_last else net  # type: ignore[call-overload]
@@ -67,6 +71,7 @@ COST_FORMS = {
     'plain again': Form(nn.Conv2d),
     'a copy each way': Form(CopyConv),
     'mmws': Form(),
+    'mmws, cache=False': Form(cache=False),
     'mmcv': Form(MmcvConvWS2d),
     "timm's trick": Form(TimmConv),
     "authors' code": Form(AuthorsConv),

@@ -7,6 +7,7 @@ import platform
 from collections.abc import Sequence
 from datetime import date
 from importlib.metadata import distributions
+from itertools import product
 from pathlib import Path
 from typing import Any, Dict, List
 
@@ -18,9 +19,12 @@ from mmws.experiments.markdown import table
 from mmws.files import save_figure, write_json, write_text
 from mmws.openmmlab.toolkits import TOOLKITS
 
-__all__ = ['columns', 'describe_machine', 'markdown', 'rows', 'write']
+__all__ = ['describe_machine', 'markdown', 'tables', 'write']
 
 Results = List[Dict[str, Any]]
+PLOTTED = {  # color and hatch of a form, readable in black and white
+    'mmws': ('black', ''), 'mmws, cache=False': ('0.6', ''), 'a copy each way': ('white', '////'),
+    "timm's trick": ('white', ''), 'parametrize': ('0.85', ''), 'mmcv': ('white', 'xxxx')}
 DISTRIBUTIONS = ('torch', 'onedl-mmcv', 'mmcv', 'onedl-mmengine', 'mmengine',
                  *(name for toolkit in TOOLKITS.values() for name in toolkit.distributions))
 
@@ -36,31 +40,28 @@ def describe_machine(device: str, work: str) -> dict[str, str]:
             'versions': ', '.join([f'mmws {mmws.__version__}', *versions]), 'date': f'{date.today()}'}
 
 
-def columns(results: Results) -> list[tuple[str, str]]:
-    """Return scenario and mode of each column of the table."""
-    return list(dict.fromkeys((result['scenario'], result['mode']) for result in results))
-
-
-def rows(results: Results) -> list[list[str]]:
-    """Return a row for each form: its ratios, and its additional memory in training if known."""
+def tables(results: Results) -> dict[str, tuple[list[str], list[list[str]]]]:
+    """Return head and rows of a table for each scenario: a row for each form, its times and its additional memory."""
     found = {(result['scenario'], result['mode'], result['form']): result for result in results}
-    forms = list(dict.fromkeys(result['form'] for result in results))
-    return [[form, *(_cell(found.get((*column, form)), found[(*column, forms[0])]) for column in columns(results))]
-            for form in forms]
+    return {scenario: _table([result for result in results if result['scenario'] == scenario], found)
+            for scenario in dict.fromkeys(result['scenario'] for result in results)}
 
 
-def _cell(result: dict[str, Any] | None, base: dict[str, Any]) -> str:
-    if result is None:
-        return ''
-    if result['form'] == base['form']:
-        return '1'
-    more = '' if None in (result['peak'], base['peak']) else f', {(result["peak"] - base["peak"]) / 2 ** 20:+.0f} MiB'
-    return f'{result["ratio"]:.2f} ({result["low"]:.2f}-{result["high"]:.2f}){more}'
+def _table(results: Results, found: dict[tuple[str, str, str], dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    scenario, forms = results[0]['scenario'], list(dict.fromkeys(result['form'] for result in results))
+    modes = list(dict.fromkeys(result['mode'] for result in results))
+    rows = [[form] for form in forms]
+    for row, mode in product(rows, modes):
+        result, base = found.get((scenario, mode, row[0])), found[scenario, mode, forms[0]]
+        row += ['', ''] if result is None else ['1', ''] if row[0] == forms[0] else [
+            f'{result["ratio"]:.2f} ({result["low"]:.2f}-{result["high"]:.2f})',
+            '' if None in (result['peak'], base['peak']) else f'{(result["peak"] - base["peak"]) / 2 ** 20:+.0f} MiB']
+    return ['', *(cell for mode in modes for cell in (mode, 'memory'))], rows
 
 
-def markdown(results: Results) -> str:
-    """Return the results as a Markdown table."""
-    return table(['', *(f'{scenario}, {mode}' for scenario, mode in columns(results))], rows(results)) + '\n'
+def markdown(results: Results, scenario: str) -> str:
+    """Return the table of a scenario in Markdown."""
+    return table(*tables(results)[scenario]) + '\n'
 
 
 def write(parts: dict[str, Results], about: dict[str, str], folder: Path) -> Sequence[Path]:
@@ -69,25 +70,30 @@ def write(parts: dict[str, Results], about: dict[str, str], folder: Path) -> Seq
     paths = [folder / f'benchmark.{kind}' for kind in ('json', 'md', 'png')]
     write_json(paths[0], {**about, **parts}, indent=1)
     text = '# Benchmark: `make bench`\n\n' + ''.join(f'{name}: {value}  \n' for name, value in about.items())
-    tables = [f'\n## {name}\n\n{markdown(results)}' for name, results in parts.items()]
-    write_text(paths[1], ''.join([text, *tables]))
+    for name, results in parts.items():
+        text += f'\n## {name}\n' + ''.join(
+            f'\n### {scenario}\n\n{markdown(results, scenario)}' for scenario in tables(results))
+    write_text(paths[1], text)
     _plot(next(iter(parts.values())), about, paths[2])
     return paths
 
 
 def _plot(results: Results, about: dict[str, str], path: Path) -> None:
-    groups = columns(results)
-    forms = list(dict.fromkeys(result['form'] for result in results))[1:]
-    figure = Figure(figsize=(2 + 1.6 * len(groups), 4), layout='constrained')
+    groups = list(dict.fromkeys((result['scenario'], result['mode']) for result in results))
+    forms = [form for form in PLOTTED if any(result['form'] == form for result in results)]
+    figure = Figure(figsize=(8, 1.4 + 0.13 * len(groups) * (len(forms) + 1)), layout='constrained')
     axes = figure.subplots()
+    axes.margins(y=0.01)
     for index, form in enumerate(forms):
         bars = [result for result in results if result['form'] == form]
-        axes.bar([groups.index((bar['scenario'], bar['mode'])) + (index - len(forms) / 2) * 0.8 / len(forms)
-                  for bar in bars], [bar['ratio'] for bar in bars], 0.8 / len(forms), label=form,
-                 yerr=[[bar['ratio'] - bar['low'] for bar in bars], [bar['high'] - bar['ratio'] for bar in bars]])
-    axes.axhline(1, color='black', linewidth=0.8)
-    axes.set_xticks(range(len(groups)), [f'{scenario}\n{mode}' for scenario, mode in groups])
-    axes.set_ylabel('time, plain convolutions = 1')
-    axes.set_title(f'{about["machine"]}; bars: quartiles', fontsize=8)
-    axes.legend(fontsize=7)
+        places = [groups.index((bar['scenario'], bar['mode'])) + (index + 0.5) * 0.8 / len(forms) - 0.4 for bar in bars]
+        lines = [[bar['ratio'] - bar['low'] for bar in bars], [bar['high'] - bar['ratio'] for bar in bars]]
+        axes.barh(places, [bar['ratio'] for bar in bars], 0.8 / len(forms), xerr=lines, label=form, linewidth=0.5,
+                  color=PLOTTED[form][0], hatch=PLOTTED[form][1], edgecolor='black', error_kw={'linewidth': 0.8})
+    axes.axvline(1, color='black', linewidth=0.8)
+    axes.set_yticks(range(len(groups)), [f'{scenario}, {mode}' for scenario, mode in groups], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel('time, plain convolutions = 1; lines: quartiles')
+    axes.set_title(about['machine'], fontsize=8)
+    axes.legend(fontsize=8)
     save_figure(figure, path, dpi=120)
