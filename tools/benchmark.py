@@ -32,7 +32,7 @@ COST, STEP = 'cost of Weight Standardization', 'the step as a whole'
 def plan(quick: bool, device: str) -> dict[str, list[Scenario]]:
     forms, rounds = (EAGER, 10) if quick else (COST_FORMS, 14)
     cost = [
-        Scenario('ResNet-50', (224, 224), rounds, forms), Scenario('ResNet-50', (512, 512), rounds // 2, EAGER),
+        Scenario('ResNet-50', (224, 224), rounds, forms), Scenario('ResNet-50', (512, 512), rounds // 2, forms),
         Scenario('ResNet-50', (224, 224), 4, EAGER, ('training',), micro_steps=8),
         Scenario('RetinaNet', (512, 512), 4, EAGER)]
     if quick:

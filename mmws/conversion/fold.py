@@ -90,7 +90,7 @@ def _fold_conv_(conv: Any, kind: type[nn.Module], shared: dict[tuple[nn.Paramete
         shared[raw, eps] = nn.Parameter(standardized.detach(), raw.requires_grad)
     conv.__class__ = kind
     del conv.eps
-    for name in ('_cache', 'use_cache'):
+    for name in ('_cache', '_compiled', 'use_cache'):
         vars(conv).pop(name, None)
     conv.weight = shared[raw, eps]
 

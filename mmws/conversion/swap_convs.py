@@ -37,7 +37,7 @@ _RUN_OPERATORS = {f'mmcv.ops.{name}' for name in (
 # mmcv takes from the pretrained weights.
 VARIANTS = {'mmcv.cnn.bricks.conv_ws.ConvAWS2d', 'mmcv.ops.saconv.SAConv2d'}
 _OWN_NAMES = ('eps', 'filters', 'standardized_weight', 'call_with_weight', 'swap_layout', 'use_cache', 'plain',
-              '_cache', '_make_cache')
+              '_cache', '_make_cache', '_compiled', 'prepare_compiled')
 _COPYING = ('__getstate__', '__reduce__', '__reduce_ex__', '__deepcopy__')
 
 
@@ -94,6 +94,7 @@ def standardize_conv_(conv: nn.Module, eps: float = 1e-5) -> nn.Module:
     check_fan_in(standardized.filters(conv))  # type: ignore[arg-type]
     conv.__class__ = standardized
     conv.eps = eps  # type: ignore[assignment]
+    conv.prepare_compiled()  # type: ignore[operator]
     return conv
 
 

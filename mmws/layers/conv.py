@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from mmws.errors import WSError
+from mmws.layers.compiled_weight import CompiledWeight
 from mmws.layers.fx_leaf import fx_leaf
 from mmws.layers.recompute import RecomputedWeight
 from mmws.layers.weight_cache import WeightCache
 from mmws.ops.standardize import check_eps, check_fan_in, standardize_weight
-from mmws.ops.torch_compat import has_saved_tensor_hooks, is_compiling, runs_eagerly
+from mmws.ops.torch_compat import has_saved_tensor_hooks, is_compiled_inference, is_compiling, runs_eagerly
 
 __all__ = ['ConvWS1d', 'ConvWS2d', 'ConvWS3d', 'WeightStandardized']
 
@@ -38,6 +39,7 @@ class WeightStandardized(nn.Module):
     use_cache: bool = True
     weight: Tensor
     _cache: WeightCache | None = None
+    _compiled: CompiledWeight | None = None  # in evaluation mode
 
     def __init__(self, *args: Any, eps: float = 1e-5, **kwargs: Any) -> None:
         check_eps(eps)
@@ -67,6 +69,9 @@ class WeightStandardized(nn.Module):
         """Return the standardized weight, from the cache if the weight is unchanged."""
         weight = self.weight  # once: a parametrization computes it at each access
         if not runs_eagerly(weight) or not self.use_cache:
+            compiled = self._compiled
+            if compiled is not None and is_compiled_inference() and compiled.fits(weight):
+                return compiled.refresh(weight, self.eps)
             return standardize_weight(self.filters(), self.eps)
         if self._cache is None:
             self._cache = self._make_cache()
@@ -82,6 +87,20 @@ class WeightStandardized(nn.Module):
     def swap_layout(self, weight: Tensor) -> Tensor:
         """Change from the layout of the weight to one filter per row, or back."""
         return weight
+
+    def train(self, mode: bool = True) -> Any:
+        """Set the mode of the layer, as ``nn.Module.train``."""
+        super().train(mode)
+        self.prepare_compiled()
+        return self
+
+    def prepare_compiled(self) -> None:
+        """Prepare the layer for :func:`torch.compile`, after a change of the mode."""
+        weight, old = self._parameters.get('weight'), self._compiled
+        if self.training or not self.use_cache or weight is None or not weight.is_cpu:
+            self._compiled = None
+        elif old is None or not old.fits(weight):
+            self._compiled = CompiledWeight(weight)
 
     @fx_leaf
     def forward(self, input: Tensor) -> Tensor:
@@ -102,7 +121,11 @@ class WeightStandardized(nn.Module):
                       'model.eval(); model = mmws.fold(model)')
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != '_cache'}
+        return {name: value for name, value in self.__dict__.items() if name not in ('_cache', '_compiled')}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self.prepare_compiled()
 
     def extra_repr(self) -> str:
         cache = '' if self.use_cache else 'use_cache=False'

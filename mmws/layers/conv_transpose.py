@@ -29,6 +29,9 @@ class TransposedStandardized(WeightStandardized):
     def standardized_weight(self) -> Tensor:
         return self.swap_layout(super().standardized_weight())
 
+    def prepare_compiled(self) -> None:
+        """Do nothing: a graph computes the filters from the weight at each call, so there is nothing to keep."""
+
     def _make_cache(self) -> WeightCache:
         return WeightCache(partial(_swap_channels, groups=self.groups))
 

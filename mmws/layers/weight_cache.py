@@ -46,8 +46,11 @@ class _Entry(NamedTuple):
 
     def is_valid(self, weight: Tensor, eps: float) -> bool:
         """Return False if the entry is stale: the weight, ``eps`` or the cached tensor changed."""
-        return (self.clone is not None and _view(weight) == _view(self.clone) and eps == self.eps
-                and version(self.standardized) == self.version)
+        return self.is_of(weight, eps) and version(self.standardized) == self.version
+
+    def is_of(self, weight: Tensor, eps: float) -> bool:
+        """Return False if the weight or ``eps`` changed."""
+        return self.clone is not None and _view(weight) == _view(self.clone) and eps == self.eps
 
     def can_be_overwritten(self, filters: Tensor) -> bool:
         """Return True if the next result can overwrite this one: new memory pages cost more than the arithmetic."""
@@ -108,6 +111,20 @@ class WeightCache:
         if not with_gradient:
             return entry.standardized.detach()
         return attach_gradient(self._as_filters(weight), entry.standardized, entry.factors, eps)
+
+    @torch.no_grad()
+    def write(self, filters: Tensor, eps: float, out: Tensor) -> None:
+        """Write the standardized ``filters`` to ``out``, which nothing else writes to, unless it contains them."""
+        if self._entry is not None and self._entry.is_of(filters, eps):
+            return
+        with _lock, torch.inference_mode(False):
+            clone = _copy_on_write_clone(filters) if DETECTS_WRITES else None
+            wide = filters.detach().float() if filters.dtype in HALF else filters.detach()
+            standardized, factors = standardize_filters(wide, eps, out=out if wide.dtype == out.dtype else None)
+            if standardized is not out:
+                out.copy_(standardized)
+            self._entry = _Entry(out, factors, clone, eps, id(filters), version(out), 0)
+            _caches.add(self)
 
     def release(self, weights: Mapping[int, Tensor], step: object) -> None:
         """Invalidate the entry if its weight is in ``weights`` (by id), which an optimizer step will change."""

@@ -21,8 +21,8 @@ from torch.utils import _pytree
 __all__ = ['ALLOWS_NAMED_GLOBALS', 'DETECTS_WRITES', 'DYNAMIC', 'NORMALIZE', 'BatchNorm', 'ConvNd', 'ConvTransposeNd',
            'InstanceNorm', 'NormBase', 'SpectralParametrization', 'WeightNormParametrization',
            'add_load_state_dict_pre_hook', 'add_safe_globals', 'add_step_pre_hook', 'address', 'autocast_dtype',
-           'get_total_norm', 'has_saved_tensor_hooks', 'indexing_shown_to', 'is_compiling', 'lazy_clone', 'recomputes',
-           'runs_eagerly', 'storage_users', 'tree_leaves', 'version']
+           'get_total_norm', 'has_saved_tensor_hooks', 'indexing_shown_to', 'is_compiled_inference', 'is_compiling',
+           'lazy_clone', 'recomputes', 'runs_eagerly', 'storage_users', 'tree_leaves', 'version']
 
 ConvNd = nn.modules.conv._ConvNd  # to recognize a convolution of any dimension
 ConvTransposeNd = nn.modules.conv._ConvTransposeNd  # to recognize a transposed one: its outputs are on axis 1
@@ -66,6 +66,15 @@ def recomputes() -> bool:
     The norms then keep their running statistics. Without ``_current_graph_task_id`` they update them twice.
     """
     return getattr(torch._C, '_current_graph_task_id', lambda: -1)() != -1
+
+
+def is_compiled_inference() -> bool:
+    """Return True where torch.compile traces inference; not in an export, whose result must not need mmws.
+
+    The graph then refreshes a kept weight. torch < 2.7 does not tell an export: there the graph has the formula.
+    """
+    return (DETECTS_WRITES and hasattr(torch.compiler, 'is_exporting') and is_compiling()
+            and not torch.is_grad_enabled() and not torch.compiler.is_exporting())
 
 
 def version(tensor: Tensor) -> int:

@@ -1,0 +1,57 @@
+"""The standardized weight of a layer in a compiled network at inference: kept outside of the graph, refreshed in it."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmws.layers.weight_cache import WeightCache
+
+__all__ = ['CompiledWeight']
+
+_caches: weakref.WeakValueDictionary[int, WeightCache] = weakref.WeakValueDictionary()  # by the id of `kept`
+
+
+class CompiledWeight:
+    """Memory for the standardized weight, and the cache that knows whether the content is up to date.
+
+    torch.compile cannot trace a cache. It sees an operator that writes to ``kept``, an input of the graph. The operator
+    compares two addresses, and writes only if the weight changed.
+
+    Args:
+        weight: the raw weight.
+
+    Example:
+        >>> weight = torch.tensor([[1., 2., 3.]])
+        >>> CompiledWeight(weight).refresh(weight, 1e-5).round(decimals=3)
+        tensor([[-1.,  0.,  1.]])
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        self.kept = torch.empty_like(weight, requires_grad=False)  # takes no memory before the first write
+        self.cache = WeightCache()
+        _caches[id(self.kept)] = self.cache
+
+    def fits(self, weight: Tensor) -> bool:
+        """Return False if the weight has another shape, memory format, dtype or device by now."""
+        kept = self.kept
+        return (weight.shape, weight.stride(), weight.dtype, weight.device) == (
+            kept.shape, kept.stride(), kept.dtype, kept.device)
+
+    def refresh(self, weight: Tensor, eps: float) -> Tensor:
+        """Return the standardized weight."""
+        torch.ops.mmws.refresh_(weight, self.kept, eps)
+        return self.kept
+
+
+def _refresh_(weight: Tensor, kept: Tensor, eps: float) -> None:
+    _caches[id(kept)].write(weight, eps, kept)
+
+
+_library: Any = torch.library.Library('mmws', 'DEF')  # type: ignore[no-untyped-call]
+_library.define('refresh_(Tensor weight, Tensor(a!) kept, float eps) -> ()')
+_library.impl('refresh_', _refresh_, 'CPU')
+_library.impl('refresh_', lambda weight, kept, eps: None, 'Meta')
