@@ -118,7 +118,7 @@ def plot_batches(study: Study, task: Task, results: Results, folder: Path) -> Pa
     panels[0].set_ylabel(f'{task.label}, percent')
     panels[0].legend(fontsize=8)
     return _save(figure, folder / f'{task.name}_batch.png',
-                 f'{task.name}, {task.images:,} training images; bars: standard deviation over seeds')
+                 f'{task.name}, {task.images:,} training images\nbars: standard deviation over seeds')
 
 
 def searched(task: Task, results: Results) -> dict[str, list[Record]]:
