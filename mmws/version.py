@@ -6,7 +6,7 @@ from mmws.errors import WSError
 
 __all__ = ['MINIMUM_TORCH', '__version__']
 
-__version__ = '0.1.0'
+__version__ = '0.2.0'
 MINIMUM_TORCH = '2.0.1'
 
 if torch.__version__ < MINIMUM_TORCH:  # a TorchVersion, which does not compare as text
