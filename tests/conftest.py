@@ -54,14 +54,19 @@ def digits(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope='session')
 def wheel(tmp_path_factory) -> Path:
-    """Return the package's wheel, built from a copy: setuptools also packs old files in build/."""
+    """Return the package's wheel, built from its source distribution, as a release is.
+
+    That is built from a copy: setuptools also packs old files in build/.
+    """
     folder = tmp_path_factory.mktemp('wheel')
     for name in tracked_files():
         copy = folder / 'source' / name
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes((REPOSITORY / name).read_bytes())
+    subprocess.run([sys.executable, '-c', f'from setuptools.build_meta import *; build_sdist({str(folder)!r})'],
+                   check=True, cwd=folder / 'source', stdout=subprocess.DEVNULL)
     subprocess.run([sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation', '-w',
-                    str(folder), str(folder / 'source')], check=True)
+                    str(folder), str(next(folder.glob('mmws-*.tar.gz')))], check=True)
     return next(folder.glob('mmws-*.whl'))
 
 
