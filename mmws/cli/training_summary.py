@@ -50,7 +50,7 @@ def summarize(work_dir: str | Path) -> dict[str, Any]:
         'train_seconds': round(_seconds(training), 1), **_normalization(config), **_replaced_weights(work_dir)}
     write_json(work_dir / 'summary.json', summary, indent=2)
     _plot_curves(training, validation, work_dir / 'curves.png')
-    pictures = _pictures(work_dir)[:8]
+    pictures = _pictures(work_dir, 8)
     if pictures:
         _plot_pictures(pictures, work_dir / 'predictions.png')
     return summary
@@ -67,10 +67,10 @@ def compare_pictures(work_dirs: Sequence[str | Path], count: int = 6) -> Path:
         WSError: if a folder has no pictures, or lacks one that the first has.
     """
     folders = [Path(folder) for folder in work_dirs]
-    pictures = _pictures(folders[0])[:count]
+    pictures = _pictures(folders[0], count)
     if not pictures:
         raise WSError(f'{folders[0]} has no pictures; run tools/test.py with --show-dir {folders[0]}/pictures')
-    figure = Figure(figsize=(4 * (len(folders) + 1), 4 * len(pictures)), layout='constrained')
+    figure = Figure(layout='constrained')
     rows = figure.subplots(len(pictures), len(folders) + 1, squeeze=False)
     for axes, title in zip(rows[0], ['ground truth', *(_method(folder) for folder in folders)]):
         axes.set_title(title, fontsize=16)
@@ -85,12 +85,17 @@ def compare_pictures(work_dirs: Sequence[str | Path], count: int = 6) -> Path:
         truth.imshow(both[:, :half])
     for axes in figure.axes:
         axes.axis('off')
+    shapes = [axes.images[0].get_array().shape for axes in figure.axes]  # type: ignore[union-attr]
+    tallest = max(height / width for height, width, *_ in shapes)
+    figure.set_size_inches(4 * rows.shape[1], 4 * tallest * rows.shape[0] + 0.4)
     save_figure(figure, folders[0] / 'comparison.png', dpi=80)
     return folders[0] / 'comparison.png'
 
 
-def _pictures(work_dir: Path) -> list[Path]:
-    return sorted((work_dir / 'pictures').rglob('*.[jp][pn]g'))
+def _pictures(work_dir: Path, count: int) -> list[Path]:
+    """Return at most ``count`` pictures at equal distances: neighbors may be frames of one video."""
+    found = sorted((work_dir / 'pictures').rglob('*.[jp][pn]g'))
+    return [found[index * len(found) // count] for index in range(count)] if len(found) > count else found
 
 
 def _method(work_dir: Path) -> str:

@@ -6,6 +6,7 @@ import pytest
 from mmengine.registry import MODELS
 
 from mmws import WSError
+from mmws.cli import training_summary
 from mmws.cli.training_summary import compare_pictures, read_scalars, summarize
 
 
@@ -89,6 +90,13 @@ def test_pictures_of_two_trainings_side_by_side(tmp_path):
     height, width, _ = picture.shape
     columns = [picture[height // 2 + height // 5, width * (2 * column + 1) // 6, 0] for column in range(3)]
     assert columns == [255, 100, 50]
+
+
+def test_the_pictures_are_spread_over_all(tmp_path):
+    """Neighbors may be frames of one video."""
+    write_pictures(tmp_path, "dict(type='mmws.X')", 100, names='abcdefgh')
+    assert [path.stem for path in training_summary._pictures(tmp_path, 4)] == ['a', 'c', 'e', 'g']
+    assert len(training_summary._pictures(tmp_path, 9)) == 8
 
 
 def test_pictures_of_other_images_are_refused(tmp_path):
