@@ -91,11 +91,12 @@ def _simplify(part: dict[str, Any], path: str) -> dict[str, Any]:
     return dict(sorted({**part, **changed}.items(), key=lambda item: str(item[0])))
 
 
-def check_placement(name: str, scope: str, model: bytes) -> Row:
+def check_placement(name: str, scope: str, model: bytes, backward: bool = True) -> Row:
     """Build a model with its own type and with the ``mmws.`` prefix, run the second, and compare placement and run.
 
     The run is real: on the CPU, with the toolkit's ``loss``, ``predict`` and ``forward`` on a small random image.
-    ``scope`` and ``model`` are from :func:`read_model`; ``name`` is for the row.
+    ``scope`` and ``model`` are from :func:`read_model`; ``name`` is for the row. ``backward=False``: without gradients,
+    which take a third of the time and of the memory.
     """
     release_memory()  # of the previous model
     torch.manual_seed(0)
@@ -110,7 +111,7 @@ def check_placement(name: str, scope: str, model: bytes) -> Row:
         converted = MODELS.build({**config, 'type': f'mmws.{config.type}'})
         _fill_uninitialized_(converted)
         num_classes = min((part['num_classes'] for _, part in dicts_in(config) if 'num_classes' in part), default=2)
-        consumers, errors = _run_on_samples(converted, scope, num_classes)
+        consumers, errors = _run_on_samples(converted, scope, num_classes, backward)
     fill_row_(row, stock, converted, consumers, errors)
     return row
 
@@ -160,7 +161,7 @@ class _WithoutRandomValues(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
-def _run_on_samples(model: nn.Module, scope: str, num_classes: int) -> tuple[Consumers, list[str]]:
+def _run_on_samples(model: nn.Module, scope: str, num_classes: int, backward: bool) -> tuple[Consumers, list[str]]:
     """Return the consumers of each convolution that ran, from all runs that ended, and what was not finite in them."""
     consumers: Consumers = {}
     errors: list[str] = []
@@ -170,7 +171,7 @@ def _run_on_samples(model: nn.Module, scope: str, num_classes: int) -> tuple[Con
             continue
         with suppress(*FOREIGN_ERRORS):
             for inputs, samples in demo_batches(part, scope, size, num_classes):
-                seen = _run(model, part, mode, inputs, samples, errors)
+                seen = _run(model, part, mode, inputs, samples, errors if backward else None)
                 for conv, others in seen.items():
                     consumers.setdefault(conv, []).extend(other for other in others if other not in consumers[conv])
                 if seen:
@@ -180,15 +181,20 @@ def _run_on_samples(model: nn.Module, scope: str, num_classes: int) -> tuple[Con
     return {**run_in_parts(model), **consumers}, errors  # the run of single parts reaches the remaining convolutions
 
 
-def _run(model: nn.Module, part: nn.Module, mode: str, inputs: Any, samples: Any, errors: list[str]) -> Consumers:
-    """Run ``part``; with the losses also backward. Return what the run showed, nothing if it failed."""
+def _run(model: nn.Module, part: nn.Module, mode: str, inputs: Any, samples: Any,
+         errors: list[str] | None) -> Consumers:
+    """Run ``part``, and return what the run showed, nothing if it failed.
+
+    With ``errors``, the losses also run backward, and what is not finite is added to it.
+    """
+    with_gradients = mode == 'loss' and errors is not None
     try:
         part.train(mode == 'loss')
-        with OutputRecorder(model) as recorder, torch.set_grad_enabled(mode == 'loss'):
+        with OutputRecorder(model) as recorder, torch.set_grad_enabled(with_gradients):
             output = part(inputs, samples, mode=mode)
     except FOREIGN_ERRORS:
         return {}
-    if mode == 'loss':  # the other outputs may have -inf for what is masked
+    if with_gradients and errors is not None:  # the other outputs may have -inf for what is masked
         try:
             errors += non_finite(part, output)
         except FOREIGN_ERRORS as error:
