@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import weakref
 from typing import Any
 
@@ -31,7 +32,7 @@ class CompiledWeight:
     """
 
     def __init__(self, weight: Tensor) -> None:
-        self.kept = torch.empty_like(weight, requires_grad=False)  # takes no memory before the first write
+        self.kept = _reserve(weight)
         self.cache = WeightCache()
         _caches[id(self.kept)] = self.cache
 
@@ -45,6 +46,14 @@ class CompiledWeight:
         """Return the standardized weight."""
         torch.ops.mmws.refresh_(weight, self.kept, eps)
         return self.kept
+
+
+def _reserve(weight: Tensor) -> Tensor:
+    """Return a tensor like ``weight`` that takes no memory before the first write: most networks are not compiled."""
+    like = torch.empty_like(weight, device='meta', requires_grad=False)
+    private = {'flags': mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, 'MAP_PRIVATE') else {}  # not on Windows
+    memory = mmap.mmap(-1, max(like.nbytes, 1), **private)
+    return torch.frombuffer(memory, dtype=like.dtype, count=like.numel()).as_strided(like.shape, like.stride())
 
 
 def _refresh_(weight: Tensor, kept: Tensor, eps: float) -> None:

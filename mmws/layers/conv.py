@@ -15,7 +15,13 @@ from mmws.layers.fx_leaf import fx_leaf
 from mmws.layers.recompute import RecomputedWeight
 from mmws.layers.weight_cache import WeightCache
 from mmws.ops.standardize import check_eps, check_fan_in, standardize_weight
-from mmws.ops.torch_compat import has_saved_tensor_hooks, is_compiled_inference, is_compiling, runs_eagerly
+from mmws.ops.torch_compat import (
+    TELLS_EXPORTS,
+    has_saved_tensor_hooks,
+    is_compiled_inference,
+    is_compiling,
+    runs_eagerly,
+)
 
 __all__ = ['ConvWS1d', 'ConvWS2d', 'ConvWS3d', 'WeightStandardized']
 
@@ -97,7 +103,7 @@ class WeightStandardized(nn.Module):
     def prepare_compiled(self) -> None:
         """Prepare the layer for :func:`torch.compile`, after a change of the mode."""
         weight, old = self._parameters.get('weight'), self._compiled
-        if self.training or not self.use_cache or weight is None or not weight.is_cpu:
+        if self.training or not (self.use_cache and TELLS_EXPORTS and weight is not None and weight.is_cpu):
             self._compiled = None
         elif old is None or not old.fits(weight):
             self._compiled = CompiledWeight(weight)

@@ -18,8 +18,8 @@ from torch.nn.utils import parametrizations
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree
 
-__all__ = ['ALLOWS_NAMED_GLOBALS', 'DETECTS_WRITES', 'DYNAMIC', 'NORMALIZE', 'BatchNorm', 'ConvNd', 'ConvTransposeNd',
-           'InstanceNorm', 'NormBase', 'SpectralParametrization', 'WeightNormParametrization',
+__all__ = ['ALLOWS_NAMED_GLOBALS', 'DETECTS_WRITES', 'DYNAMIC', 'NORMALIZE', 'TELLS_EXPORTS', 'BatchNorm', 'ConvNd',
+           'ConvTransposeNd', 'InstanceNorm', 'NormBase', 'SpectralParametrization', 'WeightNormParametrization',
            'add_load_state_dict_pre_hook', 'add_safe_globals', 'add_step_pre_hook', 'address', 'autocast_dtype',
            'get_total_norm', 'has_saved_tensor_hooks', 'indexing_shown_to', 'is_compiled_inference', 'is_compiling',
            'lazy_clone', 'recomputes', 'runs_eagerly', 'storage_users', 'tree_leaves', 'version']
@@ -49,6 +49,10 @@ is_compiling: Callable[[], bool] = getattr(
     getattr(torch, 'compiler', None), 'is_compiling', getattr(torch._utils, 'is_compiling', lambda: False))
 
 
+# torch.compiler tells an export from a compilation. Without it (torch < 2.7), a compiled network has the formula.
+TELLS_EXPORTS = DETECTS_WRITES and hasattr(getattr(torch, 'compiler', None), 'is_exporting')
+
+
 def runs_eagerly(tensor: Tensor) -> bool:
     """Return True for a plain tensor outside of compilers, tracers, functorch transforms, dispatch and dual modes.
 
@@ -71,10 +75,10 @@ def recomputes() -> bool:
 def is_compiled_inference() -> bool:
     """Return True where torch.compile traces inference; not in an export, whose result must not need mmws.
 
-    The graph then refreshes a kept weight. torch < 2.7 does not tell an export: there the graph has the formula.
+    The graph then refreshes a kept weight.
     """
-    return (DETECTS_WRITES and hasattr(torch.compiler, 'is_exporting') and is_compiling()
-            and not torch.is_grad_enabled() and not torch.compiler.is_exporting())
+    return (TELLS_EXPORTS and is_compiling() and not torch.is_grad_enabled()
+            and not torch.compiler.is_exporting())
 
 
 def version(tensor: Tensor) -> int:
