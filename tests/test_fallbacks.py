@@ -18,9 +18,9 @@ WITHOUT_NEW_NAMES = [sys.executable, '-m', 'pytest', '-q', '-p', 'tests.helpers.
 
 def test_without_new_names():
     files = [f'tests/{name}.py' for name in (
-        'layers/test_weight_cache', 'layers/test_conv', 'layers/test_conv_transpose', 'conversion/test_convert',
-        'conversion/test_fold', 'conversion/test_parametrize_convs', 'conversion/test_swap_convs',
-        'openmmlab/test_guard_hook')]
+        'layers/test_weight_cache', 'layers/test_conv', 'layers/test_conv_transpose', 'layers/test_recompute',
+        'conversion/test_convert', 'conversion/test_fold', 'conversion/test_parametrize_convs',
+        'conversion/test_swap_convs', 'openmmlab/test_guard_hook')]
     run = subprocess.run([*WITHOUT_NEW_NAMES, *files], cwd=REPOSITORY, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout[-5000:] + run.stderr[-1000:]
 

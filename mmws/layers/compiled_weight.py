@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from mmws.layers.weight_cache import WeightCache
+from mmws.ops.torch_compat import address
 
 __all__ = ['CompiledWeight']
 
-_caches: weakref.WeakValueDictionary[int, WeightCache] = weakref.WeakValueDictionary()  # by the id of `kept`
+_caches: weakref.WeakValueDictionary[int, WeightCache] = weakref.WeakValueDictionary()  # by the address of `kept`
 
 
 class CompiledWeight:
@@ -34,7 +35,7 @@ class CompiledWeight:
     def __init__(self, weight: Tensor) -> None:
         self.kept = _reserve(weight)
         self.cache = WeightCache()
-        _caches[id(self.kept)] = self.cache
+        _caches[address(self.kept)] = self.cache
 
     def fits(self, weight: Tensor) -> bool:
         """Return False if the weight has another shape, memory format, dtype or device by now."""
@@ -52,12 +53,12 @@ def _reserve(weight: Tensor) -> Tensor:
     """Return a tensor like ``weight`` that takes no memory before the first write: most networks are not compiled."""
     like = torch.empty_like(weight, device='meta', requires_grad=False)
     private = {'flags': mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, 'MAP_PRIVATE') else {}  # not on Windows
-    memory = mmap.mmap(-1, max(like.nbytes, 1), **private)
+    memory = mmap.mmap(-1, max(like.numel() * like.element_size(), 1), **private)
     return torch.frombuffer(memory, dtype=like.dtype, count=like.numel()).as_strided(like.shape, like.stride())
 
 
 def _refresh_(weight: Tensor, kept: Tensor, eps: float) -> None:
-    _caches[id(kept)].write(weight, eps, kept)
+    _caches[address(kept)].write(weight, eps, kept)
 
 
 _library: Any = torch.library.Library('mmws', 'DEF')  # type: ignore[no-untyped-call]
