@@ -6,13 +6,16 @@ import ctypes
 import gc
 import io
 import logging
+import os
 import signal
 import sys
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children, get_context, parent_process
+from multiprocessing.process import BaseProcess
+from threading import Thread
 from typing import Any
 
 import torch
@@ -23,13 +26,20 @@ __all__ = ['WorkerPool', 'prepare_worker', 'release_memory', 'terminate_workers'
 def prepare_worker(log_level: int = logging.WARNING) -> None:
     """Use one thread and print nothing: no warnings, no log messages up to ``log_level``, no standard output.
 
-    Ctrl-C reaches all processes of a terminal; the main process alone reacts to it.
+    Ctrl-C reaches all processes of a terminal; the main process alone reacts to it. The process ends with it.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=_end_with, args=(parent_process(), ), daemon=True).start()
     torch.set_num_threads(1)
     logging.disable(log_level)
     warnings.simplefilter('ignore')
     sys.stdout = io.StringIO()  # pycocotools prints
+
+
+def _end_with(parent: BaseProcess | None) -> None:
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def release_memory() -> None:

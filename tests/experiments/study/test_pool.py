@@ -2,6 +2,9 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,6 +93,21 @@ def test_an_invalid_file_of_results_is_named(tmp_path, content, message):
         Results(tmp_path)
     with pytest.raises(WSError, match=r'detection.json is not a folder; choose another --out'):
         Results(tmp_path / 'detection.json')
+
+
+def test_a_worker_ends_with_its_main_process():
+    code = """
+import os, signal, time
+from mmws.experiments.worker import WorkerPool
+if __name__ == '__main__':
+    pool = WorkerPool()
+    print(pool.submit(os.getpid).result(), flush=True)
+    pool.submit(time.sleep, 600)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    # The worker has the output open: the call returns when both have ended.
+    run = subprocess.run([sys.executable, '-c', code], cwd=REPOSITORY, capture_output=True, timeout=60)
+    assert (run.returncode, int(run.stdout) > 0) == (-signal.SIGKILL, True)
 
 
 def test_a_study_needs_a_process(study, tmp_path):
