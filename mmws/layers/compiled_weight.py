@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import weakref
 from typing import Any
@@ -10,18 +11,19 @@ import torch
 from torch import Tensor
 
 from mmws.layers.weight_cache import WeightCache
-from mmws.ops.torch_compat import address
 
 __all__ = ['CompiledWeight']
 
-_caches: weakref.WeakValueDictionary[int, WeightCache] = weakref.WeakValueDictionary()  # by the address of `kept`
+_caches: weakref.WeakValueDictionary[int, WeightCache] = weakref.WeakValueDictionary()  # by their number
+_numbers = itertools.count()
 
 
 class CompiledWeight:
     """Memory for the standardized weight, and the cache that knows whether the content is up to date.
 
     torch.compile cannot trace a cache. It sees an operator that writes to ``kept``, an input of the graph. The operator
-    compares two addresses, and writes only if the weight changed.
+    compares two addresses, and writes only if the weight changed. Some backends give it a copy of ``kept``, and copy
+    that back.
 
     Args:
         weight: the raw weight.
@@ -34,8 +36,8 @@ class CompiledWeight:
 
     def __init__(self, weight: Tensor) -> None:
         self.kept = _reserve(weight)
-        self.cache = WeightCache()
-        _caches[address(self.kept)] = self.cache
+        self.cache, self.number = WeightCache(), next(_numbers)
+        _caches[self.number] = self.cache
 
     def fits(self, weight: Tensor) -> bool:
         """Return False if the weight has another shape, memory format, dtype or device by now."""
@@ -45,7 +47,7 @@ class CompiledWeight:
 
     def refresh(self, weight: Tensor, eps: float) -> Tensor:
         """Return the standardized weight."""
-        torch.ops.mmws.refresh_(weight, self.kept, eps)
+        torch.ops.mmws.refresh_(weight, self.kept, self.number, eps)
         return self.kept
 
 
@@ -57,11 +59,11 @@ def _reserve(weight: Tensor) -> Tensor:
     return torch.frombuffer(memory, dtype=like.dtype, count=like.numel()).as_strided(like.shape, like.stride())
 
 
-def _refresh_(weight: Tensor, kept: Tensor, eps: float) -> None:
-    _caches[address(kept)].write(weight, eps, kept)
+def _refresh_(weight: Tensor, kept: Tensor, number: int, eps: float) -> None:
+    _caches[number].write(weight, eps, kept)
 
 
 _library: Any = torch.library.Library('mmws', 'DEF')  # type: ignore[no-untyped-call]
-_library.define('refresh_(Tensor weight, Tensor(a!) kept, float eps) -> ()')
+_library.define('refresh_(Tensor weight, Tensor(a!) kept, SymInt number, float eps) -> ()')
 _library.impl('refresh_', _refresh_, 'CPU')
-_library.impl('refresh_', lambda weight, kept, eps: None, 'Meta')
+_library.impl('refresh_', lambda weight, kept, number, eps: None, 'Meta')

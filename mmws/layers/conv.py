@@ -45,7 +45,7 @@ class WeightStandardized(nn.Module):
     use_cache: bool = True
     weight: Tensor
     _cache: WeightCache | None = None
-    _compiled: CompiledWeight | None = None  # in evaluation mode
+    _compiled: CompiledWeight | None = None  # since the first evaluation mode
 
     def __init__(self, *args: Any, eps: float = 1e-5, **kwargs: Any) -> None:
         check_eps(eps)
@@ -103,9 +103,9 @@ class WeightStandardized(nn.Module):
     def prepare_compiled(self) -> None:
         """Prepare the layer for :func:`torch.compile`, after a change of the mode."""
         weight, old = self._parameters.get('weight'), self._compiled
-        if self.training or not (self.use_cache and TELLS_EXPORTS and weight is not None and weight.is_cpu):
+        if not (self.use_cache and TELLS_EXPORTS and weight is not None and weight.is_cpu):
             self._compiled = None
-        elif old is None or not old.fits(weight):
+        elif not self.training and (old is None or not old.fits(weight)):
             self._compiled = CompiledWeight(weight)
 
     @fx_leaf

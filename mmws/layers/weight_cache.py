@@ -114,7 +114,7 @@ class WeightCache:
 
     @torch.no_grad()
     def write(self, filters: Tensor, eps: float, out: Tensor) -> None:
-        """Write the standardized ``filters`` to ``out``, which nothing else writes to, unless it contains them."""
+        """Write the standardized ``filters`` to ``out``, unless it contains them since the last call."""
         if self._entry is not None and self._entry.is_of(filters, eps):
             return
         with _lock, torch.inference_mode(False):
@@ -123,7 +123,7 @@ class WeightCache:
             standardized, factors = standardize_filters(wide, eps, out=out if wide.dtype == out.dtype else None)
             if standardized is not out:
                 out.copy_(standardized)
-            self._entry = _Entry(out, factors, clone, eps, id(filters), version(out), 0)
+            self._entry = _Entry(factors, factors, clone, eps, id(filters), 0, 0)  # `out` may be a copy
             _caches.add(self)
 
     def release(self, weights: Mapping[int, Tensor], step: object) -> None:
