@@ -59,7 +59,8 @@ def main() -> None:
             raise WSError(f'no model has {options.only!r} in its name')
         old, part = read_rows(options.table), options.table.with_suffix('.part.csv')
         interrupted = {row.config: row for row in read_rows(part)}  # the last row of a config counts
-    rows = [row for row in interrupted.values() if row.config in {*configs, *networks} and row.verdict != 'fail']
+    asked = {*configs, *networks}
+    rows = [row for row in interrupted.values() if row.config in asked and row.verdict != 'fail']
     done = {row.config for row in rows}
     if done:
         print(f'{len(done)} models are in {part}, from a run that was interrupted; delete it to check them again')
@@ -78,7 +79,7 @@ def main() -> None:
     kept = [row for row in old if row.config not in checked and row.config.partition('::')[0] not in swept]
     write_table(options.table, sorted([*kept, *rows], key=lambda row: row.config))
     part.unlink(missing_ok=True)
-    if others := [row for row in interrupted.values() if row.config not in {*configs, *networks}]:
+    if others := [row for row in interrupted.values() if row.config not in asked]:
         append_rows(part, others)
     show(rows)
     if any(row.verdict == 'fail' for row in rows):

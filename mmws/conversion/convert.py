@@ -190,6 +190,6 @@ def unsupported_reason(conv: nn.Module, use: WeightUse | None) -> str:
     clash = names_that_clash(conv)
     if clash and not reason:
         return f'{type(conv).__name__}: it has its own {", ".join(clash)}'
-    if not reason and standardized_class(conv).filters(conv)[0].numel() < 2:  # type: ignore[arg-type]
+    if not reason and standardized_class(conv).swap_layout(conv, conv.weight)[0].numel() < 2:  # type: ignore[arg-type]
         return 'fan-in of 1: the standard deviation is undefined'
     return reason

@@ -91,7 +91,7 @@ def standardize_conv_(conv: nn.Module, eps: float = 1e-5) -> nn.Module:
         ConvWS2d(2, 4, kernel_size=(1, 1), stride=(1, 1), eps=1e-05)
     """
     standardized = standardized_class(conv)
-    check_fan_in(standardized.filters(conv))  # type: ignore[arg-type]
+    check_fan_in(standardized.swap_layout(conv, conv.weight))  # type: ignore[arg-type]
     conv.__class__ = standardized
     conv.eps = eps  # type: ignore[assignment]
     conv.prepare_compiled()  # type: ignore[operator]

@@ -95,8 +95,7 @@ def check_placement(name: str, scope: str, model: bytes, backward: bool = True) 
     """Build a model with its own type and with the ``mmws.`` prefix, run the second, and compare placement and run.
 
     The run is real: on the CPU, with the toolkit's ``loss``, ``predict`` and ``forward`` on a small random image.
-    ``scope`` and ``model`` are from :func:`read_model`; ``name`` is for the row. ``backward=False``: without gradients,
-    which take a third of the time and of the memory.
+    ``scope`` and ``model`` are from :func:`read_model`; ``name`` is for the row. ``backward=False``: without gradients.
     """
     release_memory()  # of the previous model
     torch.manual_seed(0)

@@ -61,7 +61,7 @@ def write_table(path: Path, rows: Sequence[Row]) -> None:
     writer.writeheader()
     writer.writerows(map(_cells, rows))
     write_text(path, file.getvalue())
-    write_text(path.with_suffix('.md'), render(path.name, rows))
+    write_text(path.with_suffix('.md'), render(path.name, read_rows(path)))  # paths as in the table
 
 
 def append_rows(partial: Path, rows: Iterable[Row]) -> list[Row]:

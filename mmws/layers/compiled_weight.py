@@ -51,6 +51,7 @@ class CompiledWeight:
         return self.kept
 
 
+@torch.inference_mode(False)  # a graph may use it outside of inference mode
 def _reserve(weight: Tensor) -> Tensor:
     """Return a tensor like ``weight`` that takes no memory before the first write: most networks are not compiled."""
     like = torch.empty_like(weight, device='meta', requires_grad=False)

@@ -69,16 +69,16 @@ class WeightStandardized(nn.Module):
 
     def filters(self) -> Tensor:
         """Return the raw weight with one filter per row."""
-        return self.weight
+        return self.swap_layout(self.weight)
 
     def standardized_weight(self) -> Tensor:
         """Return the standardized weight, from the cache if the weight is unchanged."""
         weight = self.weight  # once: a parametrization computes it at each access
-        if not runs_eagerly(weight) or not self.use_cache:
-            compiled = self._compiled
+        if not self.use_cache or not runs_eagerly(weight):
+            compiled = self._compiled if self.use_cache else None
             if compiled is not None and is_compiled_inference() and compiled.fits(weight):
                 return compiled.refresh(weight, self.eps)
-            return standardize_weight(self.filters(), self.eps)
+            return standardize_weight(self.swap_layout(weight), self.eps)
         if self._cache is None:
             self._cache = self._make_cache()
         return self._cache.standardize(weight, self.eps)
@@ -103,9 +103,9 @@ class WeightStandardized(nn.Module):
     def prepare_compiled(self) -> None:
         """Prepare the layer for :func:`torch.compile`, after a change of the mode."""
         weight, old = self._parameters.get('weight'), self._compiled
-        if not (self.use_cache and TELLS_EXPORTS and weight is not None and weight.is_cpu):
-            self._compiled = None
-        elif not self.training and (old is None or not old.fits(weight)):
+        if weight is None or not (self.use_cache and TELLS_EXPORTS and weight.is_cpu and runs_eagerly(weight)):
+            return
+        if not self.training and (old is None or not old.fits(weight)):
             self._compiled = CompiledWeight(weight)
 
     @fx_leaf

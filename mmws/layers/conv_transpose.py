@@ -20,9 +20,6 @@ class TransposedStandardized(WeightStandardized):
 
     groups: int
 
-    def filters(self) -> Tensor:
-        return _swap_channels(self.weight, self.groups)
-
     def swap_layout(self, weight: Tensor) -> Tensor:
         return _swap_channels(weight, self.groups)
 

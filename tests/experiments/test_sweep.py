@@ -17,7 +17,7 @@ from mmws.conversion.module_tree import decide_from_tree
 from mmws.conversion.placement import Placement
 from mmws.experiments import sweep, sweep_library
 from mmws.experiments.sweep import Row
-from mmws.experiments.sweep_table import COLUMNS, append_rows, read_rows, render
+from mmws.experiments.sweep_table import COLUMNS, append_rows, read_rows, render, write_table
 from mmws.experiments.worker import WorkerPool
 from mmws.openmmlab.stock_configs import stock_config
 from tests.helpers.commands import REPOSITORY, tool
@@ -200,6 +200,13 @@ def test_what_is_not_finite_is_named():
 def test_the_page_is_made_from_the_table():
     table = REPOSITORY / 'docs' / 'sweep.csv'
     assert table.with_suffix('.md').read_text() == render('sweep.csv', read_rows(table))
+
+
+def test_paths_in_table_and_page_are_relative(tmp_path):
+    write_table(tmp_path / 'table.csv', [Row('mmdet::a.py', verdict='cannot build', why=f'{Path.cwd()}/b.py is missing')])
+    for path in (tmp_path / 'table.csv', tmp_path / 'table.md'):
+        assert 'b.py is missing' in path.read_text()
+        assert str(Path.cwd()) not in path.read_text()
 
 
 def test_the_number_in_the_page_is_from_the_table():

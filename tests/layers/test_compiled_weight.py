@@ -6,6 +6,7 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mmws import ConvWS2d, convert_
 from mmws.layers import weight_cache
@@ -152,3 +153,38 @@ def test_a_layer_that_is_called_for_its_weight():
     with torch.no_grad():
         weight = torch.compile(lambda: layer.standardized_weight() + 0)()
     torch.testing.assert_close(weight, layer.standardized_weight())
+
+
+def test_evaluation_mode_that_is_set_in_inference_mode():
+    net = nn.Sequential(ConvWS2d(3, 4, 3))
+    with torch.inference_mode():
+        net.eval()
+    compiled = torch.compile(net)
+    compiled(X).sum().backward()
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(X), net(X), rtol=1e-4, atol=1e-4)
+
+
+def test_evaluation_mode_that_is_set_in_a_compiled_function():
+    layer = ConvWS2d(3, 4, 3)
+
+    @torch.compile
+    def infer(x):
+        layer.eval()
+        return layer(x)
+
+    with torch.no_grad():
+        torch.testing.assert_close(infer(X), layer(X), rtol=1e-4, atol=1e-4)
+
+
+def test_layers_without_memory_are_not_prepared():
+    with FakeTensorMode():
+        assert ConvWS2d(3, 4, 3).eval()._compiled is None
+    assert ConvWS2d(3, 4, 3, device='meta').eval()._compiled is None
+
+
+def test_a_half_precision_weight(net, standardized):
+    net.bfloat16().eval()
+    with torch.no_grad():
+        output = torch.compile(net)(X.bfloat16())
+    torch.testing.assert_close(output, net(X.bfloat16()), rtol=0.1, atol=0.1)

@@ -42,21 +42,26 @@ def describe_machine(device: str, work: str) -> dict[str, str]:
 
 def tables(results: Results) -> dict[str, tuple[list[str], list[list[str]]]]:
     """Return head and rows of a table for each scenario: a row for each form, its times and its additional memory."""
-    found = {(result['scenario'], result['mode'], result['form']): result for result in results}
-    return {scenario: _table([result for result in results if result['scenario'] == scenario], found)
+    return {scenario: _table([result for result in results if result['scenario'] == scenario])
             for scenario in dict.fromkeys(result['scenario'] for result in results)}
 
 
-def _table(results: Results, found: dict[tuple[str, str, str], dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    scenario, forms = results[0]['scenario'], list(dict.fromkeys(result['form'] for result in results))
-    modes = list(dict.fromkeys(result['mode'] for result in results))
+def _table(results: Results) -> tuple[list[str], list[list[str]]]:
+    found = {(result['form'], result['mode']): result for result in results}
+    forms, modes = (list(dict.fromkeys(result[key] for result in results)) for key in ('form', 'mode'))
     rows = [[form] for form in forms]
     for row, mode in product(rows, modes):
-        result, base = found.get((scenario, mode, row[0])), found[scenario, mode, forms[0]]
-        row += ['', ''] if result is None else ['1', ''] if row[0] == forms[0] else [
-            f'{result["ratio"]:.2f} ({result["low"]:.2f}-{result["high"]:.2f})',
-            '' if None in (result['peak'], base['peak']) else f'{(result["peak"] - base["peak"]) / 2 ** 20:+.0f} MiB']
+        row += _cells(found.get((row[0], mode)), found[forms[0], mode])
     return ['', *(cell for mode in modes for cell in (mode, 'memory'))], rows
+
+
+def _cells(result: dict[str, Any] | None, base: dict[str, Any]) -> list[str]:
+    """Return the time relative to ``base``, and the additional memory; empty cells for what was not measured."""
+    if result is None or result is base:
+        return ['', ''] if result is None else ['1', '']
+    known = None not in (result['peak'], base['peak'])
+    return [f'{result["ratio"]:.2f} ({result["low"]:.2f}-{result["high"]:.2f})',
+            f'{(result["peak"] - base["peak"]) / 2 ** 20:+.0f} MiB' if known else '']
 
 
 def markdown(results: Results, scenario: str) -> str:

@@ -95,19 +95,23 @@ def test_an_invalid_file_of_results_is_named(tmp_path, content, message):
         Results(tmp_path / 'detection.json')
 
 
-def test_a_worker_ends_with_its_main_process():
-    code = """
+@pytest.mark.parametrize(('end', 'returncode'), [
+    ('os.kill(os.getpid(), signal.SIGKILL)', -signal.SIGKILL), ('raise KeyError("a fault")', 1)],
+    ids=['killed', 'exception'])
+def test_workers_end_with_their_main_process(end, returncode):
+    code = f"""
 import os, signal, time
 from mmws.experiments.worker import WorkerPool
 if __name__ == '__main__':
-    pool = WorkerPool()
-    print(pool.submit(os.getpid).result(), flush=True)
-    pool.submit(time.sleep, 600)
-    os.kill(os.getpid(), signal.SIGKILL)
+    with WorkerPool(2) as pool:
+        print(pool.submit(os.getpid).result(), flush=True)
+        for _ in range(3):  # two run, one waits
+            pool.submit(time.sleep, 600)
+        {end}
 """
-    # The worker has the output open: the call returns when both have ended.
+    # The workers have the output open: the call returns when all processes have ended.
     run = subprocess.run([sys.executable, '-c', code], cwd=REPOSITORY, capture_output=True, timeout=60)
-    assert (run.returncode, int(run.stdout) > 0) == (-signal.SIGKILL, True)
+    assert (run.returncode, int(run.stdout) > 0) == (returncode, True)
 
 
 def test_a_study_needs_a_process(study, tmp_path):
