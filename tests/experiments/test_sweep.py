@@ -203,7 +203,8 @@ def test_the_page_is_made_from_the_table():
 
 
 def test_paths_in_table_and_page_are_relative(tmp_path):
-    write_table(tmp_path / 'table.csv', [Row('mmdet::a.py', verdict='cannot build', why=f'{Path.cwd()}/b.py is missing')])
+    why = f'{Path.cwd()}/b.py is missing'
+    write_table(tmp_path / 'table.csv', [Row('mmdet::a.py', verdict='cannot build', why=why)])
     for path in (tmp_path / 'table.csv', tmp_path / 'table.md'):
         assert 'b.py is missing' in path.read_text()
         assert str(Path.cwd()) not in path.read_text()
