@@ -23,7 +23,7 @@ __all__ = ['describe_environment', 'main']
 DISTRIBUTIONS = {'mmengine': ('onedl-mmengine', 'mmengine'), 'mmcv': ('onedl-mmcv', 'mmcv', 'mmcv-lite'),
                  **{name: toolkit.distributions for name, toolkit in TOOLKITS.items()},
                  **{name: (name, ) for name in ('torchvision', 'timm', 'safetensors', 'numpy', 'onnx', 'onnxruntime')}}
-VARIABLES = 'MMWS_CHECKPOINTS', 'MMWS_DATA', 'MMWS_SHA256'
+VARIABLES = 'MMWS_CHECKPOINTS', 'MMWS_CPP', 'MMWS_DATA', 'MMWS_SHA256'
 FEATURES = {'cache of standardized weights': torch_compat.DETECTS_WRITES,
             "ws=dict(weight='wn')": 'wn' in torch_compat.NORMALIZE,
             'export to ONNX': torch_compat.DYNAMIC is not None}

@@ -2,10 +2,20 @@ import pytest
 import torch
 
 from mmws import standardize_weight
+from mmws.ops import cpp_kernels
 from mmws.ops.kernels import filter_gradient, standardize_filters, standardize_together
+from tests.helpers.cpp import can_compile
 from tests.helpers.pairs import pairs
 
 SHAPES = [(8, 4, 3), (8, 4, 3, 3), (6, 1, 3, 3), (4, 2, 3, 3, 3), (16, 36, 1, 1), (1, 2, 1, 1)]
+
+
+@pytest.fixture(autouse=True, params=[False, True], ids=['torch', 'C++'])
+def _kernels(request, monkeypatch):
+    """Run each test with torch's operators and with the C++ kernels."""
+    monkeypatch.setattr(cpp_kernels, 'enabled', request.param)
+    if request.param and not can_compile():
+        pytest.skip('needs a C++ compiler, ninja and torch >= 2.1')
 
 
 def filters(dtype):

@@ -33,6 +33,7 @@ class Form:
     compiled: bool = False  # compile the backbone with torch.compile
     channels_last: bool = False  # memory format of weights and images
     cache: bool = True  # False: the layers keep no standardized weight
+    cpp: bool = False  # with the C++ kernels
     converted: bool = True  # False: the network of the stock config, with BatchNorm
     environment: Mapping[str, str] | None = None  # if given, run in another process with these environment variables
 
@@ -71,6 +72,7 @@ COST_FORMS = {
     'plain again': Form(nn.Conv2d),
     'a copy each way': Form(CopyConv),
     'mmws': Form(),
+    'mmws, MMWS_CPP=1': Form(cpp=True),
     'mmws, cache=False': Form(cache=False),
     'mmcv': Form(MmcvConvWS2d),
     "timm's trick": Form(TimmConv),

@@ -23,7 +23,8 @@ __all__ = ['describe_machine', 'markdown', 'tables', 'write']
 
 Results = List[Dict[str, Any]]
 PLOTTED = {  # color and hatch of a form, readable in black and white
-    'mmws': ('black', ''), 'mmws, cache=False': ('0.6', ''), 'a copy each way': ('white', '////'),
+    'mmws': ('black', ''), 'mmws, MMWS_CPP=1': ('0.3', ''), 'mmws, cache=False': ('0.6', ''),
+    'a copy each way': ('white', '////'),
     "timm's trick": ('white', ''), 'parametrize': ('0.85', ''), 'mmcv': ('white', 'xxxx')}
 DISTRIBUTIONS = ('torch', 'onedl-mmcv', 'mmcv', 'onedl-mmengine', 'mmengine',
                  *(name for toolkit in TOOLKITS.values() for name in toolkit.distributions))

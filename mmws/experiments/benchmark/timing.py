@@ -18,6 +18,7 @@ from mmws.experiments.benchmark.forms import Form, scope_of
 from mmws.experiments.benchmark.rounds import WARM_UP, compare
 from mmws.experiments.demo_samples import demo_samples
 from mmws.experiments.worker import WorkerPool
+from mmws.ops import cpp_kernels
 
 __all__ = ['MODES', 'Scenario', 'Subject', 'measure']
 
@@ -53,7 +54,7 @@ class Subject:
     """One form of a scenario's network, with an optimizer and a batch."""
 
     def __init__(self, scenario: Scenario, form: Form, device: str) -> None:
-        self.scenario, self.device = scenario, device
+        self.scenario, self.form, self.device = scenario, form, device
         self.clock = time.process_time if scenario.shared else time.perf_counter
         self.synchronize: Callable[[], None] = torch.cuda.synchronize if device == 'cuda' else lambda: None
         if scenario.shared:
@@ -95,7 +96,8 @@ class Subject:
 
     def _run_passes(self, mode: str) -> None:
         self.net.train(mode == 'training')
-        with torch.autocast(self.device, enabled=self.scenario.amp), torch.set_grad_enabled(mode == 'training'):
+        with mock.patch.object(cpp_kernels, 'enabled', self.form.cpp), \
+                torch.autocast(self.device, enabled=self.scenario.amp), torch.set_grad_enabled(mode == 'training'):
             for _ in range(self.scenario.micro_steps if mode == 'training' else 1):
                 loss = self._forward(mode)
                 if mode == 'training':
