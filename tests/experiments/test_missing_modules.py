@@ -8,7 +8,7 @@ from tests.helpers.commands import tool_error
 
 
 @pytest.mark.parametrize('name', ['study.py', 'sweep.py', 'benchmark.py', 'landscape.py', 'lr_range.py',
-                                  'bn_statistics.py'])
+                                  'bn_statistics.py', 'compare_transplants.py'])
 @pytest.mark.parametrize(('missing', 'message'), [
     ('mmws.experiments', 'error: tools/{name} needs mmws.experiments, which is not in the installed package; '
                          'run it from a checkout of the repository (pip install -e .)'),
