@@ -42,8 +42,8 @@ def plan(quick: bool, device: str) -> dict[str, list[Scenario]]:
         cost += [Scenario('Mask R-CNN', (800, 1333), 20, COST_FORMS, amp=amp) for amp in (False, True)]
     without_batch_norm = {name: form for name, form in STEP_FORMS.items() if form.converted}  # BN fails on one image
     return {COST: cost, STEP: [
-        Scenario('stock Mask R-CNN', (512, 512), 4, STEP_FORMS, ('training',)),
-        Scenario('stock DeepLabv3', (256, 256), 4, without_batch_norm, ('training',))]}
+        Scenario('stock Mask R-CNN', (512, 512), 4, STEP_FORMS, ('training',), with_shares=True),
+        Scenario('stock DeepLabv3', (256, 256), 4, without_batch_norm, ('training',), with_shares=True)]}
 
 
 def main() -> None:

@@ -3,6 +3,7 @@ import importlib.util
 import json
 import os
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -116,6 +117,17 @@ def test_markdown_leaves_cells_without_measurement_empty():
     assert markdown([*results, {**results[0], 'scenario': 'B'}], 'A') == (
         '|  | training | memory | inference | memory |\n| --- | --- | --- | --- | --- |\n| plain | 1 |  | 1 |  |\n'
         '| mmws | 1.23 (0.90-1.30) | +2 MiB |  |  |\n| mmcv | 2.00 (0.90-1.30) |  |  |  |\n')
+
+
+def test_the_shares_of_the_time_have_a_table():
+    scenario = replace(TINY, with_shares=True, modes=('training', ))
+    results = measure(scenario, 'cpu')
+    for result in results:
+        assert sum(result['shares'].values()) == pytest.approx(1, abs=0.01)
+        assert min(result['shares'].values()) > 0.02
+    text = markdown(results, scenario.title)
+    assert '| share of the time | convolutions | norms | the rest |' in text
+    assert f'| mmws | {results[1]["shares"]["convolutions"]:.0%} | ' in text
 
 
 def test_the_form_without_a_cache_has_layers_without_a_cache():

@@ -15,6 +15,7 @@ import torch
 from matplotlib.figure import Figure
 
 import mmws
+from mmws.experiments.benchmark.shares import SHARES
 from mmws.experiments.markdown import table
 from mmws.files import save_figure, write_json, write_text
 from mmws.openmmlab.toolkits import TOOLKITS
@@ -66,8 +67,11 @@ def _cells(result: dict[str, Any] | None, base: dict[str, Any]) -> list[str]:
 
 
 def markdown(results: Results, scenario: str) -> str:
-    """Return the table of a scenario in Markdown."""
-    return table(*tables(results)[scenario]) + '\n'
+    """Return the table of a scenario in Markdown, and that of the shares of the time, if they were measured."""
+    rows = [[result['form'], *(f'{result["shares"][kind]:.0%}' for kind in SHARES)]
+            for result in results if result['scenario'] == scenario and 'shares' in result]
+    shares = f'\n{table(["share of the time", *SHARES], rows)}\n' if rows else ''
+    return f'{table(*tables(results)[scenario])}\n{shares}'
 
 
 def write(parts: dict[str, Results], about: dict[str, str], folder: Path) -> Sequence[Path]:

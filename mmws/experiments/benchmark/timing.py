@@ -16,6 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from mmws.experiments.benchmark.forms import Form, scope_of
 from mmws.experiments.benchmark.rounds import WARM_UP, compare
+from mmws.experiments.benchmark.shares import time_shares
 from mmws.experiments.demo_samples import demo_samples
 from mmws.experiments.worker import WorkerPool
 from mmws.ops import cpp_kernels
@@ -36,6 +37,7 @@ class Scenario:
     modes: tuple[str, ...] = MODES
     micro_steps: int = 1  # forward and backward passes before each step of the optimizer
     amp: bool = False  # autocast: bfloat16 on CPU, float16 on CUDA
+    with_shares: bool = False  # measure what takes the time of a step
     shared: bool = False  # measure the CPU time of one thread, for a machine with other load
 
     @property
@@ -94,6 +96,11 @@ class Subject:
                 peak = max(peak, allocated)
         return peak
 
+    def shares(self, mode: str) -> dict[str, float]:
+        """Return what takes the CPU time of a second step; see :func:`time_shares`."""
+        self._run_passes(mode)
+        return time_shares(lambda: self._run_passes(mode))
+
     def _run_passes(self, mode: str) -> None:
         self.net.train(mode == 'training')
         with mock.patch.object(cpp_kernels, 'enabled', self.form.cpp), \
@@ -146,16 +153,18 @@ def measure(scenario: Scenario, device: str, on_run: Callable[[], None] = lambda
 
     Returns:
         A dict for each mode and form: the times of :func:`mmws.experiments.benchmark.rounds.compare`, and ``peak``,
-        the peak memory of a first step in bytes, or None.
+        the peak memory of a first step in bytes, or None; ``shares`` of the time, if the scenario asks for them.
     """
     run = {name: _start(scenario, form, device) for name, form in scenario.forms.items()}
     results: list[dict[str, Any]] = []
     for mode in scenario.modes:
-        peaks = {name: Subject(scenario, form, device).peak(mode) for name, form in scenario.forms.items()
-                 if not form.compiled and form.environment is None}
+        eager = {name: form for name, form in scenario.forms.items() if not form.compiled and form.environment is None}
+        peaks = {name: Subject(scenario, form, device).peak(mode) for name, form in eager.items()}
+        shares = {name: {'shares': Subject(scenario, form, device).shares(mode)} for name, form in eager.items()
+                  if scenario.with_shares}
         timed = compare({name: partial(each, mode) for name, each in run.items()}, scenario.rounds, on_run)
-        results += [{'scenario': scenario.title, 'mode': mode, 'form': name, **times, 'peak': peaks.get(name)}
-                    for name, times in timed.items()]
+        results += [{'scenario': scenario.title, 'mode': mode, 'form': name, **times, 'peak': peaks.get(name),
+                     **shares.get(name, {})} for name, times in timed.items()]
     return results
 
 
