@@ -79,7 +79,7 @@ def run(study: Study, results: Results, processes: int) -> None:
             progress.console.print(f'{len(results.done)}/{len(runs)} {outcome(run, record)}{estimate}', markup=False,
                                    highlight=False)
 
-        prepare_starts(study, processes, lambda run: progress.console.print(
+        prepare_starts(study, results, processes, lambda run: progress.console.print(
             f'{run.task}, seed {run.seed}: BatchNorm network trained', markup=False, highlight=False))
         run_all(study, results, processes, show)
 

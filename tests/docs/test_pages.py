@@ -114,6 +114,23 @@ def test_the_zoo_has_every_config_with_its_results():
         assert ('authors' if 'authors' in maker else maker) in row
 
 
+def test_the_tables_of_starts_have_the_measured_numbers():
+    page, folder = (DOCS / 'pretrained.md').read_text(), DOCS / 'demos'
+    measured = json.loads((folder / 'digits_transplants.json').read_text())
+    for result in measured:
+        box, mask = (result['metrics'][f'coco/{kind}_mAP'] for kind in ('bbox', 'segm'))
+        assert f'| {result["form"]} | {result["distance"]} | {box} | {mask} |' in page
+    found = {result['form']: f'{result["metrics"]["coco/bbox_mAP"]:.3f}' for result in measured}
+    after = {name: f'{json.loads((folder / f"digits_from_{name}.json").read_text())["box_ap"]:.3f}'
+             for name in ('transplant', 'distilled', 'scratch', 'bn')}
+    distilled = json.loads((folder / 'digits_distilled.json').read_text())['coco/bbox_mAP']
+    rows = [f'`tools/transplant.py` | {found["filters and norms: the default"]} | {after["transplant"]}',
+            f'`tools/transplant.py --distill 400` | {distilled:.3f} | {after["distilled"]}',
+            f'weights by name | {found["weights by name"]} | ', f'from scratch | | {after["scratch"]}',
+            f'the BatchNorm network, not converted | {found["the BatchNorm network"]} | {after["bn"]}']
+    assert not [row for row in rows if f'| {row}' not in page]
+
+
 def test_the_citations_agree():
     page = (DOCS / 'citing.md').read_text()
     citation = yaml.safe_load((REPOSITORY / 'CITATION.cff').read_text())

@@ -211,11 +211,12 @@ def test_paths_in_table_and_page_are_relative(tmp_path):
 
 
 def test_the_number_in_the_page_is_from_the_table():
-    passed = sum(row['verdict'] == 'pass' for row in SWEEP)
-    built = sum(row['verdict'] != 'cannot build' for row in SWEEP)
+    rows = [row for row in SWEEP if row['config'].endswith('.py')]
+    passed = sum(row['verdict'] == 'pass' for row in rows)
+    built = sum(row['verdict'] != 'cannot build' for row in rows)
     page = Path(REPOSITORY / 'docs' / 'placement.md').read_text()
     assert f'**{passed:,} of {built:,}**' in page
-    assert f'{len(SWEEP):,} stock configs' in page
-    unrun, convs = (sum(int(row[key]) for row in SWEEP) for key in ('unrun', 'convs'))
+    assert f'{len(rows):,} stock configs' in page
+    unrun, convs = (sum(int(row[key]) for row in rows) for key in ('unrun', 'convs'))
     assert f'all but {unrun:,} of their {convs:,} convolutions' in ' '.join(page.split())
-    assert f'The other {len(SWEEP) - built} configs do not build' in ' '.join(page.split())
+    assert f'The other {len(rows) - built} configs do not build' in ' '.join(page.split())

@@ -56,10 +56,14 @@ def run_all(study: Study, results: Results, processes: int, show: Callable[[Run,
         terminate_workers()
 
 
-def prepare_starts(study: Study, processes: int, show: Callable[[Run], None],
+def prepare_starts(study: Study, results: Results, processes: int, show: Callable[[Run], None],
                    job: Callable[[Run], None] = prepare) -> None:
-    """Write the weights that the runs of a study start from, unless they exist; ``show`` is called after each."""
-    starts = {start_folder(run): run for run in plan(study, {}) if run.start and not start_folder(run).exists()}
+    """Write the weights that runs which are not in ``results`` start from, unless they exist.
+
+    ``show`` is called after each.
+    """
+    starts = {start_folder(run): run for run in plan(study, results.done)
+              if run.start and run.name not in results.done and not start_folder(run).exists()}
     if not starts:
         return
     with WorkerPool(processes) as pool:

@@ -1,5 +1,6 @@
 """Runs that start from a BatchNorm network; each test trains."""
 
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -35,8 +36,9 @@ def study(tmp_path, monkeypatch):
 
 def test_runs_start_from_their_weights(study, tmp_path):
     shown = []
-    prepare_starts(study, 1, lambda run: shown.append(run.seed))
-    prepare_starts(study, 1, lambda run: shown.append('again'))
+    results = Results(tmp_path / 'results')
+    prepare_starts(study, results, 1, lambda run: shown.append(run.seed))
+    prepare_starts(study, results, 1, lambda run: shown.append('again'))
     assert shown == [1]
     runs = {run.method: run for run in plan(study, {})}
     folder = start_folder(runs['frozen'])
@@ -48,7 +50,6 @@ def test_runs_start_from_their_weights(study, tmp_path):
     images = weights['transplant'].meta['transplant']['images']
     assert sorted(int(path[-10:-4]) for path in images) == list(range(0, 16, 2))
 
-    results = Results(tmp_path / 'results')
     run_all(study, results, 2, lambda run, record: None)
     assert {record['status'] for record in results.done.values()} == {'finished'}, results.done
     for record in results.done.values():
@@ -58,6 +59,9 @@ def test_runs_start_from_their_weights(study, tmp_path):
     document = write_report(study, results)[0].read_text()
     assert '| transplanted | 1 | 0.0 | 0.0 | 0.0 |' in document
     prepare(runs['frozen'])  # nothing to do
+    shutil.rmtree(folder)
+    prepare_starts(study, results, 1, lambda run: shown.append('again'))  # all runs are done
+    assert shown == [1]
 
 
 @pytest.mark.parametrize('method', ['frozen', 'by name'])
