@@ -22,7 +22,7 @@ try:
     from mmws.experiments.study.read import read_study
     from mmws.experiments.study.report import write_report
     from mmws.experiments.study.results import Results
-    from mmws.experiments.study.schema import Study, check_task, shorten
+    from mmws.experiments.study.schema import Study, check_task, choose_tasks, shorten
 except (ModuleNotFoundError, ValueError) as error:
     raise SystemExit(f'error: tools/{Path(__file__).name} needs mmws.experiments, which is not in the installed '
                      'package; run it from a checkout of the repository (pip install -e .)'
@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument('study', type=Path, help='YAML file, for example configs/study/study.yaml')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/study/results'), help='folder for the results')
     parser.add_argument('--quick', action='store_true', help='run the short form, defined by the key `quick`')
+    parser.add_argument('--tasks', nargs='+', metavar='NAME', help='run only these tasks of the study')
     parser.add_argument('--report', action='store_true', help='only write the report of the runs that are done')
     parser.add_argument('--processes', type=int, default=os.cpu_count(), help='runs at a time, with one thread each')
     options = parser.parse_args()
@@ -46,7 +47,7 @@ def main() -> None:
             study = shorten(study) if options.quick else study
             results = Results(options.out)
             if not options.report:
-                run(study, results, options.processes)
+                run(choose_tasks(study, options.tasks) if options.tasks else study, results, options.processes)
             print(*write_report(study, results), sep='\n')
     except KeyboardInterrupt:
         raise SystemExit('interrupted; run the same command again to resume') from None

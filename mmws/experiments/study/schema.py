@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from inspect import signature
@@ -16,11 +16,11 @@ from mmengine.runner import Runner
 from mmws.cli.config import load_config
 from mmws.cli.toolkit_script import toolkit_script_path
 from mmws.conversion.options import Options
-from mmws.errors import WSError
+from mmws.errors import WSError, near_matches
 from mmws.experiments.short_run import check_training
 
 __all__ = ['SCHEDULES', 'STARTS', 'SUBSETS', 'Part', 'Pretraining', 'Quick', 'Study', 'Task', 'check_task',
-           'config_digest', 'shorten']
+           'choose_tasks', 'config_digest', 'shorten']
 
 SCHEDULES = ('step', 'one-cycle')
 STARTS = {'names': 'weights of the BatchNorm network by name', 'transplant': 'tools/transplant.py',
@@ -118,6 +118,20 @@ def shorten(study: Study) -> Study:
                     task.pretraining, images=round(task.pretraining.images * quick.images),
                     distill=round(task.pretraining.distill * quick.images)))
         for task in study.tasks))
+
+
+def choose_tasks(study: Study, names: Sequence[str]) -> Study:
+    """Return the study with these tasks only, and with those that their learning rates are from.
+
+    Raises:
+        WSError: if the study has no task of such a name.
+    """
+    tasks = {task.name: task for task in study.tasks}
+    for name in names:
+        if name not in tasks:
+            raise WSError(f'--tasks: unknown task {name!r}: {near_matches(name, tasks)}')
+    chosen = {*names, *(tasks[name].rates_of for name in names)}
+    return replace(study, tasks=tuple(task for task in study.tasks if task.name in chosen))
 
 
 def check_task(study: Study, task: Task) -> None:

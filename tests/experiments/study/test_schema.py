@@ -6,7 +6,7 @@ from mmws.errors import WSError
 from mmws.experiments.study.plan import plan
 from mmws.experiments.study.read import read_study
 from mmws.experiments.study.run import config_of
-from mmws.experiments.study.schema import check_task, shorten
+from mmws.experiments.study.schema import check_task, choose_tasks, shorten
 from mmws.layers.conv import WeightStandardized
 from tests.helpers.commands import REPOSITORY
 from tests.helpers.pairs import pairs
@@ -86,3 +86,11 @@ def test_the_short_form_is_a_part_of_the_study(tmp_path):
     for task, full in pairs(quick.tasks, whole.tasks):
         assert task.images == full.images * whole.quick.images
         assert all(len(part.rates) < 2 and set(part.methods) <= set(whole.quick.methods) for part in task.parts)
+
+
+def test_tasks_are_chosen_with_those_of_their_rates():
+    study = read_study(REPOSITORY / 'configs' / 'study' / 'transplant.yaml')
+    assert [task.name for task in choose_tasks(study, ['nuclei_same']).tasks] == ['nuclei_other', 'nuclei_same']
+    assert [task.name for task in choose_tasks(study, ['digits_other']).tasks] == ['digits_other']
+    with pytest.raises(WSError, match=r"--tasks: unknown task 'nuclei'.*nuclei_same"):
+        choose_tasks(study, ['nuclei'])
