@@ -19,6 +19,7 @@ try:
     from mmws.experiments.benchmark.report import describe_machine, tables, write
     from mmws.experiments.benchmark.timing import Scenario, measure
     from mmws.files import check_output_folder
+    from mmws.ops import cpp_kernels
 except (ModuleNotFoundError, ValueError) as error:
     raise SystemExit(f'error: tools/{Path(__file__).name} needs mmws.experiments, which is not in the installed '
                      'package; run it from a checkout of the repository (pip install -e .)'
@@ -30,20 +31,23 @@ COST, STEP = 'cost of Weight Standardization', 'the step as a whole'
 
 
 def plan(quick: bool, device: str) -> dict[str, list[Scenario]]:
-    forms, rounds = (EAGER, 10) if quick else (COST_FORMS, 14)
+    has_cpp = device == 'cpu' and cpp_kernels.build() is not None
+    every, eager = ({name: form for name, form in forms.items() if has_cpp or not form.cpp}
+                    for forms in (COST_FORMS, EAGER))
+    forms, rounds = (eager, 10) if quick else (every, 14)
     cost = [
         Scenario('ResNet-50', (224, 224), rounds, forms), Scenario('ResNet-50', (512, 512), rounds // 2, forms),
-        Scenario('ResNet-50', (224, 224), 4, EAGER, ('training',), micro_steps=8),
-        Scenario('RetinaNet', (512, 512), 4, EAGER)]
+        Scenario('ResNet-50', (224, 224), 4, eager, ('training',), micro_steps=8),
+        Scenario('RetinaNet', (512, 512), 4, eager)]
     if quick:
         return {COST: cost}
-    cost.append(Scenario('Mask R-CNN', (512, 512), 4, EAGER))
+    cost.append(Scenario('Mask R-CNN', (512, 512), 4, eager))
     if device == 'cuda':
-        cost += [Scenario('Mask R-CNN', (800, 1333), 20, COST_FORMS, amp=amp) for amp in (False, True)]
+        cost += [Scenario('Mask R-CNN', (800, 1333), 20, every, amp=amp) for amp in (False, True)]
     without_batch_norm = {name: form for name, form in STEP_FORMS.items() if form.converted}  # BN fails on one image
     return {COST: cost, STEP: [
-        Scenario('stock Mask R-CNN', (512, 512), 4, STEP_FORMS, ('training',), with_shares=True),
-        Scenario('stock DeepLabv3', (256, 256), 4, without_batch_norm, ('training',), with_shares=True)]}
+        Scenario('stock Mask R-CNN', (512, 512), 4, STEP_FORMS, ('training',), with_shares=device == 'cpu'),
+        Scenario('stock DeepLabv3', (256, 256), 4, without_batch_norm, ('training',), with_shares=device == 'cpu')]}
 
 
 def main() -> None:

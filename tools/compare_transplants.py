@@ -49,7 +49,7 @@ def main() -> None:
     shown = [key for key in results[0]['metrics'] if key.endswith(('mAP', 'mIoU'))]
     table = Table('start', 'distance', *shown)
     for result in results:
-        table.add_row(result['form'], f'{result["distance"]}', *(f'{result["metrics"][key]}' for key in shown))
+        table.add_row(result['form'], f'{result["distance"]}', *(str(result['metrics'].get(key, '')) for key in shown))
     console.print(table)
     console.print(options.out / 'transplants.json')
 

@@ -52,6 +52,7 @@ FORMS = {
     "norm='EstBN'": TransplantForm(ws={'norm': 'EstBN'}),
 }
 TEACHER = 'the BatchNorm network'
+OTHERS = 32  # images for the distance
 
 
 def compare_transplants(config: Config, checkpoint: str, folder: Path | None, out: Path) -> Iterator[dict[str, Any]]:
@@ -65,12 +66,12 @@ def compare_transplants(config: Config, checkpoint: str, folder: Path | None, ou
 
     Yields:
         ``form``, the ``distance`` of its outputs to the BatchNorm network's (see
-        :class:`mmws.transplant.report.TransplantReport`), and ``metrics`` of the test; first of the BatchNorm network.
+        :class:`mmws.transplant.report.TransplantReport`) on images that were not used to fit it, and ``metrics`` of the
+        test; first of the BatchNorm network.
 
     Raises:
         WSError: if the checkpoint or the images cannot be used.
     """
-    distance: float | None
     for index, (name, form) in enumerate({TEACHER: TransplantForm(), **FORMS}.items()):
         changed = copy.deepcopy(config)
         changed.model.ws = {**(config.model.get('ws') or {}), **form.ws}
@@ -78,21 +79,22 @@ def compare_transplants(config: Config, checkpoint: str, folder: Path | None, ou
         if networks.weights.part:
             raise WSError(f'{checkpoint} is of a backbone; expected the whole network, which can be tested')
         teacher, student = networks.teacher.eval(), networks.student
-        data, _ = load_batch(teacher, ImageFiles(changed, image_paths(changed, folder)), form.number or 64)
-        run = Forward(teacher, '', data)
+        paths = image_paths(changed, folder)
+        data, _ = load_batch(teacher, ImageFiles(changed, paths[::2]), form.number or 1)
+        others, _ = load_batch(teacher, ImageFiles(changed, paths[1::2]), OTHERS)
         if name == TEACHER:
             changed.model.ws.update(norm='keep', weight='plain')
-            student, distance = teacher, 0.0
+            student = teacher
         elif form.number:
             with warnings.catch_warnings():
                 warnings.simplefilter('ignore')
-                distance = transplant_(student, data, teacher=teacher, forward=run, **form.arguments).distance
+                transplant_(student, data, teacher=teacher, forward=Forward(teacher, '', data), **form.arguments)
         else:
             copy_weights_(dict(module_pairs(teacher, student)))
-            with evaluating(teacher):
-                expected = run(teacher, data)
-            with evaluating(student):
-                distance = relative_distance(run(student, data), expected)
+        run = Forward(teacher, '', others)
+        with evaluating(teacher), evaluating(student):
+            expected = run(teacher, others)
+            distance = relative_distance(run(student, others), expected)
         runner = test_runner(changed, out / f'form_{index}')
         runner.model.load_state_dict(student.state_dict())
         metrics = {key: round(float(value), 4) for key, value in runner.test().items() if value == value}

@@ -103,9 +103,11 @@ class WeightStandardized(nn.Module):
     def prepare_compiled(self) -> None:
         """Prepare the layer for :func:`torch.compile`, after a change of the mode."""
         weight, old = self._parameters.get('weight'), self._compiled
-        if weight is None or not (self.use_cache and TELLS_EXPORTS and weight.is_cpu and runs_eagerly(weight)):
+        if is_compiling():
             return
-        if not self.training and (old is None or not old.fits(weight)):
+        if weight is None or not (self.use_cache and TELLS_EXPORTS and weight.is_cpu and runs_eagerly(weight)):
+            self._compiled = None
+        elif not self.training and (old is None or not old.fits(weight)):
             self._compiled = CompiledWeight(weight)
 
     @fx_leaf

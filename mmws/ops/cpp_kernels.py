@@ -8,26 +8,28 @@ and ninja. Without them there is a warning, and torch's operators do the work.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
+import threading
 import warnings
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor
 
 from mmws.errors import FOREIGN_ERRORS, format_exception
 
-__all__ = ['cpp_kernels']
+__all__ = ['build', 'cpp_kernels']
 
 VARIABLE = 'MMWS_CPP'
-NAME = 'mmws_cpp'
+NAME = re.sub(r'\W', '_', f'mmws_cpp_{torch.__version__}')  # the headers of another torch need another library
 DTYPES = torch.float32, torch.float64
 enabled = os.environ.get(VARIABLE) == '1'
+_lock = threading.Lock()
 
 
 def cpp_kernels(rows: Tensor) -> Any:
@@ -43,23 +45,30 @@ def cpp_kernels(rows: Tensor) -> Any:
         >>> cpp_kernels(torch.ones(2, 3, dtype=torch.float16)) is None
         True
     """
-    return _build() if enabled and rows.is_cpu and rows.dtype in DTYPES else None
+    if not (enabled and rows.is_cpu and rows.dtype in DTYPES):
+        return None
+    with _lock:
+        return build()
 
 
 @lru_cache(maxsize=None)
-def _build() -> Any:
-    from torch.utils import cpp_extension  # it imports setuptools
-
-    if not list(Path(cpp_extension.get_default_build_root()).rglob(f'{NAME}.*')):
-        print('mmws: compiling its C++ kernels, once on this machine: about half a minute', file=sys.stderr)
-    openmp = ['-fopenmp'] if sys.platform == 'linux' else []
-    programs = os.pathsep.join([sysconfig.get_path('scripts'), os.environ.get('PATH', '')])  # ninja may be in the first
+def build() -> Any:
+    """Compile and load the kernels, and return them; None, with a warning, if this is not possible."""
+    path = os.environ.get('PATH', '')
+    os.environ['PATH'] = os.pathsep.join([sysconfig.get_path('scripts'), path])  # ninja may be in the first
     try:
-        with mock.patch.dict(os.environ, PATH=programs):
-            cpp_extension.load(NAME, [str(Path(__file__).with_name('filters.cpp'))], extra_cflags=['-O3', *openmp],
-                               extra_ldflags=openmp, is_python_module=False)
+        from torch.utils import cpp_extension  # it needs setuptools
+
+        root = Path(os.environ.get('TORCH_EXTENSIONS_DIR') or cpp_extension.get_default_build_root())
+        if not list(root.rglob(f'{NAME}.so')):
+            print('mmws: compiling the C++ kernels, once on this machine: about half a minute', file=sys.stderr)
+        openmp = ['-fopenmp'] if sys.platform == 'linux' else []
+        cpp_extension.load(NAME, [str(Path(__file__).with_name('filters.cpp'))], extra_cflags=['-O3', *openmp],
+                           extra_ldflags=openmp, is_python_module=False)
     except (*FOREIGN_ERRORS, OSError, subprocess.SubprocessError) as error:
         warnings.warn(f"{VARIABLE}=1: the C++ kernels cannot be built, so torch's operators are used: "
                       f'{format_exception(error)}', stacklevel=2)
         return None
-    return getattr(torch.ops, NAME)
+    finally:
+        os.environ['PATH'] = path
+    return torch.ops.mmws_cpp

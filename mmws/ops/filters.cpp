@@ -18,7 +18,11 @@
 #else
 #define FOR_EACH_CPU
 #endif
+#ifdef _MSC_VER
+#define INLINE __forceinline
+#else
 #define INLINE inline __attribute__((always_inline))
+#endif
 
 namespace {
 
@@ -44,7 +48,9 @@ INLINE void standardize_row(const T* x, T* y, int64_t n, double eps, double unbi
   const T first = x[0];  // differences from it: a constant filter has the variance 0 exactly
   const T mean = static_cast<T>(first + sum<T>(n, [=](int64_t i) { return x[i] - first; }) / n);
   const double offset = sum<T>(n, [=](int64_t i) { return x[i] - mean; }) / n;  // of the rounded mean
-  const double squares = sum<T>(n, [=](int64_t i) { return (x[i] - mean) * (x[i] - mean); }) / n;
+  double squares = sum<T>(n, [=](int64_t i) { return (x[i] - mean) * (x[i] - mean); }) / n;
+  if (!std::isfinite(squares))  // too large for T
+    squares = sum<double>(n, [=](int64_t i) { return std::pow(static_cast<double>(x[i]) - mean, 2); }) / n;
   const double biased = std::sqrt(squares - offset * offset + tiny);
   const double std = biased * unbias, divisor = std + eps;
   const T scale = biased <= 2 * std::sqrt(tiny) ? 0 : static_cast<T>(1 / divisor);
@@ -104,6 +110,7 @@ at::Tensor standardize_rows(const at::Tensor& rows, double eps, bool unbiased, a
       standardize(x + row * n, y + row * n, n, eps, unbias, f + row, f + count + row);
     });
   });
+  if (!out.is_inference()) out.unsafeGetTensorImpl()->bump_version();  // a graph that has saved it must not use it
   return factors;
 }
 

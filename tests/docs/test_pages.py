@@ -123,10 +123,15 @@ def test_the_tables_of_starts_have_the_measured_numbers():
     found = {result['form']: f'{result["metrics"]["coco/bbox_mAP"]:.3f}' for result in measured}
     after = {name: f'{json.loads((folder / f"digits_from_{name}.json").read_text())["box_ap"]:.3f}'
              for name in ('transplant', 'distilled', 'scratch', 'bn')}
+    whole = json.loads((folder / 'digits_gnws.json').read_text())
+    readme = (REPOSITORY / 'README.md').read_text()
+    for name in (after['transplant'], after['distilled'], f'{after["scratch"]} | {whole["box_ap"]}', after['bn']):
+        assert f' | {name} |' in readme
     distilled = json.loads((folder / 'digits_distilled.json').read_text())['coco/bbox_mAP']
     rows = [f'`tools/transplant.py` | {found["filters and norms: the default"]} | {after["transplant"]}',
             f'`tools/transplant.py --distill 400` | {distilled:.3f} | {after["distilled"]}',
-            f'weights by name | {found["weights by name"]} | ', f'from scratch | | {after["scratch"]}',
+            f'weights by name | {found["weights by name"]} | ',
+            f'from scratch | | {after["scratch"]} | {whole["box_ap"]}',
             f'the BatchNorm network, not converted | {found["the BatchNorm network"]} | {after["bn"]}']
     assert not [row for row in rows if f'| {row}' not in page]
 
@@ -142,6 +147,8 @@ def test_the_citations_agree():
 @pytest.mark.parametrize(('name', 'row'), [
     ('nuclei_gnws', '| GN+WS | {box_ap:.3f} | {mask_ap:.3f} | |'),
     ('nuclei_bn', '| BN | {box_ap:.3f} | {mask_ap:.3f} | |'),
+    ('digits_gnws', "| GroupNorm + WS: `type='mmws.MaskRCNN'` | **{box_ap:.3f}** | **{mask_ap:.3f}** |"),
+    ('digits_bn', '| BatchNorm: the same with `--cfg-options model.type=MaskRCNN` | {box_ap:.3f} | {mask_ap:.3f} |'),
     ('camvid_gnws', '| GN+WS | | | {miou:.3f} |'), ('camvid_bn', '| BN | | | {miou:.3f} |')])
 def test_the_table_of_the_demos_has_the_numbers_of_their_summaries(name, row):
     summary = json.loads((DOCS / 'demos' / f'{name}.json').read_text())
@@ -149,6 +156,7 @@ def test_the_table_of_the_demos_has_the_numbers_of_their_summaries(name, row):
     index = yaml.safe_load((REPOSITORY / 'configs' / 'metafile.yml').read_text())
     listed = {key.replace(' ', '_').lower(): value for model in index['Models']
               if model['Name'].endswith(f'r18_{name.partition("_")[2]}_{name.partition("_")[0]}')
+              and ('mask' in model['Name']) == ('mask_ap' in summary)
               for result in model['Results'] for key, value in result['Metrics'].items()}
     assert listed == {key: summary[key] for key in listed}
     assert bool(listed) == name.endswith('_gnws')

@@ -123,7 +123,6 @@ def test_the_shares_of_the_time_have_a_table():
     scenario = replace(TINY, with_shares=True, modes=('training', ))
     results = measure(scenario, 'cpu')
     for result in results:
-        assert sum(result['shares'].values()) == pytest.approx(1, abs=0.01)
         assert min(result['shares'].values()) > 0.02
     text = markdown(results, scenario.title)
     assert '| share of the time | convolutions | norms | the rest |' in text

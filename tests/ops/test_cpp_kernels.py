@@ -1,6 +1,9 @@
 """The optional C++ kernels: that they are used, right, and not needed."""
 
 import copy
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -11,6 +14,7 @@ from mmws.ops import cpp_kernels, kernels
 from mmws.ops.kernels import filter_gradient, standardize_filters
 from mmws.ops.standardize import _formula
 from mmws.ops.torch_compat import address
+from tests.helpers.commands import REPOSITORY
 from tests.helpers.cpp import can_compile
 from tests.helpers.versions import needs_cache
 
@@ -20,6 +24,7 @@ needs_compiler = pytest.mark.skipif(not can_compile(), reason='needs a C++ compi
 @pytest.fixture
 def cpp(monkeypatch):
     """Switch the C++ kernels on, and let torch's operators fail."""
+    assert cpp_kernels.build() is not None
     monkeypatch.setattr(cpp_kernels, 'enabled', True)
     monkeypatch.setattr(kernels, '_normalize', None)
     monkeypatch.setattr(torch.ops.aten, 'native_group_norm_backward', None)
@@ -49,17 +54,29 @@ def test_the_formula_and_its_gradient(cpp, shape, dtype, threads):
 
 @needs_compiler
 def test_constant_and_not_finite_filters(cpp):
-    weight = torch.full((4, 27), 7.1)
-    weight[1], weight[2, 3] = torch.randn(27), float('nan')
-    weight[3] *= 1e30
-    weight[3, 0] = float('inf')
+    weight = torch.randn(5, 27)
+    weight[0], weight[1] = 7.1, 1e25 * weight[1]
+    weight[3, 3], weight[4, 0] = float('nan'), float('inf')
     standardized, factors = standardize_filters(weight, 1e-5)
     assert torch.equal(standardized[0], torch.zeros(27))
-    assert standardized[1].std().sub(1).abs() < 1e-4
-    assert standardized[2:].isnan().all()
-    gradient = filter_gradient(torch.randn(4, 27), standardized, factors)
-    assert gradient[:2].isfinite().all()
-    assert gradient[2:].isnan().all()
+    torch.testing.assert_close(standardized[1:3].std(1), torch.ones(2))
+    assert standardized[3:].isnan().all()
+    gradient = filter_gradient(torch.randn(5, 27), standardized, factors)
+    assert gradient[:3].isfinite().all()
+    assert gradient[3:].isnan().all()
+
+
+@needs_compiler
+def test_a_write_to_the_output_is_seen_by_autograd(cpp):
+    out, x = torch.empty(4, 27), torch.ones(4, 27, requires_grad=True)
+    standardize_filters(torch.randn(4, 27), 1e-5, out=out)
+    loss = (x * out).sum()
+    standardize_filters(torch.randn(4, 27), 1e-5, out=out)
+    with pytest.raises(RuntimeError, match='modified by an inplace operation'):
+        loss.backward()
+    with torch.inference_mode():
+        inferred = torch.empty(4, 27)
+        assert standardize_filters(torch.randn(4, 27), 1e-5, out=inferred)[0] is inferred
 
 
 @needs_compiler
@@ -92,15 +109,19 @@ def test_without_a_compiler_there_is_a_warning_and_the_result(monkeypatch, tmp_p
     if not programs:
         monkeypatch.setenv('PATH', '')
         monkeypatch.setattr('sysconfig.get_path', lambda name: '')
-    cpp_kernels._build.cache_clear()
+    cpp_kernels.build.cache_clear()
     layer = ConvWS2d(3, 4, 3)
     try:
         with pytest.warns(UserWarning, match=r"MMWS_CPP=1: the C\+\+ kernels cannot be built, so torch's operators"):
             weight = layer.standardized_weight()
     finally:
-        cpp_kernels._build.cache_clear()
+        cpp_kernels.build.cache_clear()
     torch.testing.assert_close(weight, _formula(layer.weight, 1e-5, unbiased=True))
 
 
-def test_they_are_off_unless_the_variable_is_set():
-    assert not cpp_kernels.enabled
+@pytest.mark.parametrize(('value', 'enabled'), [('', 'False'), ('1', 'True')])
+def test_the_variable_switches_them_on(value, enabled):
+    code = 'from mmws.ops import cpp_kernels; print(cpp_kernels.enabled)'
+    run = subprocess.run([sys.executable, '-c', code], cwd=REPOSITORY, env={**os.environ, 'MMWS_CPP': value},
+                         capture_output=True, text=True, check=True)
+    assert run.stdout == f'{enabled}\n'

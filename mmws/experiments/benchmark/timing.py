@@ -98,8 +98,8 @@ class Subject:
 
     def shares(self, mode: str) -> dict[str, float]:
         """Return what takes the CPU time of a second step; see :func:`time_shares`."""
-        self._run_passes(mode)
-        return time_shares(lambda: self._run_passes(mode))
+        self.run(mode)
+        return time_shares(lambda: self.run(mode))
 
     def _run_passes(self, mode: str) -> None:
         self.net.train(mode == 'training')
