@@ -22,6 +22,7 @@ def fill(text: str, study: Study, results: Results) -> str:
     - ``{nuclei: GN+WS at 8}``: the same at batch size 8; ``{nuclei: GN+WS at 8, one-cycle}`` with that schedule.
     - ``{nuclei: GN+WS - GN}``: the difference of two methods, with its interval. GN must be a reference of the study.
     - ``{nuclei: GN+WS, rate 0.04}``: the result of that rate in the search.
+    - ``{nuclei: GN+WS, 10%}``: the mean after that fraction of the steps, one of the task's ``points``.
 
     Raises:
         WSError: if the study has no such task, method or rate.
@@ -46,8 +47,11 @@ def _values(study: Study, task: Task, results: Results) -> dict[str, str]:
     methods = {run.method for run in runs}
     found.update((f'{run.method} - {other}{_at(run)}', 'not run') for run in runs for other in methods)
     found.update((f'{run.method}{_at(run)}', 'not run') for run in runs)
+    found.update((f'{run.method}{_at(run)}, {point:.0%}', 'not run') for run in runs for point in task.points)
     cells = results.cells(study, task)
     found.update((f'{cell.run.method}{_at(cell.run)}', cell.result()) for cell in cells)
+    found.update((f'{cell.run.method}{_at(cell.run)}, {point:.0%}', cell.at(point))
+                 for cell in cells for point in task.points)
     found.update((f'{each.method} - {each.reference}{_at(each.run)}',
                   f'{each.mean:+.1f} ({each.low:+.1f} to {each.high:+.1f})')
                  for each in differences(cells, study.references))

@@ -19,7 +19,8 @@ from tests.helpers.commands import REPOSITORY
 from tests.helpers.studies import STUDIES, write_study
 
 DOCS = REPOSITORY / 'docs'
-COMMITTED = {'results': STUDIES[0], 'results_digits': STUDIES[1]}
+COMMITTED = {'results': STUDIES[0], 'results_digits': STUDIES[1],
+             'results_transplant': REPOSITORY / 'configs' / 'study' / 'transplant.yaml'}
 METRICS = {'seed 1': 0.3, 'seed 2': 0.4, 'rate 0.1': 0.1, 'rate 0.2': 0.2}
 
 
@@ -117,12 +118,15 @@ def test_names_of_results_in_the_notes_become_values(study, results):
     part = study.tasks[0].parts[0]
     both = replace(study, tasks=(replace(study.tasks[0], parts=(replace(part, schedules=('step', 'one-cycle')), )), ))
     assert fill('{detection: GN}, {detection: GN, one-cycle}', both, results) == '35.0 ± 7.1, not run'
+    pointed = replace(study, tasks=(replace(study.tasks[0], points=(0.5, )), ))
+    assert fill('{detection: GN, 50%}, {detection: BN+WS, 50%}', pointed, results) == '35.0 ± 7.1, 60.0 ± 14.1'
     with pytest.raises(WSError, match=r"{detection: GN at 2}, which is no result; did you mean 'detection: GN"):
         fill('{detection: GN at 2}', study, results)
 
 
 def test_no_result_in_the_notes_is_typed_by_hand():
-    assert ' ± ' not in (DOCS / 'results_notes.md').read_text()
+    for name in ('results', 'results_transplant'):
+        assert ' ± ' not in (DOCS / f'{name}_notes.md').read_text()
 
 
 @pytest.mark.parametrize('row', [
