@@ -47,7 +47,7 @@ class Form:
             if isinstance(module, ConvWS2d):
                 module.use_cache = self.cache
         if self.compiled:
-            getattr(net, 'backbone', net).compile()
+            getattr(net, 'backbone', net).compile(fullgraph=True)  # an error instead of a fallback to eager code
         return net.to(memory_format=torch.channels_last) if self.channels_last else net  # type: ignore[call-overload]
 
 

@@ -155,6 +155,8 @@ def measure(scenario: Scenario, device: str, on_run: Callable[[], None] = lambda
         A dict for each mode and form: the times of :func:`mmws.experiments.benchmark.rounds.compare`, and ``peak``,
         the peak memory of a first step in bytes, or None; ``shares`` of the time, if the scenario asks for them.
     """
+    if any(form.compiled for form in scenario.forms.values()):
+        torch.compiler.reset()  # at its limit of recompilations torch runs a network without compilation
     run = {name: _start(scenario, form, device) for name, form in scenario.forms.items()}
     results: list[dict[str, Any]] = []
     for mode in scenario.modes:
