@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""Measure the cost of Weight Standardization, compared to other implementations, and of a whole training step."""
+"""Measure the cost of Weight Standardization, compared to other implementations, and of a whole training step.
+
+After an interrupt, the same command resumes. Writes OUT/benchmark.json, .md and .png.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ try:
     from mmws.experiments.benchmark.forms import COST_FORMS, STEP_FORMS
     from mmws.experiments.benchmark.report import describe_machine, tables, write
     from mmws.experiments.benchmark.timing import Scenario, measure
-    from mmws.files import check_output_folder
+    from mmws.files import check_output_folder, read_json, write_json
     from mmws.ops import cpp_kernels
 except (ModuleNotFoundError, ValueError) as error:
     raise SystemExit(f'error: tools/{Path(__file__).name} needs mmws.experiments, which is not in the installed '
@@ -27,6 +30,7 @@ except (ModuleNotFoundError, ValueError) as error:
                      f'error: {error}; install the missing package (see Install in README.md)') from None
 
 EAGER = {name: form for name, form in COST_FORMS.items() if not form.compiled}
+PARTIAL = 'benchmark.part.json'
 COST, STEP = 'cost of Weight Standardization', 'the step as a whole'
 
 
@@ -51,7 +55,7 @@ def plan(quick: bool, device: str) -> dict[str, list[Scenario]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--quick', action='store_true', help='skip torch.compile, Mask R-CNN, the whole step')
     parser.add_argument('--shared', action='store_true',
                         help='measure the CPU time of one thread, for a machine with other load')
@@ -65,7 +69,29 @@ def main() -> None:
     about, parts = describe_machine(device, work), plan(options.quick, device)
     console = Console()
     console.print(*(f'{name}: {value}' for name, value in about.items()), sep='\n')
-    results: dict[str, list] = {}
+    try:
+        with one_line_errors():
+            results = run(parts, about, options, device, console)
+    except KeyboardInterrupt:
+        raise SystemExit('interrupted; run the same command again to resume') from None
+    for part in results.values():
+        for title, (head, rows) in tables(part).items():
+            table = Table(*head, title=title)
+            for row in rows:
+                table.add_row(*row)
+            console.print(table)
+    console.print(*write(results, about, options.out), sep='\n')
+    (options.out / PARTIAL).unlink()
+
+
+def run(parts: dict[str, list[Scenario]], about: dict[str, str], options: argparse.Namespace, device: str,
+        console: Console) -> dict[str, list]:
+    """Measure the scenarios, and save the results after each; those of an interrupted run on this machine count."""
+    partial, results = options.out / PARTIAL, {}
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    saved = read_json(partial) if partial.exists() else {}
+    if any(without_load(saved.get(key, '')) != without_load(about[key]) for key in ('machine', 'versions')):
+        saved = {}
     with Progress(TextColumn('{task.description}'), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
                   console=console) as progress:
         task = progress.add_task('', total=sum(effort(scenario) for part in parts.values() for scenario in part))
@@ -75,14 +101,24 @@ def main() -> None:
                 scenario = replace(scenario, shared=options.shared)
                 progress.update(task, description=scenario.title)
                 share = effort(scenario) / scenario.runs
-                results[part] += measure(scenario, device, lambda share=share: progress.advance(task, share))
-                written = write(results, about, options.out)  # after each scenario, in case of an interrupt
-            for title, (head, rows) in tables(results[part]).items():
-                table = Table(*head, title=title)
-                for row in rows:
-                    table.add_row(*row)
-                console.print(table)
-    console.print(*written, sep='\n')
+                found = [result for result in saved.get(part, []) if result['scenario'] == scenario.title]
+                if {result['form'] for result in found} == set(scenario.forms):
+                    console.print(f'{scenario.title}: from {partial}; delete it to measure again')
+                    progress.advance(task, effort(scenario))
+                else:
+                    found = measure(scenario, device, lambda share=share: progress.advance(task, share))
+                results[part] += found
+                write_json(partial, {**about, **results})
+    return results
+
+
+def without_load(machine: str) -> str:
+    """Return the description of a machine without its load.
+
+    >>> without_load('EPYC, 2 threads, load 1.2 at the start')
+    'EPYC, 2 threads'
+    """
+    return machine.partition(', load ')[0]
 
 
 def effort(scenario: Scenario) -> float:

@@ -80,13 +80,19 @@ def test_an_isolated_process_has_its_environment(monkeypatch):
     assert name not in os.environ
 
 
-def test_the_tool_prints_and_writes_the_results(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def tool(tmp_path, monkeypatch):
+    """Return tools/benchmark.py as a module, with a folder for its results as argument."""
     spec = importlib.util.spec_from_file_location('benchmark_tool', REPOSITORY / 'tools' / 'benchmark.py')
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
+    monkeypatch.setattr(sys, 'argv', ['benchmark.py', '--out', str(tmp_path)])
+    return tool
+
+
+def test_the_tool_prints_and_writes_the_results(tool, tmp_path, monkeypatch, capsys):
     assert sum(map(len, tool.plan(False, 'cpu').values())) > len(tool.plan(True, 'cpu'))
     monkeypatch.setattr(tool, 'plan', lambda *_: {'part': [TINY]})
-    monkeypatch.setattr(sys, 'argv', ['benchmark.py', '--out', str(tmp_path)])
     tool.main()
     results = json.loads((tmp_path / 'benchmark.json').read_text())['part']
     assert [result['form'] for result in results] == ['plain', 'mmws'] * 2
@@ -96,6 +102,30 @@ def test_the_tool_prints_and_writes_the_results(tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert 'versions: mmws' in printed
     assert 'ResNet-50 32' in printed
+
+
+def test_an_interrupted_benchmark_resumes(tool, tmp_path, monkeypatch):
+    scenarios = [replace(TINY, size=(size, size), modes=('inference', )) for size in (32, 48, 64)]
+    monkeypatch.setattr(tool, 'plan', lambda *_: {'part': scenarios})
+    measured, real = [], tool.measure
+
+    def interrupted(scenario, *args):
+        measured.append(scenario.title)
+        if measured == ['ResNet-50 32', 'ResNet-50 48']:
+            raise KeyboardInterrupt
+        return real(scenario, *args)
+
+    monkeypatch.setattr(tool, 'measure', interrupted)
+    with pytest.raises(SystemExit, match='interrupted; run the same command again to resume'):
+        tool.main()
+    assert [path.name for path in tmp_path.iterdir()] == ['benchmark.part.json']
+    tool.main()
+    assert measured == ['ResNet-50 32', 'ResNet-50 48', 'ResNet-50 48', 'ResNet-50 64']
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['benchmark.json', 'benchmark.md', 'benchmark.png']
+    results = json.loads((tmp_path / 'benchmark.json').read_text())['part']
+    assert list(dict.fromkeys(result['scenario'] for result in results)) == [one.title for one in scenarios]
+    tool.main()
+    assert len(measured) == 7  # a finished benchmark does not count
 
 
 def test_the_pages_contain_the_tables_of_the_last_run():
