@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -80,12 +81,14 @@ def compare_transplants(config: Config, checkpoint: str, folder: Path | None, ou
             raise WSError(f'{checkpoint} is of a backbone; expected the whole network, which can be tested')
         teacher, student = networks.teacher.eval(), networks.student
         paths = image_paths(changed, folder)
-        data, _ = load_batch(teacher, ImageFiles(changed, paths[::2]), form.number or 1)
+        if len(paths) < 2:
+            raise WSError(f'expected two images or more, one half to fit and one to measure; got {paths}')
         others, _ = load_batch(teacher, ImageFiles(changed, paths[1::2]), OTHERS)
         if name == TEACHER:
             changed.model.ws.update(norm='keep', weight='plain')
             student = teacher
         elif form.number:
+            data, _ = load_batch(teacher, ImageFiles(changed, paths[::2]), form.number)
             with warnings.catch_warnings():
                 warnings.simplefilter('ignore')
                 transplant_(student, data, teacher=teacher, forward=Forward(teacher, '', data), **form.arguments)
@@ -97,5 +100,5 @@ def compare_transplants(config: Config, checkpoint: str, folder: Path | None, ou
             distance = relative_distance(run(student, others), expected)
         runner = test_runner(changed, out / f'form_{index}')
         runner.model.load_state_dict(student.state_dict())
-        metrics = {key: round(float(value), 4) for key, value in runner.test().items() if value == value}
+        metrics = {key: round(float(value), 4) for key, value in runner.test().items() if math.isfinite(value)}
         yield {'form': name, 'distance': None if distance is None else round(distance, 3), 'metrics': metrics}

@@ -38,12 +38,17 @@ def test_each_start_is_tested(arguments, tmp_path, monkeypatch, capsys):
     assert 'coco/bbox_mAP_50' not in capsys.readouterr().out
 
 
-def test_bad_input_is_one_line(arguments, tmp_path):
+def test_bad_input_is_one_line(arguments, digits, tmp_path):
     model = torch.load(tmp_path / 'bn.pth', weights_only=True)['state_dict']
     backbone = {name[len('backbone.'):]: value for name, value in model.items() if name.startswith('backbone.')}
     torch.save(backbone, tmp_path / 'bn.pth')
     assert tool_error('compare_transplants.py', *arguments).endswith(
         'bn.pth is of a backbone; expected the whole network, which can be tested')
     assert 'out' in tool_error('compare_transplants.py', *arguments[:3], str(tmp_path / 'bn.pth'), *arguments[4:])
+    (tmp_path / 'images').mkdir()
+    (tmp_path / 'images' / 'one.png').write_bytes(next(digits.rglob('*.png')).read_bytes())
+    torch.save({'state_dict': model}, tmp_path / 'bn.pth')
+    assert 'expected two images or more, one half to fit and one to measure; got' in tool_error(
+        'compare_transplants.py', *arguments[:2], '--images', str(tmp_path / 'images'), *arguments[2:])
     missing = [argument.replace('val.json', 'missing.json') for argument in arguments]
     assert 'missing.json' in tool_error('compare_transplants.py', *missing)

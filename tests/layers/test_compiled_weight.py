@@ -183,7 +183,7 @@ def test_layers_without_memory_are_not_prepared():
     assert ConvWS2d(3, 4, 3, device='meta').eval()._compiled is None
 
 
-def test_a_half_precision_weight(net, standardized):
+def test_a_half_precision_weight(net):
     net.bfloat16().eval()
     with torch.no_grad():
         output = torch.compile(net)(X.bfloat16())
