@@ -22,7 +22,7 @@ from mmws.openmmlab.toolkits import TOOLKITS, keeps_bgr
 from mmws.openmmlab.weight_hub import GN_WS_WEIGHTS, check_name
 from mmws.ops.torch_compat import BatchNorm, add_load_state_dict_pre_hook
 
-__all__ = ['fit_weights', 'override_weights']
+__all__ = ['fit_weights', 'frozen_without_weights', 'override_weights']
 
 RGB_INPUT = 'data_preprocessor=dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True)'
 
@@ -82,6 +82,15 @@ def fit_weights(model: nn.Module, report: Report) -> None:
             method = norm if report.weight == 'plain' else f'{norm} and {WEIGHTS[report.weight][0]}'
             print_log(f'mmws: {where}: the weights {weights} were not trained with {method}. {_load_summary(module)}',
                       'current', logging.WARNING)
+
+
+def frozen_without_weights(model: nn.Module) -> dict[str, int]:
+    """Return ``frozen_stages`` of each backbone in ``model`` that has frozen parameters and no request for weights."""
+    requested = [name for name, module in model.named_modules() if _requests(getattr(module, 'init_cfg', None))]
+    return {name: module.frozen_stages for name, module in model.named_modules()
+            if isinstance(getattr(module, 'frozen_stages', None), int) and module.frozen_stages >= 0
+            and not all(parameter.requires_grad for parameter in module.parameters())
+            and not any(f'{name}.'.startswith(f'{other}.') or not other for other in requested)}
 
 
 def _requests(init_cfg: Any) -> list[Any]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import partial, update_wrapper
 from importlib import import_module
@@ -27,7 +28,7 @@ from mmws.layers.conv_transpose import ConvTransposeWS1d, ConvTransposeWS2d, Con
 from mmws.layers.switchable_norm import SwitchableNorm
 from mmws.openmmlab.config_tree import map_dicts
 from mmws.openmmlab.mmengine_compat import find_type
-from mmws.openmmlab.pretrained import fit_weights, override_weights
+from mmws.openmmlab.pretrained import fit_weights, frozen_without_weights, override_weights
 from mmws.openmmlab.safe_globals import allow_log_history
 from mmws.openmmlab.toolkits import SCOPE_ADVICE
 
@@ -97,12 +98,16 @@ def build(name: str, *args: Any, ws: dict[str, Any] | None = None, **config: Any
     report = convert_(model, **options)
     print_log(f'mmws.{name}: {report.summary()}', logger='current')
     fit_weights(model, report)
-    if report.weight in ('wn', 'spectral') and hasattr(model, 'init_weights'):
+    if hasattr(model, 'init_weights') and (report.weight in ('wn', 'spectral') or frozen_without_weights(model)):
         vars(model)['init_weights'] = partial(_initialize, model)
     return model
 
 
 def _initialize(model: Any) -> None:
+    for name, stages in frozen_without_weights(model).items():
+        print_log(f'mmws: {name or "the model"}: frozen_stages={stages} keeps random weights: no weights are requested '
+                  'for it. Set frozen_stages=-1 to train from scratch, unless load_from has its weights', 'current',
+                  logging.WARNING)
     with written_through(model):
         type(model).init_weights(model)
 

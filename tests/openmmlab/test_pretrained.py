@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import re
 
 import pytest
@@ -124,6 +125,18 @@ def test_the_option_overrides_the_weights_in_the_config(requested, mmdet_scope, 
         model = detector(requested, ws={'pretrained': checkpoint})
         assert model.backbone.init_cfg == pretrained(checkpoint)
     assert resnet(requested, ws={'pretrained': checkpoint}).init_cfg == pretrained(checkpoint)
+
+
+@pytest.mark.parametrize(('requested', 'frozen_stages', 'warned'), [
+    (None, 1, True), (None, -1, False), ('own.pth', 1, False)])
+def test_frozen_stages_without_weights_are_named(requested, frozen_stages, warned, mmdet_scope, log, tmp_path):
+    if requested:
+        requested = str(tmp_path / requested)
+        torch.save({'state_dict': resnet(None, 18).state_dict()}, requested)
+    model = detector('torchvision://resnet18', ws={'pretrained': requested}, depth=18, frozen_stages=frozen_stages)
+    log.clear()
+    copy.deepcopy(model).init_weights()
+    assert any('backbone: frozen_stages=1 keeps random weights' in line for line in warnings(log)) == warned
 
 
 def test_the_option_overrides_mmsegs_pretrained_key(in_scope):
