@@ -7,6 +7,7 @@ After an interrupt, the same command resumes. Writes OUT/*.json, OUT/*.png and O
 import argparse
 import os
 import sys
+from itertools import count
 from pathlib import Path
 
 try:
@@ -70,18 +71,21 @@ def run(study: Study, results: Results, processes: int) -> None:
     seconds = {task.name: task.seconds for task in study.tasks}
     with Progress(TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
                   speed_estimate_period=3600, console=Console(soft_wrap=True)) as progress:
-        bar = progress.add_task('seconds', total=sum(seconds[run.task] for run in runs))
-        progress.advance(bar, sum(seconds[run.task] for run in done))
+        completed = sum(seconds[run.task] for run in done)
+        bar = progress.add_task('seconds', total=sum(seconds[run.task] for run in runs), completed=completed)
+        finished = count(len(done) + 1)
 
         def show(run: Run, record: Record) -> None:
             progress.advance(bar, seconds[run.task])
             left = progress.tasks[0].time_remaining
             estimate = f', about {left / 60:.0f} min left' if left is not None else ''
-            progress.console.print(f'{len(results.done)}/{len(runs)} {outcome(run, record)}{estimate}', markup=False,
-                                   highlight=False)
+            number = f'{next(finished)}/{len(plan(study, results.done))}'
+            progress.console.print(f'{number} {outcome(run, record)}{estimate}', markup=False, highlight=False)
 
         prepare_starts(study, results, processes, lambda run: progress.console.print(
             f'{run.task}, seed {run.seed}: BatchNorm network trained', markup=False, highlight=False))
+        progress.reset(bar, completed=completed)  # the estimate counts from here, without the BatchNorm networks
+        progress.advance(bar, 0)
         run_all(study, results, processes, show)
 
 
