@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,20 +18,13 @@ from mmws.conversion.parametrize_convs import WEIGHTS, reparametrize_conv_, weig
 from mmws.conversion.placement import apply_globs_, find_placement
 from mmws.conversion.replace_norms import replace_batch_norms_
 from mmws.conversion.report import Report
-from mmws.conversion.swap_convs import (
-    VARIANTS,
-    has_known_forward,
-    names_that_clash,
-    standardize_conv_,
-    standardized_class,
-    standardizes_itself,
-)
+from mmws.conversion.swap_convs import standardize_conv_
 from mmws.conversion.trained_norms import trained_batch_norms, warn_of_lost_training, watch_loads_
-from mmws.conversion.weight_use import WeightUse
+from mmws.conversion.unsupported import unsupported_reason
 from mmws.errors import WSError, shortened
 from mmws.layers.conv import WeightStandardized
 
-__all__ = ['convert_', 'unsupported_reason']
+__all__ = ['convert_']
 
 
 def convert_(model: nn.Module, *, norm: str = 'GN', weight: str = 'ws', num_groups: int = 32, eps: float = 1e-5,
@@ -62,10 +56,11 @@ def convert_(model: nn.Module, *, norm: str = 'GN', weight: str = 'ws', num_grou
         include: globs on module names. If given, only matching convolutions are standardized, and a LayerNorm counts as
             a norm for them.
         inputs: the argument of the network if it is a tensor; else a tuple or list of its arguments, or a mapping of
-            keyword arguments. Give them where an image does not do: point clouds, text, several images. The copy runs
-            in training mode and in evaluation mode, without gradients. If one mode fails, a warning says so, and the
-            other decides. Without ``inputs``, the copy runs on an empty image, and the module tree decides for what
-            does not run.
+            keyword arguments. Give them where an image does not do: point clouds, text, several images. A batch of a
+            toolkit's data loader, ``dict(inputs=..., data_samples=...)``, runs as in its training and its test. The
+            copy runs in training mode and in evaluation mode, without forward hooks. If one mode fails, a warning says
+            so, and the other decides. Without ``inputs``, the copy runs on an empty image, and the module tree decides
+            for what does not run.
 
     Returns:
         The report: converted and skipped convolutions with reasons, replaced norms, and convolution functions outside
@@ -97,6 +92,7 @@ def convert_(model: nn.Module, *, norm: str = 'GN', weight: str = 'ws', num_grou
         report.norms, kept = replace_batch_norms_(model, norm, num_groups, placement.producers(), placement.pointwise)
         report.skipped.update(kept)
         watch_loads_(model, {model.get_submodule(name) for name in report.norms})
+    _warn_of_hooks(model, report.converted)
     changed = _norms_after_changed(report, model, placement.decisions)
     warn_of_lost_training(model, [name for norm, (name, kind) in trained.items()
                                   if type(norm) is not kind or norm in changed])
@@ -146,16 +142,26 @@ def _convert_convs_(decisions: dict[nn.Module, Decision], names: dict[nn.Module,
                           'or build the network with plain convolutions')
     not_run = [names[conv] for conv in decisions if not decisions[conv].ran and is_conv(conv)]
     report = Report(unseen=not_run, norm=options.norm, weight=weight)
+    reasons = {conv: decision.reason or unsupported_reason(conv, decision.use) for conv, decision in decisions.items()}
     for conv, decision in decisions.items():
-        reason = decision.reason or unsupported_reason(conv, decision.use)
-        if reason or weight == 'plain':
-            report.skipped[names[conv]] = reason or "ws option weight='plain'"
+        if reasons[conv] or weight == 'plain':
+            report.skipped[names[conv]] = reasons[conv] or "ws option weight='plain'"
         else:
-            standardize_conv_(conv, options.eps) if weight == 'ws' else reparametrize_conv_(conv, weight)
+            convert_conv = partial(standardize_conv_, eps=options.eps, use=decision.use)
+            convert_conv(conv) if weight == 'ws' else reparametrize_conv_(conv, weight)
             report.converted.append(names[conv])
         if isinstance(conv, WeightStandardized) and conv.use_cache != options.cache:
             conv.use_cache = options.cache
     return report
+
+
+def _warn_of_hooks(model: nn.Module, converted: Sequence[str]) -> None:
+    """Warn of forward hooks on converted convolutions: no dry run shows what they do."""
+    convs = {name: model.get_submodule(name) for name in converted}
+    hooked = [name for name, conv in convs.items() if conv._forward_hooks or conv._forward_pre_hooks]
+    if hooked:
+        warnings.warn(f'convert_: {shortened(hooked)} have forward hooks, which did not run. If a hook changes the '
+                      'input or the output, or reads the weight, set exclude=[...] for this convolution', stacklevel=3)
 
 
 def _norms_after_changed(report: Report, model: nn.Module, decisions: dict[nn.Module, Decision]) -> set[nn.Module]:
@@ -170,26 +176,3 @@ def _unregistered_modules(model: nn.Module) -> dict[str, str]:
     return {f'{name}.{attribute}'.lstrip('.'): 'not a registered submodule'
             for name, module in model.named_modules() for attribute, value in vars(module).items()
             if isinstance(value, nn.Module) and value not in registered}
-
-
-def unsupported_reason(conv: nn.Module, use: WeightUse | None) -> str:
-    """Return the reason why ``conv`` cannot be standardized, independent of its consumers; empty if it can.
-
-    ``use``: how it uses its weight, if its class has a forward that is not known.
-    """
-    form = weight_form(conv)
-    for hook in conv._forward_pre_hooks.values():
-        if type(hook).__module__ in ('torch.nn.utils.weight_norm', 'torch.nn.utils.spectral_norm'):
-            name = type(hook).__module__.rpartition('.')[2]
-            return f'torch.nn.utils.{name} computes its weight; undo it first with torch.nn.utils.remove_{name}'
-    if class_name(conv) in VARIANTS:
-        return 'already standardized, in the form of DetectoRS: gamma * (w - mean) / sqrt(var + 1e-5) + beta'
-    if standardizes_itself(conv) or form in ('wn', 'spectral'):
-        return f'already {WEIGHTS[form][1]}'
-    reason = '' if has_known_forward(conv) else (use or WeightUse()).reason(conv)
-    clash = names_that_clash(conv)
-    if clash and not reason:
-        return f'{type(conv).__name__}: it has its own {", ".join(clash)}'
-    if not reason and standardized_class(conv).swap_layout(conv, conv.weight)[0].numel() < 2:  # type: ignore[arg-type]
-        return 'fan-in of 1: the standard deviation is undefined'
-    return reason

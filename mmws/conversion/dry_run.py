@@ -25,6 +25,7 @@ from mmws.ops.torch_compat import tree_leaves
 __all__ = ['DryRun', 'dry_run']
 
 MODES = (True, False)  # training, evaluation
+PASSES = ((True, False), (True, True), (False, False))  # mode, gradients
 
 
 @dataclass
@@ -68,7 +69,7 @@ def dry_run(model: nn.Module, inputs: Any = None) -> DryRun:
 
     Args:
         inputs: the argument of the network if it is a tensor; else a tuple or list of its arguments, or a mapping of
-            keyword arguments.
+            keyword arguments. A batch of a toolkit's data loader passes through the ``data_preprocessor`` first.
 
     Raises:
         WSError: if the network cannot be copied to run on ``inputs``, or runs on them in neither mode. If it runs in
@@ -99,8 +100,8 @@ def _run_on_inputs(model: nn.Module, inputs: Any) -> DryRun:
 
     def run(replica: nn.Module, copies: CopiesByWeight) -> OutputRecorder:
         copied = copy.deepcopy((args, kwargs), {id(tensor): tensor.detach().clone() for tensor in tensors})
-        with OutputRecorder(replica, copies) as recorder, recorder.attempt(), torch.no_grad():
-            replica(*copied[0], **copied[1])
+        with OutputRecorder(replica, copies) as recorder, recorder.attempt():
+            replica(*copied[0], **_preprocessed(replica, copied[1]))
         return recorder
 
     pointwise: set[nn.Module] = set()
@@ -123,20 +124,37 @@ def _run_on_inputs(model: nn.Module, inputs: Any) -> DryRun:
     return found
 
 
+def _preprocessed(replica: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a toolkit's model for a batch of its data loader, as its runner does."""
+    if arguments.keys() != {'inputs', 'data_samples'} or not callable(getattr(replica, 'data_preprocessor', None)):
+        return arguments
+    batch = replica.data_preprocessor(arguments, replica.training)
+    return {**batch, 'mode': 'loss' if replica.training else 'predict'}
+
+
 def _run_copy(model: nn.Module, replica: nn.Module, pointwise: set[nn.Module],
               run: Callable[[nn.Module, CopiesByWeight], OutputRecorder]) -> DryRun:
-    """Run a copy of ``model`` in both modes; ``pointwise`` gets its norms of that kind."""
+    """Run a copy of ``model`` in both modes; ``pointwise`` gets its norms of that kind.
+
+    In training mode it also runs with gradients, where that can make a difference: for convolutions of unknown classes,
+    and if it does not run without.
+    """
     found = DryRun()
     modules, own = list(replica.modules()), list(model.modules())
     original: dict[Any, Any] = dict(zip(modules, own))
     copies = {id(before.weight): [after] for after, before in original.items() if has_conv_sized_weight(before)}
-    for training in MODES:
+    for training, gradients in PASSES:
+        if gradients and training not in found.errors and not any(map(stand_in, modules)):
+            continue
         try:
             replica.train(training)  # not chained: a toolkit's override may return None
-            recorder = run(replica, copies)
+            with torch.set_grad_enabled(gradients):
+                recorder = run(replica, copies)
         except Exception as error:  # the network is foreign code and may raise anything
-            found.errors[training] = format_exception(error)
+            if not gradients:
+                found.errors[training] = format_exception(error)
             continue
+        found.errors.pop(training, None)
         found.add(DryRun(functions=recorder.weights.functions, consumers={
             original[conv]: [original.get(consumer, consumer) for consumer in consumers]
             for conv, consumers in recorder.consumers.items() if conv in original}))  # the run may create layers
@@ -152,7 +170,7 @@ def _run_alone(module: nn.Module, copies: CopiesByWeight) -> WeightUse | None:
         return None
     for training in MODES if found.weight.is_meta else ():
         with OutputRecorder(module, copies) as recorder, torch.device('meta'), torch.set_grad_enabled(training):
-            for attempt in guessed_calls(module, None):
+            for attempt in guessed_calls(module, None, gradients=training):
                 try:
                     module.train(training)
                     with recorder.attempt():

@@ -88,7 +88,7 @@ def _fold_conv_(conv: Any, kind: type[nn.Module], shared: dict[tuple[nn.Paramete
         of_mmws = isinstance(conv, WeightStandardized)
         standardized = conv.standardized_weight() if of_mmws else standardize_weight(raw, eps)
         shared[raw, eps] = nn.Parameter(standardized.detach(), raw.requires_grad)
-    conv.__class__ = kind
+    object.__setattr__(conv, '__class__', kind)
     del conv.eps
     for name in ('_cache', '_compiled', 'use_cache'):
         vars(conv).pop(name, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -15,21 +16,23 @@ from mmws.conversion.layer_types import is_conv, may_be_conv
 __all__ = ['guessed_calls']
 
 
-def guessed_calls(module: Any, features: Any) -> Iterator[Callable[[], Any]]:
+def guessed_calls(module: Any, features: Any, gradients: bool = False) -> Iterator[Callable[[], Any]]:
     """Yield calls of ``module`` on different inputs, the most likely to succeed first.
 
-    Yield fewer if an attribute of an unknown network is not what its name says.
+    Yield fewer if an attribute of an unknown network is not what its name says. With ``gradients``, the inputs require
+    a gradient, as inside a network that trains.
     """
     try:
-        yield from _calls(module, features)
+        yield from _calls(module, features, gradients)
     except Exception:  # the network is foreign code and may raise anything
         return
 
 
-def _calls(module: Any, features: Any) -> Iterator[Callable[[], Any]]:
+def _calls(module: Any, features: Any, gradients: bool) -> Iterator[Callable[[], Any]]:
     needed = [parameter for parameter in inspect.signature(module.forward).parameters.values()
               if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
-    for levels in _inputs(module):
+    for levels in chain.from_iterable(_inputs(module, first) for first in _first_convs(module)):
+        levels = [level.requires_grad_(gradients) for level in levels]
         if callable(getattr(module, 'extract_feat', None)):
             yield partial(module.extract_feat, levels[0])
         elif features is not None:
@@ -39,10 +42,14 @@ def _calls(module: Any, features: Any) -> Iterator[Callable[[], Any]]:
         yield partial(module, *[levels] * len(needed))
 
 
-def _inputs(module: nn.Module) -> Iterator[list[Tensor]]:
-    """Yield feature pyramids of different sizes, finest level first, with the channels that ``module`` expects."""
-    first: Any = next((inner for kind in (is_conv, may_be_conv) for inner in filter(kind, module.modules())),
-                      None) or nn.Conv2d(3, 3, 1)
+def _first_convs(module: nn.Module) -> list[nn.Module]:
+    """Return the first module with filters, and the first convolution by its class if that is another one."""
+    found = [next(filter(kind, module.modules()), None) for kind in (may_be_conv, is_conv)]
+    return list(dict.fromkeys(filter(None, found))) or [nn.Conv2d(3, 3, 1)]
+
+
+def _inputs(module: nn.Module, first: Any) -> Iterator[list[Tensor]]:
+    """Yield feature pyramids of different sizes, finest level first, with the channels that ``first`` expects."""
     sizes = [64, 14, 7]  # of features and regions
     in_channels = getattr(first, 'in_channels', first.weight.shape[1])
     if in_channels <= 4:

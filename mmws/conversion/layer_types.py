@@ -34,7 +34,8 @@ def is_conv(module: nn.Module) -> bool:
     """Return whether ``module`` is a convolution: of torch, a subclass, or another library's, as mmcv's deformable."""
     weight = getattr(module, 'weight', None)
     return isinstance(module, (ConvNd, WeightStandardized)) or (
-        'Conv' in type(module).__name__ and hasattr(module, 'out_channels') and isinstance(weight, nn.Parameter))
+        any('Conv' in kind.__name__ for kind in type(module).__mro__) and hasattr(module, 'out_channels')
+        and isinstance(weight, nn.Parameter))
 
 
 def has_conv_sized_weight(module: nn.Module) -> bool:

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from mmws.conversion.layer_types import is_any_norm, is_conv, may_be_conv
 from mmws.conversion.weight_recorder import COPY_FUNCTIONS, SHAPE_ONLY, CopiesByWeight, WeightRecorder, describe_call
-from mmws.conversion.weight_use import CONVOLUTIONS
+from mmws.conversion.weight_use import CONVOLUTIONS, OTHER_CONVOLUTIONS
 from mmws.ops.torch_compat import indexing_shown_to, tree_leaves
 
 __all__ = ['NORM_FUNCTIONS', 'Consumers', 'OutputRecorder']
@@ -112,7 +112,8 @@ class OutputRecorder(TorchFunctionMode):
                 self._add_producers(result, convs)
             elif name not in SHAPE_ONLY:
                 self._add_consumer(convs, name)
-        conv = self.weights.convolution(name, args, kwargs, self._running) if name in CONVOLUTIONS else None
+        is_convolution = name in CONVOLUTIONS or name in OTHER_CONVOLUTIONS
+        conv = self.weights.convolution(name, args, kwargs, self._running) if is_convolution else None
         if conv is not None:
             self._seen_in_function.add(conv)
             self.consumers.setdefault(conv, [])

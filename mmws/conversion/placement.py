@@ -67,7 +67,10 @@ def find_placement(model: nn.Module, inputs: Any = None) -> Placement:
         if not is_conv(module) and use.modes and not use.in_convolution():
             decisions.pop(module, None)  # its weight has the size of filters, but it is none
         else:
-            decisions.setdefault(module, Decision([], NOT_RUN if use.modes else MAY_BE_CONV)).use = use
+            reason = use.reason(module) if use.others else NOT_RUN if use.modes else MAY_BE_CONV
+            decisions.setdefault(module, Decision([], reason)).use = use
+        if use.functions:  # other convolutions in its forward
+            run.functions.update(use.computed)
     order = {module: index for index, module in enumerate(model.modules())}
     return Placement(dict(sorted(decisions.items(), key=lambda item: order[item[0]])), run.pointwise, run.functions)
 

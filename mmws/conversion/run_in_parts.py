@@ -23,7 +23,8 @@ def run_in_parts(model: nn.Module) -> Consumers:
         >>> run_in_parts(net) == {net[0]: [net[1]]}
         True
     """
-    return run_and_record(model, None).consumers
+    with torch.no_grad():
+        return run_and_record(model, None).consumers
 
 
 def run_and_record(model: nn.Module, copies: CopiesByWeight | None) -> OutputRecorder:
@@ -35,7 +36,7 @@ def run_and_record(model: nn.Module, copies: CopiesByWeight | None) -> OutputRec
         model: the network.
         copies: see :class:`mmws.conversion.weight_recorder.WeightRecorder`.
     """
-    with OutputRecorder(model, copies) as recorder, torch.no_grad():
+    with OutputRecorder(model, copies) as recorder:
         complete, _ = _run(model, recorder, None)
     recorder.consumers = {
         conv: consumers for conv, consumers in recorder.consumers.items() if consumers or conv in complete}

@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import lru_cache, wraps
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from mmws.conversion.layer_types import class_name
-from mmws.conversion.weight_use import with_weight
+from mmws.conversion.weight_use import WeightUse, with_weight
 from mmws.layers.conv import ConvWS1d, ConvWS2d, ConvWS3d, WeightStandardized
 from mmws.layers.conv_transpose import (
     ConvTransposeWS1d,
@@ -20,7 +20,7 @@ from mmws.layers.fx_leaf import fx_leaf
 from mmws.ops.standardize import check_fan_in
 from mmws.ops.torch_compat import ConvTransposeNd
 
-__all__ = ['MMCV_CONV_WS', 'VARIANTS', 'has_known_forward', 'names_that_clash', 'standardize_conv_',
+__all__ = ['MMCV_CONV_WS', 'VARIANTS', 'filters_of', 'has_known_forward', 'names_that_clash', 'standardize_conv_',
            'standardized_class', 'standardizes_itself']
 
 MMCV_CONV_WS = 'mmcv.cnn.bricks.conv_ws.ConvWS2d'
@@ -57,15 +57,26 @@ def has_known_forward(conv: nn.Module) -> bool:
     return class_name(conv) in _STANDARDIZED or class_name(conv) in _RUN_OPERATORS
 
 
-def standardized_class(conv: nn.Module) -> type[WeightStandardized]:
+def standardized_class(conv: nn.Module, use: WeightUse | None = None) -> type[WeightStandardized]:
     """Return the class of ``conv`` after the conversion; for a class with a forward of its own, a subclass of it.
+
+    Args:
+        conv: a convolution.
+        use: what a dry run showed, for a class with a forward of its own. Without it, the layout of the weight is that
+            of the class.
 
     Example:
         >>> standardized_class(nn.Conv2d(2, 2, 1)).__name__
         'ConvWS2d'
     """
     plain: Any = type(conv)
-    return _STANDARDIZED.get(class_name(conv)) or _with_other_forward(plain)
+    transposed = use.is_transposed() if use and use.functions else isinstance(conv, ConvTransposeNd)
+    return _STANDARDIZED.get(class_name(conv)) or _with_other_forward(plain, transposed)
+
+
+def filters_of(conv: Any, standardized: Any) -> Tensor:
+    """Return the filters of ``conv`` in the rows, for a class that :func:`standardized_class` returns."""
+    return with_weight(conv, conv.weight, standardized).filters()  # type: ignore[operator,no-any-return]
 
 
 def names_that_clash(conv: nn.Module) -> list[str]:
@@ -77,11 +88,12 @@ def names_that_clash(conv: nn.Module) -> list[str]:
     return found
 
 
-def standardize_conv_(conv: nn.Module, eps: float = 1e-5) -> nn.Module:
+def standardize_conv_(conv: nn.Module, eps: float = 1e-5, use: WeightUse | None = None) -> nn.Module:
     """Make ``conv`` standardize its weight, in place.
 
     Only the class changes. The module stays the same object, so parameters, hooks, sharing, ``training`` and references
-    to it stay valid. The forward of an unknown class must hand its weight to one convolution.
+    to it stay valid. The forward of an unknown class must hand its weight to one convolution; ``use`` is what a dry run
+    showed of it.
 
     Raises:
         ValueError: if its fan-in is below 2.
@@ -90,10 +102,10 @@ def standardize_conv_(conv: nn.Module, eps: float = 1e-5) -> nn.Module:
         >>> standardize_conv_(nn.Conv2d(2, 4, 1))
         ConvWS2d(2, 4, kernel_size=(1, 1), stride=(1, 1), eps=1e-05)
     """
-    standardized = standardized_class(conv)
-    check_fan_in(standardized.swap_layout(conv, conv.weight))  # type: ignore[arg-type]
-    conv.__class__ = standardized
-    conv.eps = eps  # type: ignore[assignment]
+    standardized = standardized_class(conv, use)
+    check_fan_in(filters_of(conv, standardized))
+    object.__setattr__(conv, '__class__', standardized)  # not `conv.eps = ...`: the class may have a __setattr__
+    vars(conv)['eps'] = eps
     conv.prepare_compiled()  # type: ignore[operator]
     return conv
 
@@ -109,12 +121,12 @@ class _WithOtherForward(WeightStandardized):
     plain: type[nn.Module]
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return _new, (self.plain,), self.__getstate__()
+        return _new, (self.plain, isinstance(self, TransposedStandardized)), self.__getstate__()
 
 
 @lru_cache(maxsize=None)
-def _with_other_forward(plain: Any) -> type[WeightStandardized]:
-    transposed = (TransposedStandardized, ) if issubclass(plain, ConvTransposeNd) else ()
+def _with_other_forward(plain: Any, transposed: bool) -> type[WeightStandardized]:
+    layout = (TransposedStandardized, ) if transposed else ()
 
     @fx_leaf
     @wraps(plain.forward)  # the signature
@@ -122,10 +134,12 @@ def _with_other_forward(plain: Any) -> type[WeightStandardized]:
         kind = plain  # torch 2.0 does not compile a function in a function that refers to `plain`
         return self.call_with_weight(lambda weight: kind.forward(with_weight(self, weight, kind), *args, **kwargs))
 
-    return type(f'{plain.__name__}WS', (_WithOtherForward, *transposed, plain),
+    return type(f'{plain.__name__}WS', (_WithOtherForward, *layout, plain),
                 {'plain': plain, 'forward': forward, '__module__': __name__})
 
 
-def _new(plain: Any) -> nn.Module:
+def _new(plain: Any, transposed: bool | None = None) -> nn.Module:
     """Return an empty module of the class made for ``plain``. Pickles record this function: the class has no import."""
-    return object.__new__(_with_other_forward(plain))
+    if transposed is None:  # old pickles have the class alone
+        transposed = issubclass(plain, ConvTransposeNd)
+    return object.__new__(_with_other_forward(plain, transposed))

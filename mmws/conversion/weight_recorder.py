@@ -11,7 +11,7 @@ from typing import Any, Dict, List
 from torch import Tensor, nn
 
 from mmws.conversion.layer_types import is_conv, may_be_conv
-from mmws.conversion.weight_use import CONVOLUTIONS, WeightUse, stand_in
+from mmws.conversion.weight_use import CONVOLUTIONS, OTHER_CONVOLUTIONS, WeightUse, stand_in
 from mmws.ops.torch_compat import tree_leaves
 
 __all__ = ['COPY_FUNCTIONS', 'SHAPE_ONLY', 'CopiesByWeight', 'WeightRecorder', 'describe_call']
@@ -27,8 +27,9 @@ _METADATA = SHAPE_ONLY | {  # and the properties `.is_...`
     '__len__', '__hash__', 'is_floating_point', 'is_complex', 'is_contiguous', 'is_signed', 'is_same_size',
     'is_inference', 'has_names', 'result_type', 'can_cast', 'promote_types',
     # properties
-    '.shape', '.dtype', '.device', '.layout', '.ndim', '.requires_grad', '.grad', '.grad_fn', '.names', '.itemsize',
-    '.nbytes', '.output_nr', '._version'}
+    '.shape', '.dtype', '.device', '.layout', '.ndim', '.names', '.itemsize', '.nbytes', '.output_nr', '._version'}
+_OF_PARAMETERS = {'.requires_grad', '.is_leaf', '.grad', '.grad_fn'}
+"""Properties that a parameter and a standardized weight do not share."""
 CopiesByWeight = Dict[int, List[nn.Module]]
 """The id of a weight of the user's network -> the copied modules that have this weight."""
 
@@ -66,10 +67,10 @@ class WeightRecorder:
             args, kwargs, result: of the call.
             running: the norms and the modules with filters whose forward runs, the innermost last.
         """
-        if call in _METADATA or call.startswith('.is_'):
+        if call in _METADATA or (call.startswith('.is_') and call not in _OF_PARAMETERS):
             return []
         convolved, outside = _weight_argument(args, kwargs) if call in CONVOLUTIONS else None, []
-        read = tree_leaves(args[:1] if call in COPY_FUNCTIONS else (args, kwargs))
+        read = tree_leaves((args[:1] or kwargs.get('input')) if call in COPY_FUNCTIONS else (args, kwargs))
         for leaf in read:
             if id(leaf) in self._stand_ins:
                 _, conv, use = self._stand_ins[id(leaf)]
@@ -77,7 +78,7 @@ class WeightRecorder:
                     self._stand_ins[id(result)] = result, conv, use
                 elif leaf is not convolved or sum(other is leaf for other in read) > 1:
                     use.others[_text(call)] = None
-            owners = self._owners.get(id(leaf), [])
+            owners = [] if call in _OF_PARAMETERS else self._owners.get(id(leaf), [])
             inside = [conv for conv in owners if conv in running]
             for conv in inside:
                 if (found := stand_in(conv)) is not None:
@@ -91,18 +92,21 @@ class WeightRecorder:
         A call outside of the module's forward does not count, see :meth:`record`.
         """
         weight = _weight_argument(args, kwargs)
-        if running and weight is running[-1]._parameters.get('weight', self):
+        if call in CONVOLUTIONS and running and weight is running[-1]._parameters.get('weight', self):
             return running[-1]
         if id(weight) in self._stand_ins:
             _, conv, use = self._stand_ins[id(weight)]
+            if call in OTHER_CONVOLUTIONS:
+                return None
             use.functions.add((call, _groups(call, args, kwargs)))
+            use.calls += 1
             return conv
         name = self._names.get(id(weight), '')
         caller = running[-1] if running and is_conv(running[-1]) else None
-        known_forward = caller is not None and stand_in(caller) is None
-        computed_by_conv = caller is not None and not name
-        if id(weight) not in self._owners and not known_forward and not computed_by_conv:
-            texts = self.functions.setdefault(_caller(), [])
+        found = stand_in(caller) if caller is not None else None
+        if id(weight) not in self._owners and (caller is None or found is not None):
+            functions = self.functions if name or found is None else found.use.computed
+            texts = functions.setdefault(_caller(), [])
             text = f'{call}, weight: {name or "computed"}'
             texts += [text] if text not in texts else []
         return None
@@ -112,7 +116,7 @@ def describe_call(function: Any) -> str:
     """Return the name of a function of torch, and for a property of a tensor that name after a dot, as ``'.data'``."""
     name = getattr(function, '__name__', str(function))
     if name not in ('__get__', '__set__'):
-        return str(name)
+        return str(name).partition('.')[0]  # of an operator: `conv2d.default`
     return f".{getattr(getattr(function, '__self__', None), '__name__', name)}{' =' if name == '__set__' else ''}"
 
 

@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mmws.ops.torch_compat import ConvTransposeNd
-
-__all__ = ['CONVOLUTIONS', 'StandIn', 'WeightUse', 'stand_in', 'substitute_weight_', 'with_weight']
+__all__ = ['CONVOLUTIONS', 'OTHER_CONVOLUTIONS', 'StandIn', 'WeightUse', 'stand_in', 'substitute_weight_',
+           'with_weight']
 
 CONVOLUTIONS = {f'conv{kind}{dims}d': 6 if kind else None for kind in ('', '_transpose') for dims in (1, 2, 3)}
 """The convolution functions of torch. Their second argument is the weight.
@@ -22,6 +21,9 @@ The value is the position of the argument ``groups``, for transposed convolution
 depends on it.
 """
 
+OTHER_CONVOLUTIONS = {'convolution', '_convolution', 'deform_conv2d'}
+"""Functions of torch and torchvision whose second argument is a weight too, in a layout that other arguments tell."""
+
 
 @dataclass
 class WeightUse:
@@ -29,18 +31,24 @@ class WeightUse:
 
     Attributes:
         functions: convolution functions that got the weight as it is; with ``groups`` for a transposed convolution.
+        calls: number of these calls.
         others: what else read it, by name.
+        computed: calls of convolution functions with a computed weight in the forward, by file and line.
         attributes: names that the forward assigned or deleted. It runs on a copy of the module, so the module itself
             would not change.
         modes: the values of ``training`` with which a forward pass ended without an error.
+        unused: those of them with which a forward pass called no convolution function on the weight.
         kept: True if the forward keeps a reference to the module outside of it.
         error: the first exception with which a run of the module alone ended.
     """
 
     functions: set[tuple[str, int]] = field(default_factory=set)
+    calls: int = 0
     others: dict[str, None] = field(default_factory=dict)  # in order
+    computed: dict[str, list[str]] = field(default_factory=dict)
     attributes: set[str] = field(default_factory=set)
     modes: set[bool] = field(default_factory=set)
+    unused: set[bool] = field(default_factory=set)
     kept: bool = False
     error: str = ''
 
@@ -48,14 +56,20 @@ class WeightUse:
         """Add what another dry run showed."""
         self.functions |= other.functions
         self.others.update(other.others)
+        self.computed.update(other.computed)
         self.attributes |= other.attributes
         self.modes |= other.modes
+        self.unused |= other.unused
         self.kept |= other.kept
         self.error = self.error or other.error
 
     def in_convolution(self) -> bool:
         """Return whether a convolution function got the weight, under any name."""
-        return bool(self.functions) or any(other.startswith('conv') for other in self.others)
+        return bool(self.functions) or any('conv' in other for other in self.others)
+
+    def is_transposed(self) -> bool:
+        """Return whether the weight reached a transposed convolution, in whose layout the filters are the columns."""
+        return any(function.startswith('conv_transpose') for function, _ in self.functions)
 
     def reason(self, conv: nn.Module) -> str:
         """Return the reason why the weight cannot be replaced by a standardized one; empty if it can."""
@@ -74,17 +88,22 @@ class WeightUse:
             return f'{name}: weight {"also " if functions else ""}read by {", ".join(self.others)}'
         if not functions:
             return f'{name}: its weight reached no convolution function'
+        if self.unused:
+            return f'{name}: in {_mode(min(self.unused))} mode no convolution function got its weight'
         if self.attributes:
             return f'{name}: its forward assigns {", ".join(sorted(self.attributes))}'
         if self.kept:
             return f'{name}: its forward keeps a reference to the module elsewhere'
         if len(self.modes) < 2:
-            return f'{name}: it ran in {"training" if True in self.modes else "evaluation"} mode only'
-        kind = 'conv_transpose' if isinstance(conv, ConvTransposeNd) else 'conv'
-        expected = {(f'{kind}{conv.weight.dim() - 2}d', getattr(conv, 'groups', 1) if kind != 'conv' else 0)}  # type: ignore[operator]
-        if self.functions != expected:
+            return f'{name}: it ran in {_mode(max(self.modes))} mode only'
+        kind, groups = ('conv_transpose', getattr(conv, 'groups', 1)) if self.is_transposed() else ('conv', 0)
+        if self.functions != {(f'{kind}{weight.dim() - 2}d', groups)}:
             return f'{name}: its weight has another layout in {", ".join(sorted(functions))}'
         return ''
+
+
+def _mode(training: bool) -> str:
+    return 'training' if training else 'evaluation'
 
 
 class StandIn(NamedTuple):
@@ -110,17 +129,18 @@ def substitute_weight_(conv: Any) -> None:
     tensor = torch.empty_like(conv.weight) if conv.weight.is_meta else conv.weight.detach().clone()
     tensor.requires_grad_(conv.weight.requires_grad)
     use, plain = WeightUse(), type(conv)
-    conv.mmws_stand_in = StandIn(tensor, use)
+    vars(conv)['mmws_stand_in'] = StandIn(tensor, use)
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         replica = with_weight(conv, tensor, plain)
         del replica.forward
-        before = _attributes(replica)
+        before, calls = _attributes(replica), use.calls
         output = plain.forward(replica, *args, **kwargs)
         after = _attributes(replica)
         use.attributes |= {name for name in before.keys() | after.keys()
                            if before.get(name, before) is not after.get(name, after)}
         use.modes.add(bool(conv.training))
+        use.unused |= {bool(conv.training)} if use.calls == calls else set()
         use.kept |= weakref.getweakrefcount(replica) > 0
         reference = weakref.ref(replica)
         del replica
@@ -128,7 +148,7 @@ def substitute_weight_(conv: Any) -> None:
         return output
 
     forward.__signature__ = inspect.signature(conv.forward)  # type: ignore[attr-defined]
-    conv.forward = forward
+    vars(conv)['forward'] = forward
 
 
 def _is_alive(reference: weakref.ref[Any]) -> bool:

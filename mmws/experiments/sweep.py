@@ -20,13 +20,13 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import distributed, nn
 from torch.overrides import TorchFunctionMode
 
-from mmws.conversion.convert import unsupported_reason
 from mmws.conversion.dry_run import dry_run
 from mmws.conversion.layer_types import is_batch_norm, is_conv
 from mmws.conversion.output_recorder import Consumers, OutputRecorder
 from mmws.conversion.placement import decide
 from mmws.conversion.run_in_parts import run_in_parts
 from mmws.conversion.swap_convs import has_known_forward, standardized_class, standardizes_itself
+from mmws.conversion.unsupported import unsupported_reason
 from mmws.conversion.weight_use import WeightUse
 from mmws.errors import FOREIGN_ERRORS, WSError, format_exception
 from mmws.experiments.demo_samples import demo_batches
@@ -235,7 +235,8 @@ def _conversion_errors(stock: nn.Module, converted: nn.Module, names: Mapping[nn
         yield f'{len(afters)} modules instead of {len(befores)}'
     for before, after in zip(befores, afters):
         replaced = is_batch_norm(before) and isinstance(after, nn.GroupNorm)
-        standardized = is_conv(before) and type(after) is standardized_class(before)
+        own_subclass = getattr(after, 'plain', None) is type(before)
+        standardized = own_subclass or (is_conv(before) and type(after) is standardized_class(before))
         if type(after) is not type(before) and not replaced and not standardized:
             yield f'{names[after]} changed from {type(before).__name__} to {type(after).__name__}'
         shapes = [[parameter.shape for parameter in module.parameters(recurse=False)] for module in (before, after)]

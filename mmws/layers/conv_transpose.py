@@ -16,9 +16,9 @@ __all__ = ['ConvTransposeWS1d', 'ConvTransposeWS2d', 'ConvTransposeWS3d', 'Trans
 
 
 class TransposedStandardized(WeightStandardized):
-    """Mixin for a transposed convolution of torch; a filter has in_channels / groups x kernel elements."""
+    """Mixin for a transposed convolution; a filter has in_channels / groups x kernel elements."""
 
-    groups: int
+    groups: int = 1
 
     def swap_layout(self, weight: Tensor) -> Tensor:
         return _swap_channels(weight, self.groups)

@@ -6,6 +6,7 @@ import copy
 import inspect
 import pickle
 import re
+import warnings
 import weakref
 from contextlib import nullcontext
 from pathlib import Path
@@ -18,7 +19,6 @@ from torch.nn.utils import prune
 from torch.utils.checkpoint import checkpoint
 
 from mmws import WSError, convert_, fold, standardize_weight
-from mmws.conversion.swap_convs import standardized_class
 from tests.helpers.versions import ONE_GRAPH
 
 
@@ -70,12 +70,29 @@ class Causal(nn.Conv1d):
         return super().forward(functional.pad(x, (self.kernel_size[0] - 1, 0)))
 
 
+class TransposedByHand(nn.Module):
+    def __init__(self, groups=1):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 8 // groups, 3, 3))
+        vars(self).update({'groups': groups} if groups > 1 else {})
+
+    def forward(self, x):
+        return functional.conv_transpose2d(x, self.weight, groups=getattr(self, 'groups', 1))
+
+
+class StrictAttributes(nn.Conv2d):
+    def __setattr__(self, name, value):
+        if name in ('eps', '__class__', 'forward'):
+            raise AttributeError(name)
+        super().__setattr__(name, value)
+
+
 def formula(conv):
     """Standardize the weight of ``conv`` in plain torch."""
     def swapped(weight):  # a filter of a transposed convolution is a column
-        if not isinstance(conv, nn.ConvTranspose2d):
+        if not isinstance(conv, (nn.ConvTranspose2d, TransposedByHand)):
             return weight
-        return weight.unflatten(0, (conv.groups, -1)).transpose(1, 2).flatten(0, 1)
+        return weight.unflatten(0, (getattr(conv, 'groups', 1), -1)).transpose(1, 2).flatten(0, 1)
 
     rows = swapped(conv.weight)
     filters = rows.flatten(1)
@@ -87,6 +104,8 @@ def formula(conv):
     (Subclass(4, 8, 3), (2, 4, 7, 7)), (Subclass(4, 8, 3, groups=2, padding='same'), (2, 4, 7, 7)),
     (SamePadding(4, 8, 3), (2, 4, 7, 7)), (OtherConvForward(4, 8, 3), (2, 4, 7, 7)), (Filters(), (2, 4, 7, 7)),
     (Transposed(4, 8, 2, stride=2, groups=2), (2, 4, 7, 7)), (Causal(4, 8, 3), (2, 4, 9)),
+    (TransposedByHand(), (2, 4, 7, 7)), (TransposedByHand(groups=2), (2, 4, 7, 7)),
+    (StrictAttributes(4, 8, 3), (2, 4, 7, 7)),
 ], ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else '')
 def test_a_class_that_hands_its_weight_to_a_convolution_is_standardized(conv, shape):
     norm = (nn.BatchNorm1d if len(shape) == 3 else nn.BatchNorm2d)(8)
@@ -101,7 +120,7 @@ def test_a_class_that_hands_its_weight_to_a_convolution_is_standardized(conv, sh
     x = torch.randn(shape, dtype=torch.double)
     expected = torch.func.functional_call(plain, {'weight': formula(plain)}, (x, ))
     for replica in (conv, copy.deepcopy(conv), pickle.loads(pickle.dumps(conv))):
-        assert type(replica) is type(conv) is standardized_class(plain)
+        assert type(replica) is type(conv)
         torch.testing.assert_close(replica(x), expected)
     conv(x).square().sum().backward()
     expected.square().sum().backward()
@@ -185,9 +204,78 @@ class Unfold(nn.Conv2d):
         return rows.unflatten(2, (x.shape[2] - 2, x.shape[3] - 2))
 
 
-class TransposedByHand(nn.Conv2d):
+class OtherGroups(nn.Conv2d):
     def forward(self, x):
         return functional.conv_transpose2d(x, self.weight)
+
+
+class Average(nn.Conv2d):
+    """In evaluation it uses an average of its weight."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.register_buffer('average', self.weight.detach().clone())
+
+    def forward(self, x):
+        return functional.conv2d(x, self.weight if self.training else self.average)
+
+
+class Fused(nn.Conv2d):
+    """It keeps a tensor that it makes from its weight when the mode changes."""
+
+    fused = None
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.fused = None if mode else self.weight.detach() * 1
+        return self
+
+    def forward(self, x):
+        return functional.conv2d(x, self.weight if self.fused is None else self.fused)
+
+
+class NeedsGradient(nn.Conv2d):
+    def forward(self, x):
+        return functional.conv2d(x, self.weight * 2 if x.requires_grad else self.weight)
+
+
+class AsParameter(nn.Conv2d):
+    def forward(self, x):
+        return functional.conv2d(x, self.weight, self.bias if self.weight.requires_grad else None)
+
+
+class AsLeaf(nn.Conv2d):
+    def forward(self, x):
+        return functional.conv2d(x, self.weight, self.bias if self.weight.is_leaf else None)
+
+
+class CloneByKeyword(nn.Conv2d):
+    def forward(self, x):
+        return functional.conv2d(x / torch.clone(input=self.weight).norm(), self.weight)
+
+
+class Operator(nn.Conv2d):
+    def forward(self, x):
+        return torch.ops.aten.convolution.default(x, self.weight, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1)
+
+
+class Condition(nn.Module):
+    """A convolution that computes its filters, by its name."""
+
+    def __init__(self, *args):
+        super().__init__()
+        self.out_channels, self.weight = 8, nn.Parameter(torch.ones(8, 27))
+
+    def forward(self, x):
+        return functional.conv2d(x, self.weight.view(8, 3, 3, 3))
+
+
+Condition.__name__ = 'ConvCondition'
+
+
+class Final(nn.Conv2d):
+    def __init_subclass__(cls):
+        raise TypeError('no subclasses')
 
 
 class MaskedCopy(nn.Conv2d):
@@ -284,18 +372,27 @@ class KeepsItselfWeakly(nn.Conv2d):
     (Counter(3, 8, 3), 'Counter: its forward assigns calls'), (Eps(3, 8, 3), 'Eps: it has its own eps'),
     (Gain(3, 8, 3), 'no norm follows: mul'), (Unfold(3, 8, 3), 'Unfold: weight read by flatten()'),
     (Branches(3, 8, 3), 'not only norms follow: maximum'),
-    (TransposedByHand(8, 3, 3), 'TransposedByHand: its weight has another layout in conv_transpose2d'),
+    (OtherGroups(8, 4, 3, groups=2), 'OtherGroups: its weight has another layout in conv_transpose2d'),
+    (Average(3, 8, 3), 'Average: in evaluation mode no convolution function got its weight'),
+    (Fused(3, 8, 3), 'Fused: in evaluation mode no convolution function got its weight'),
+    (NeedsGradient(3, 8, 3), 'NeedsGradient: weight also read by mul()'),
+    (AsParameter(3, 8, 3), 'AsParameter: weight also read by .requires_grad'),
+    (AsLeaf(3, 8, 3), 'AsLeaf: weight also read by .is_leaf'),
+    (CloneByKeyword(3, 8, 3), 'CloneByKeyword: weight also read by norm()'),
+    (Operator(3, 8, 3), 'Operator: weight read by convolution()'),
+    (Condition(3, 8, 3), 'ConvCondition: its weight has 2 dimensions, so its rows are no filters'),
+    (Final(3, 8, 3), "Final: it cannot have a standardized subclass (TypeError: no subclasses)"),
     (MaskedCopy(3, 8, 3), 'MaskedCopy: weight also read by __setitem__()'),
     (MaskedInPlace(3, 8, 3), 'MaskedInPlace: weight also read by __setitem__()'),
     (Binary(3, 8, 3), 'Binary: weight also read by .data ='),
     (InTraining(3, 8, 3), 'InTraining: weight also read by mul()'),
-    (IfItTrains(3, 8, 3), 'IfItTrains: weight read by mul()'),
+    (IfItTrains(3, 8, 3), 'IfItTrains: weight read by .requires_grad, mul()'),
     (WithGradients(3, 8, 3), 'WithGradients: weight also read by mul()'),
     (OwnState(3, 8, 3), 'OwnState: it has its own __getstate__'),
 ], ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else '')
 def test_a_class_that_does_anything_else_stays_plain_and_is_named(conv, reason):
     kind = type(conv)
-    net = nn.Sequential(conv, nn.BatchNorm2d(3 if kind is TransposedByHand else 8))
+    net = nn.Sequential(conv, nn.BatchNorm2d(8))
     with pytest.warns(UserWarning, match=re.escape(f'nothing was standardized in Sequential: {reason}')):
         report = convert_(net)
     assert report.skipped == {'0': reason}
@@ -580,3 +677,102 @@ def test_a_read_that_gives_no_tensor_counts():
     net = nn.Sequential(Compared(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8))
     report = convert_(net, inputs=torch.randn(2, 3, 5, 5))
     assert report.skipped == {'0': 'Compared: weight also read by equal()'}
+
+
+class Smoothed(nn.Conv2d):
+    """A convolution with a second, computed kernel."""
+
+    def forward(self, x):
+        return super().forward(functional.conv2d(x, x.new_ones(3, 1, 3, 3) / 9, groups=3))
+
+
+def test_a_computed_kernel_inside_a_convolution_is_named():
+    report = convert_(nn.Sequential(Smoothed(3, 8, 3), nn.BatchNorm2d(8)))
+    assert report.converted == ['0']
+    assert list(report.functions.values()) == [['conv2d, weight: computed']]
+
+
+class Kernels(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.kernel = nn.Parameter(torch.randn(3, 3, 1, 1))
+
+    def forward(self, x):
+        x = torch.convolution(x, self.kernel, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1)
+        return torch.ops.aten.conv2d.default(x, self.kernel * 1)
+
+
+def test_convolution_operators_outside_of_modules_are_named():
+    found = convert_(nn.Sequential(Kernels(), nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))).functions
+    texts = sorted(text for texts in found.values() for text in texts)
+    assert texts == ['conv2d, weight: computed', 'convolution, weight: 0.kernel']
+
+
+def test_a_deformable_convolution_with_another_name_is_named():
+    ops = pytest.importorskip('mmcv.ops')
+
+    class Align(ops.ModulatedDeformConv2d):
+        pass
+
+    with pytest.warns(UserWarning, match='nothing was standardized'):
+        report = convert_(Arguments(Align(3, 8, 3)), inputs=(torch.randn(2, 3, 5, 5), torch.zeros(2, 18, 3, 3),
+                                                            torch.ones(2, 9, 3, 3)))
+    assert report.skipped == {'conv': 'Align: its weight reached no convolution function'}
+
+
+def test_the_channels_of_the_input_are_those_of_the_first_filters():
+    net = nn.Sequential(Filters(), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8))
+    report = convert_(net)
+    assert (report.converted, report.unseen) == (['0', '2'], [])
+
+
+class WithFactor(nn.Conv2d):
+    """With gradients it uses its weight in another way. It cannot run on guessed inputs."""
+
+    def forward(self, x, options):
+        return super().forward(x * options['factor']) * (self.weight.mean() if torch.is_grad_enabled() else 1)
+
+
+def test_the_inputs_run_with_gradients_too():
+    net = Arguments(WithFactor(3, 8, 3))
+    with pytest.warns(UserWarning, match='nothing was standardized'):
+        report = convert_(net, inputs=(torch.randn(2, 3, 5, 5), {'factor': 2}))
+    assert report.skipped['conv'] in ('no norm follows: mul', 'not only norms follow: mul')
+
+
+class Arguments(nn.Module):
+    def __init__(self, conv):
+        super().__init__()
+        self.conv, self.norm = conv, nn.BatchNorm2d(8)
+
+    def forward(self, *args):
+        return self.norm(self.conv(*args))
+
+
+class GradientOfInput(nn.Module):
+    """Its forward needs gradients."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+
+    def forward(self, batch):
+        x = batch['image']
+        if self.training:
+            x, = torch.autograd.grad(self.norm(self.conv(x.requires_grad_())).sum(), x)
+        return self.norm(self.conv(x))
+
+
+def test_a_network_that_needs_gradients_in_training():
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        report = convert_(GradientOfInput(), inputs=[{'image': torch.randn(2, 3, 5, 5)}])
+    assert report.converted == ['conv']
+
+
+@pytest.mark.parametrize('register', ['register_forward_hook', 'register_forward_pre_hook'])
+def test_hooks_on_a_convolution_did_not_run_and_are_named(register):
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8))
+    getattr(net[2], register)(lambda *_: None)
+    with pytest.warns(UserWarning, match=r"\['2'\] have forward hooks, which did not run"):
+        assert convert_(net).converted == ['0', '2']

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import warnings
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from mmseg.structures import SegDataSample
 from modelindex.load_model_index import load
 from torch import nn
 
+from mmws import WSError, convert_
 from mmws.layers.conv import WeightStandardized
 from mmws.ops.torch_compat import BatchNorm
 from tests.helpers.commands import REPOSITORY
@@ -44,7 +46,22 @@ def sample(config: Config) -> dict:
     if config.default_scope == 'mmpretrain':
         return {'inputs': image[None], 'data_samples': [DataSample().set_gt_label(3)]}
     labels = PixelData(data=torch.randint(config.model.decode_head.num_classes, (1, 64, 96)))
-    return {'inputs': [image], 'data_samples': [SegDataSample(gt_sem_seg=labels, metainfo={'img_shape': (64, 96)})]}
+    metainfo = {'img_shape': (64, 96), 'ori_shape': (64, 96)}
+    return {'inputs': [image], 'data_samples': [SegDataSample(gt_sem_seg=labels, metainfo=metainfo)]}
+
+
+@pytest.mark.parametrize('path', [path for path in CONFIGS if path.stem in (
+    'mask_rcnn_r18_gnws_digits', 'deeplabv3_r18_gnws_digits', 'resnet50_gnws_in1k')], ids=lambda path: path.stem)
+def test_a_batch_of_the_data_loader_runs_as_in_training_and_test(path, in_scope):
+    config = Config.fromfile(path)
+    with in_scope(config.default_scope):
+        model = MODELS.build({**config.model, 'type': config.model.type[len('mmws.'):]})
+        with warnings.catch_warnings():
+            warnings.simplefilter('error')
+            report = convert_(model, inputs=sample(config))
+        assert (len(report.converted) > 18, report.unseen) == (True, [])
+        with pytest.raises(WSError, match='the network does not run on the inputs'):
+            convert_(model, inputs={'inputs': [], 'data_samples': []})
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)

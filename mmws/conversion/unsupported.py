@@ -1,0 +1,58 @@
+"""Convolutions that cannot be standardized, whatever follows them."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from mmws.conversion.layer_types import class_name, has_conv_sized_weight
+from mmws.conversion.parametrize_convs import WEIGHTS, weight_form
+from mmws.conversion.swap_convs import (
+    VARIANTS,
+    filters_of,
+    has_known_forward,
+    names_that_clash,
+    standardized_class,
+    standardizes_itself,
+)
+from mmws.conversion.weight_use import WeightUse
+from mmws.errors import format_exception
+
+__all__ = ['unsupported_reason']
+
+
+def unsupported_reason(conv: nn.Module, use: WeightUse | None) -> str:
+    """Return the reason why ``conv`` cannot be standardized, independent of its consumers; empty if it can.
+
+    ``use``: how it uses its weight, if its class has a forward that is not known.
+    """
+    form = weight_form(conv)
+    for hook in conv._forward_pre_hooks.values():
+        if type(hook).__module__ in ('torch.nn.utils.weight_norm', 'torch.nn.utils.spectral_norm'):
+            name = type(hook).__module__.rpartition('.')[2]
+            return f'torch.nn.utils.{name} computes its weight; undo it first with torch.nn.utils.remove_{name}'
+    if class_name(conv) in VARIANTS:
+        return 'already standardized, in the form of DetectoRS: gamma * (w - mean) / sqrt(var + 1e-5) + beta'
+    if standardizes_itself(conv) or form in ('wn', 'spectral'):
+        return f'already {WEIGHTS[form][1]}'
+    if not has_known_forward(conv):
+        weight = conv._parameters.get('weight')
+        if weight is not None and not has_conv_sized_weight(conv):
+            return f'{type(conv).__name__}: its weight has {weight.dim()} dimensions, so its rows are no filters'
+        if reason := (use or WeightUse()).reason(conv):
+            return reason
+    if clash := names_that_clash(conv):
+        return f'{type(conv).__name__}: it has its own {", ".join(clash)}'
+    if error := _class_error(conv, use):
+        return error
+    if filters_of(conv, standardized_class(conv, use))[0].numel() < 2:
+        return 'fan-in of 1: the standard deviation is undefined'
+    return ''
+
+
+def _class_error(conv: nn.Module, use: WeightUse | None) -> str:
+    """Return the reason why Python cannot change the class of ``conv``, empty if it can."""
+    try:
+        object.__setattr__(object.__new__(type(conv)), '__class__', standardized_class(conv, use))
+    except Exception as error:  # foreign code decides about its subclasses, and may raise anything
+        return f'{type(conv).__name__}: it cannot have a standardized subclass ({format_exception(error)})'
+    return ''
