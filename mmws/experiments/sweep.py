@@ -136,11 +136,14 @@ def fill_row_(row: Row, stock: nn.Module, converted: nn.Module, consumers: Consu
     row.parameters = sum(parameter.numel() for parameter in stock.parameters())
     row.convs, row.converted = len(convs), sum(map(standardizes_itself, convs))
     row.norms = sum(map(is_batch_norm, stock.modules()))
-    row.unrun = sum(conv not in consumers for conv in convs)
+    unrun = [names[conv] for conv in convs if conv not in consumers]
+    row.unrun = len(unrun)
     row.skipped = dict(Counter(
         decide(consumers[conv]).reason or unsupported_reason(conv, uses.get(conv)) if conv in consumers else 'not run'
         for conv in convs if not standardizes_itself(conv)))
     row.verdict, row.why = ('fail' if errors else 'pass'), '; '.join(errors[:5])
+    if unrun and not errors:
+        row.why = f'not run: {", ".join(unrun)}'
 
 
 def _build_structure(config: ConfigDict) -> nn.Module:
@@ -161,23 +164,33 @@ class _WithoutRandomValues(TorchFunctionMode):
 
 
 def _run_on_samples(model: nn.Module, scope: str, num_classes: int, backward: bool) -> tuple[Consumers, list[str]]:
-    """Return the consumers of each convolution that ran, from all runs that ended, and what was not finite in them."""
+    """Return the consumers of each convolution that ran, from all runs that ended, and what was not finite in them.
+
+    The runs are of training and of evaluation, at several sizes until each has ended once and every convolution ran.
+    """
     consumers: Consumers = {}
     errors: list[str] = []
     parts = [part for part in (model, *model.children()) if hasattr(part, 'data_preprocessor')]
-    for size, part, mode in product(SIZES, parts, ('loss', 'tensor', 'predict')):
-        if consumers.keys() >= set(_convs(part)):
+    ran = set()
+    for size, part, mode in product(SIZES, parts, ('loss', 'predict', 'tensor')):
+        if consumers.keys() >= set(_convs(part)) and (part, mode == 'loss') in ran:
             continue
         with suppress(*FOREIGN_ERRORS):
             for inputs, samples in demo_batches(part, scope, size, num_classes):
                 seen = _run(model, part, mode, inputs, samples, errors if backward else None)
-                for conv, others in seen.items():
-                    consumers.setdefault(conv, []).extend(other for other in others if other not in consumers[conv])
+                add_consumers_(consumers, seen)
                 if seen:
+                    ran.add((part, mode == 'loss'))
                     break
     if consumers.keys() >= set(_convs(model)):
         return consumers, errors
     return {**run_in_parts(model), **consumers}, errors  # the run of single parts reaches the remaining convolutions
+
+
+def add_consumers_(consumers: Consumers, seen: Consumers) -> None:
+    """Add the consumers that another run showed to ``consumers``."""
+    for conv, others in seen.items():
+        consumers.setdefault(conv, []).extend(other for other in others if other not in consumers[conv])
 
 
 def _run(model: nn.Module, part: nn.Module, mode: str, inputs: Any, samples: Any,
@@ -191,7 +204,7 @@ def _run(model: nn.Module, part: nn.Module, mode: str, inputs: Any, samples: Any
         part.train(mode == 'loss')
         with OutputRecorder(model) as recorder, torch.set_grad_enabled(with_gradients):
             output = part(inputs, samples, mode=mode)
-    except FOREIGN_ERRORS:
+    except (*FOREIGN_ERRORS, OSError):  # some read files
         return {}
     if with_gradients and errors is not None:  # the other outputs may have -inf for what is masked
         try:

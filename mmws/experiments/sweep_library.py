@@ -14,7 +14,7 @@ from mmws.conversion.convert import convert_
 from mmws.conversion.layer_types import batch_norms
 from mmws.conversion.output_recorder import OutputRecorder
 from mmws.errors import FOREIGN_ERRORS, WSError, format_exception
-from mmws.experiments.sweep import Row, fill_row_, non_finite
+from mmws.experiments.sweep import Row, add_consumers_, fill_row_, non_finite
 from mmws.experiments.worker import release_memory
 
 __all__ = ['LARGEST', 'LIBRARIES', 'check_network', 'library_networks']
@@ -61,7 +61,11 @@ def check_network(name: str) -> Row | None:
     convert_(net, inputs=copy.deepcopy(inputs))
     with OutputRecorder(net.train()) as recorder:
         output = net(*inputs)
-    fill_row_(row, stock, net, recorder.consumers, non_finite(net, output))
+    errors = non_finite(net, output)
+    with OutputRecorder(net.eval()) as evaluation, torch.no_grad():
+        net(*inputs)
+    add_consumers_(recorder.consumers, evaluation.consumers)
+    fill_row_(row, stock, net, recorder.consumers, errors)
     return row
 
 
