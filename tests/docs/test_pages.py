@@ -154,6 +154,16 @@ def test_the_versions_that_the_pages_name_are_those_of_the_package_and_of_ci():
     assert not left_out
 
 
+def test_the_pages_say_what_was_not_run():
+    not_run = '**Not run**' in (DOCS / 'gpu.md').read_text()
+    for name in ('limits', 'speed'):
+        assert ('not been run' in ' '.join((DOCS / f'{name}.md').read_text().split())) == not_run
+    sections = re.findall(r'^## (\w+)\n(.*?)(?=^## |\Z)', (DOCS / 'compatibility.md').read_text(), re.M | re.S)
+    tested = [name for name, section in sections if 'needs mmdeploy' not in section]
+    assert f'The test runs in the environment `{tested[0]}`' in ' '.join((DOCS / 'deployment.md').read_text().split())
+    assert len(tested) == 1
+
+
 def test_the_citations_agree():
     page = (DOCS / 'citing.md').read_text()
     citation = yaml.safe_load((REPOSITORY / 'CITATION.cff').read_text())
