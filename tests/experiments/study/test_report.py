@@ -138,7 +138,10 @@ def test_no_result_in_the_notes_is_typed_by_hand():
     'GN+WS {nuclei_long: GN+WS at 8}.'])
 def test_the_readme_has_the_results(row, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
-    assert fill(row, read_study(STUDIES[0]), Results(DOCS / 'results')) in (REPOSITORY / 'README.md').read_text()
+    study, readme = read_study(STUDIES[0]), (REPOSITORY / 'README.md').read_text()
+    assert fill(row, study, Results(DOCS / 'results')) in readme
+    images = {task.name: f'{task.images:,}' for task in study.tasks}
+    assert f'({images["nuclei_long"]} steps) and street scenes ({images["camvid"]} steps)' in readme
 
 
 @pytest.mark.parametrize(('study', 'text'), [
