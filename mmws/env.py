@@ -1,15 +1,19 @@
 """Report of an installation, for bug reports: ``python -m mmws.env``. It needs torch alone.
 
-Lists the versions of the packages, which of mmcv's operators can be used, what this torch lacks, and the environment
-variables that mmws reads.
+Lists the folder of mmws, the versions of the packages, whether mmcv's operators can be used, the compiler and ninja
+(for ``MMWS_CPP=1``), what this torch lacks, and the environment variables that mmws reads.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import shutil
+import subprocess
+import sysconfig
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import torch
 
@@ -22,6 +26,7 @@ __all__ = ['describe_environment', 'main']
 
 DISTRIBUTIONS = {'mmengine': ('onedl-mmengine', 'mmengine'), 'mmcv': ('onedl-mmcv', 'mmcv', 'mmcv-lite'),
                  **{name: toolkit.distributions for name, toolkit in TOOLKITS.items()},
+                 'opencv': ('opencv-python', 'opencv-python-headless', 'opencv-contrib-python'),
                  **{name: (name, ) for name in ('torchvision', 'timm', 'safetensors', 'numpy', 'onnx', 'onnxruntime')}}
 VARIABLES = 'MMWS_CHECKPOINTS', 'MMWS_CPP', 'MMWS_DATA', 'MMWS_SHA256'
 FEATURES = {'cache of standardized weights': torch_compat.DETECTS_WRITES,
@@ -38,11 +43,14 @@ def describe_environment() -> dict[str, str]:
     """
     return {
         'mmws': __version__,
+        'folder of mmws': str(Path(__file__).resolve().parent),
         'Python': f'{platform.python_version()}, {platform.platform()}',
         'torch': f'{torch.__version__}, {torch.get_num_threads()} threads, {_gpus()}',
         **{name: ', '.join(filter(None, map(_version, distributions))) or 'not installed'
            for name, distributions in DISTRIBUTIONS.items()},
         "mmcv's compiled operators": _operators(),
+        'C++ compiler': _program(os.environ.get('CXX', 'c++')),  # as torch finds it
+        'ninja': _program('ninja'),
         **{feature: 'yes' if available else f'not with torch {torch.__version__}'
            for feature, available in FEATURES.items()},
         **{name: os.environ.get(name, 'not set') for name in VARIABLES}}
@@ -66,6 +74,18 @@ def _operators() -> str:
     except FOREIGN_ERRORS as error:
         return f'no: {format_exception(error)}'
     return 'yes'
+
+
+def _program(name: str) -> str:
+    """Return the path of a program and the first line of its version; pip installs ninja beside Python."""
+    path = shutil.which(name, path=os.pathsep.join([sysconfig.get_path('scripts'), os.environ.get('PATH', '')]))
+    if path is None:
+        return f'{name} not found'
+    try:
+        text = subprocess.run([path, '--version'], capture_output=True, text=True, timeout=60).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        return f'{path}: {format_exception(error)}'
+    return ', '.join([path, *text.splitlines()[:1]])
 
 
 def main() -> None:

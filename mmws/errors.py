@@ -20,6 +20,14 @@ class WSError(ValueError):
     """A mistake in a config, an option or a file, or a failed check of a result: NaN, a full disk, another ONNX output.
 
     The message says where it is and, if known, how to correct it.
+
+    Example:
+        >>> import mmws
+        >>> try:
+        ...     mmws.Options(norm='GroupNorm')
+        ... except WSError as error:
+        ...     print(error)
+        ws option norm: expected 'GN', 'LN', 'IN', 'SN', 'BCN', 'EstBN' or 'keep', got 'GroupNorm'
     """
 
 

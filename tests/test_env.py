@@ -18,11 +18,34 @@ def test_the_module_prints_versions_operators_features_and_variables(monkeypatch
     lines = dict(line.split(': ', 1) for line in result.stdout.splitlines())
     assert lines == env.describe_environment()
     assert lines['mmws'] == mmws.__version__
+    assert lines['folder of mmws'] == str(REPOSITORY / 'mmws')
+    assert lines['opencv'].startswith('opencv-')
     assert lines['torch'].startswith(torch.__version__)
     assert 'mmengine' in lines['mmengine']
     assert lines["mmcv's compiled operators"] == 'yes'
     assert lines['MMWS_CHECKPOINTS'] == '/weights'
     assert lines['MMWS_SHA256'] == 'not set'
+
+
+def program(folder, name, code):
+    path = folder / name
+    path.write_text(f'#!/bin/sh\n{code}\n')
+    path.chmod(0o755)
+    return path
+
+
+def test_the_compiler_and_ninja_are_those_that_torch_finds(monkeypatch, tmp_path):
+    compiler, ninja = program(tmp_path, 'mycc', 'echo mycc 1.2; echo more'), program(tmp_path, 'ninja', 'echo 1.11')
+    monkeypatch.setattr(env.sysconfig, 'get_path', lambda name: str(tmp_path))
+    monkeypatch.setenv('CXX', 'mycc')
+    report = env.describe_environment()
+    assert report['C++ compiler'] == f'{compiler}, mycc 1.2'
+    assert report['ninja'] == f'{ninja}, 1.11'
+    ninja.write_text('not a program')
+    monkeypatch.setenv('CXX', 'no-such-compiler')
+    report = env.describe_environment()
+    assert report['C++ compiler'] == 'no-such-compiler not found'
+    assert report['ninja'].startswith(f'{ninja}: OSError: ')
 
 
 def test_missing_packages_and_features_are_named(monkeypatch):

@@ -45,6 +45,7 @@ def check_results(notebook) -> None:
 def test_a_short_run(tmp_path):
     notebook = tutorial.execute(tmp_path, env={**os.environ, 'MMWS_TUTORIAL_STEPS': '100'})
     check_results(notebook)
+    assert notebook.metadata['seconds'] > 1
     losses = [float(loss) for loss in re.findall(r'step \d+ of 100: loss (\S+)', printed(notebook))]
     assert len(losses) == 20
     assert math.isfinite(sum(losses))
@@ -59,6 +60,7 @@ def test_the_kept_outputs_are_those_of_a_full_run_of_this_code():
     assert notebook.metadata.get('code_sha256') == tutorial.code_hash(notebook), (
         'the code of docs/tutorial.ipynb changed after its outputs were made; run `make tutorial`')
     check_results(notebook)
+    assert notebook.metadata.get('seconds', 0) < 600  # written by the next `make tutorial`
     text = printed(notebook)
     steps = re.search(r"'MMWS_TUTORIAL_STEPS', (\d+)", tutorial.code_cells(notebook)[0].source)[1]
     assert f'step {steps} of {steps}: loss' in text

@@ -45,6 +45,7 @@ class Format:
     input: Mapping[str, Any] = field(default_factory=lambda: RGB_TORCHVISION)
 
     def matches(self, names: Collection[str]) -> bool:
+        """Return whether a checkpoint with these names of tensors has this format."""
         return all(fnmatch.filter(names, pattern) for pattern in self.patterns)
 
 

@@ -61,6 +61,11 @@ def _read(path: str) -> Checkpoint:
 
 
 def build_model(config: Config) -> nn.Module:
+    """Build the model of a config, without weights.
+
+    Raises:
+        WSError: if it cannot be built; the message names an unknown layer.
+    """
     with MODELS.switch_scope_and_registry(config.default_scope) as registry:
         try:
             with explain_operators():

@@ -24,7 +24,8 @@ def fold(model: nn.Module) -> nn.Module:
 
     .. math:: \mathrm{conv}(x; \hat w)
 
-    with :math:`\hat w` of :func:`mmws.standardize_weight`.
+    with :math:`\hat w` of :func:`mmws.standardize_weight`, arXiv 1903.10520. A folded weight has the shape and the
+    dtype of the raw one.
 
     The copy has the same outputs, the speed of a plain network, and needs no mmws. mmcv's ``ConvWS2d`` folds too, and
     torch's weight and spectral normalization (:mod:`mmws.conversion.parametrize_convs`). Dtypes, devices,

@@ -21,8 +21,18 @@ __all__ = ['Options']
 class Options:
     """Options of a conversion: ``ws=dict(...)`` in a config, or the keyword arguments of :func:`mmws.convert_`.
 
+    Args:
+        norm, weight, num_groups, eps, cache, exclude, include: as in :func:`mmws.convert_`.
+
     Raises:
         WSError: if a value is not allowed.
+
+    Example:
+        >>> Options(norm='keep', exclude=['neck.*']).weight
+        'ws'
+        >>> Options(num_groups=0)
+        Traceback (most recent call last):
+        mmws.errors.WSError: ws option num_groups: expected a positive integer, got 0
     """
 
     norm: str = 'GN'

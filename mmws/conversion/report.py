@@ -24,6 +24,13 @@ class Report:
             caller. They stay as they are.
         norms: the norms that were replaced, with the old and the new type.
         norm, weight: the options of the conversion.
+
+    Example:
+        >>> from torch import nn
+        >>> import mmws
+        >>> report = mmws.convert_(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 1, 1)))
+        >>> report.converted, report.skipped, report.norms
+        (['0'], {'2': 'no norm follows: the output leaves the network'}, {'1': 'BatchNorm2d -> GroupNorm(8, 8)'})
     """
 
     converted: list[str] = field(default_factory=list)

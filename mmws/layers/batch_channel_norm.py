@@ -55,6 +55,11 @@ class EstimatedBatchNorm(NormBase):
     arXiv 1911.09738 and 1903.10520v2. The authors' rate is a buffer, ``estbn_moving_speed``, which starts at 0 and
     which their training code sets; here it is ``momentum``.
 
+    Args:
+        num_features: number of channels.
+        eps: added to the variance.
+        momentum: rate of the estimates, as in ``nn.BatchNorm2d``.
+
     Shape:
         (N, num_features, \*) to the same.
 
@@ -153,9 +158,18 @@ class BatchChannelNorm(nn.Module):
 
 
 class EstimatedBatchChannelNorm(BatchChannelNorm):
-    """:class:`BatchChannelNorm` for micro-batches: ``bn`` is an :class:`EstimatedBatchNorm`.
+    r""":class:`BatchChannelNorm` for micro-batches: ``bn`` is an :class:`EstimatedBatchNorm`.
 
-    A channel may have a single value.
+    A channel may have a single value. arXiv 1911.09738 and 1903.10520v2.
+
+    Args:
+        num_features: number of channels.
+        eps: added to the variances.
+        num_groups: upper bound of the number of groups, see :func:`group_count`.
+        momentum: rate of the running estimates.
+
+    Shape:
+        (N, num_features, \*) to the same.
 
     Example:
         >>> EstimatedBatchChannelNorm(16, num_groups=4)(torch.randn(1, 16, 1, 1)).shape

@@ -10,10 +10,12 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import stacks
 import torch
 import yaml
 
 import mmws
+from mmws.version import MINIMUM_TORCH
 from tests.helpers.commands import REPOSITORY, tracked_files
 
 DOCS = REPOSITORY / 'docs'
@@ -139,6 +141,29 @@ def test_the_tables_of_starts_have_the_measured_numbers():
     assert not [row for row in rows if f'| {row}' not in page]
 
 
+def test_the_versions_that_the_pages_name_are_those_of_the_package_and_of_ci():
+    metadata = (REPOSITORY / 'pyproject.toml').read_text()
+    readme, install = (REPOSITORY / 'README.md').read_text(), (DOCS / 'install.md').read_text()
+    for name in ('torch', 'mmdet', 'mmsegmentation', 'mmpretrain'):
+        bound = re.search(rf'"{name}>=([\w.]+)', metadata)[1]
+        assert f'{name} >= {bound}' in readme
+    assert f'torch >= {MINIMUM_TORCH}' in install
+    jobs = yaml.safe_load((REPOSITORY / '.github' / 'workflows' / 'test.yml').read_text())['jobs']
+    left_out = set(stacks.STACKS) - {job['stack'] for job in jobs['test']['strategy']['matrix']['include']}
+    assert f'runs them in five of the six: all but `{left_out.pop()}`' in ' '.join(install.split())
+    assert not left_out
+
+
+def test_the_pages_say_what_was_not_run():
+    not_run = '**Not run**' in (DOCS / 'gpu.md').read_text()
+    for name in ('limits', 'speed'):
+        assert ('not been run' in ' '.join((DOCS / f'{name}.md').read_text().split())) == not_run
+    sections = re.findall(r'^## (\w+)\n(.*?)(?=^## |\Z)', (DOCS / 'compatibility.md').read_text(), re.M | re.S)
+    tested = [name for name, section in sections if 'needs mmdeploy' not in section]
+    assert f'The test runs in the environment `{tested[0]}`' in ' '.join((DOCS / 'deployment.md').read_text().split())
+    assert len(tested) == 1
+
+
 def test_the_citations_agree():
     page = (DOCS / 'citing.md').read_text()
     citation = yaml.safe_load((REPOSITORY / 'CITATION.cff').read_text())
@@ -148,14 +173,21 @@ def test_the_citations_agree():
 
 
 @pytest.mark.parametrize(('name', 'row'), [
-    ('nuclei_gnws', '| GN+WS | {box_ap:.3f} | {mask_ap:.3f} | |'),
-    ('nuclei_bn', '| BN | {box_ap:.3f} | {mask_ap:.3f} | |'),
-    ('digits_gnws', "| GroupNorm + WS: `type='mmws.MaskRCNN'` | **{box_ap:.3f}** | **{mask_ap:.3f}** |"),
-    ('digits_bn', '| BatchNorm: the same with `--cfg-options model.type=MaskRCNN` | {box_ap:.3f} | {mask_ap:.3f} |'),
-    ('camvid_gnws', '| GN+WS | | | {miou:.3f} |'), ('camvid_bn', '| BN | | | {miou:.3f} |')])
+    ('nuclei_gnws', '| GN+WS | {minutes} min | {box_ap:.3f} | {mask_ap:.3f} | |'),
+    ('nuclei_bn', '| BN | {minutes} min | {box_ap:.3f} | {mask_ap:.3f} | |'),
+    ('digits_gnws',
+     "| GroupNorm + WS: `type='mmws.MaskRCNN'` | {minutes} min | **{box_ap:.3f}** | **{mask_ap:.3f}** |"),
+    ('digits_bn', '| BatchNorm: the same with `--cfg-options model.type=MaskRCNN` | {minutes} min | {box_ap:.3f} '
+                  '| {mask_ap:.3f} |'),
+    ('camvid_gnws', '| GN+WS | {minutes} min | | | {miou:.3f} |'),
+    ('camvid_bn', '| BN | {minutes} min | | | {miou:.3f} |')])
 def test_the_table_of_the_demos_has_the_numbers_of_their_summaries(name, row):
     summary = json.loads((DOCS / 'demos' / f'{name}.json').read_text())
-    assert row.format(**summary) in (DOCS / 'evidence.md').read_text()
+    minutes = round(summary['train_seconds'] / 60)
+    assert row.format(**summary, minutes=minutes) in (DOCS / 'evidence.md').read_text()
+    if name == 'digits_gnws':
+        for page in (REPOSITORY / 'README.md', DOCS / 'quickstart.md'):
+            assert f'(training alone: {minutes} min on' in page.read_text()
     index = yaml.safe_load((REPOSITORY / 'configs' / 'metafile.yml').read_text())
     listed = {key.replace(' ', '_').lower(): value for model in index['Models']
               if model['Name'].endswith(f'r18_{name.partition("_")[2]}_{name.partition("_")[0]}')

@@ -11,10 +11,14 @@ from urllib.parse import unquote
 
 import pytest
 
+from tests.helpers.browser import CHROMIUM, measure
 from tests.helpers.commands import REPOSITORY
 
 for package in ('sphinx', 'myst_parser', 'furo'):
     pytest.importorskip(package, reason='the site needs Sphinx, furo and myst-parser')
+
+
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason='needs chromium (apt-get install chromium)')
 
 
 class Page(HTMLParser):
@@ -91,6 +95,23 @@ def test_the_search_knows_the_text_of_the_pages(site):
     index = (site / 'searchindex.js').read_text()
     for word in ('truncat', 'caffe2', 'mmdeploy', 'fan', 'syncbn'):
         assert word in index
+
+
+@needs_chromium
+def test_no_page_scrolls_sideways_in_a_browser_and_the_search_finds_a_page(site, tmp_path):
+    names = sorted(path.name for path in site.glob('*.html'))
+    measured = measure(site, names, (1280, 390), 'GuardHook', tmp_path / 'profile')
+    assert len(measured['wide']) == 2 * len(names) > 60
+    assert {name: pixels for name, pixels in measured['wide'].items() if pixels > 0} == {}
+    assert measured['found'] > 0
+
+
+@needs_chromium
+def test_a_wide_page_is_found(tmp_path):
+    (tmp_path / 'wide.html').write_text('<body style="margin: 0"><div style="width: 900px">wide</div>')
+    (tmp_path / 'search.html').write_text('<ul id="search-results"><li>one</li></ul>')
+    measured = measure(tmp_path, ['wide.html'], (1280, 390), 'x', tmp_path / 'profile')
+    assert measured == {'wide': {'wide.html at 1280': 0, 'wide.html at 390': 510}, 'found': 1}
 
 
 def test_the_reference_has_every_public_name(pages, site):

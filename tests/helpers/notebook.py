@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +32,17 @@ def code_cells(notebook: Any) -> list[Any]:
 def execute(folder: Path, **environment: Any) -> Any:
     """Return the tutorial with the outputs of a run in ``folder``; ``environment`` is that of the new process.
 
+    The metadata of the notebook get the hash of its code and the seconds of the run.
+
     Raises:
         nbclient.exceptions.CellExecutionError: if a cell fails.
     """
     notebook = read()
     client = NotebookClient(notebook, timeout=3600, kernel_name='python3', record_timing=False, coalesce_streams=True,
                             resources={'metadata': {'path': str(folder)}})
+    start = time.perf_counter()
     client.execute(**environment)
-    notebook.metadata['code_sha256'] = code_hash(notebook)
+    notebook.metadata.update(code_sha256=code_hash(notebook), seconds=round(time.perf_counter() - start))
     return notebook
 
 

@@ -8,8 +8,8 @@ Each test runs twice: with torch's convolutions and with mmws's. A test that fai
 
 from __future__ import annotations
 
+import json
 import os
-import runpy
 import subprocess
 import sys
 import tarfile
@@ -22,7 +22,12 @@ from rich.table import Table
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
+sys.path.append(str(REPOSITORY / 'requirements'))
+import setup_env  # noqa: E402 (a script beside others, not a package)
+import stacks  # noqa: E402
+
 FOLDER = REPOSITORY / 'work_dirs' / 'peers'
+COUNTS = REPOSITORY / 'docs' / 'peers.json'  # for the page; a test compares them
 SUITES = {'torch': (), 'mmengine': ('onedl', 'onedl-mmengine', 'tests/test_model'),
           'mmseg': ('openmmlab', 'mmsegmentation', 'tests/test_models')}
 REASONS = {  # a part of the failure's message -> the reason of the failure
@@ -33,26 +38,31 @@ REASONS = {  # a part of the failure's message -> the reason of the failure
 
 def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
-    table = Table('suite', 'tests', 'pass', 'pass with WS')
+    table, counts = Table('suite', 'tests', 'pass', 'pass with WS'), {}
     differences = []
     for name, source in SUITES.items():
         tests = unpack(*source) if source else HERE / 'test_torch_nn.py'
         plain, standardized = run(name, tests), run(name, tests, '-p', 'standardized')
-        table.add_row(name, *(str(count) for count in (
-            len(plain), list(plain.values()).count(''), list(standardized.values()).count(''))))
+        counts[name] = [len(plain), list(plain.values()).count(''), list(standardized.values()).count('')]
+        table.add_row(name, *map(str, counts[name]))
         differences += [f'{name}: {test}: {message}' for test, message in standardized.items()
                         if message and not plain.get(test, message)]
     Console().print(table)
+    COUNTS.write_text(json.dumps({**counts, 'only with WS': len(differences)}, indent=1) + '\n')
     unexplained = [difference for difference in differences if not explain(difference)]
     if unexplained:
         sys.exit('error: these tests fail only with WS, without a known reason:\n' + '\n'.join(unexplained))
 
 
+def pin(stack: str, name: str) -> str:
+    """Return the version and the hashes of a distribution in the lock of a stack, in pip's format."""
+    return stacks.read_pins([stacks.HERE / f'{stack}.lock'])[name]
+
+
 def unpack(stack: str, name: str, tests: str) -> Path:
     """Return the tests of a source distribution, unpacked without its package: they test the installed package."""
-    locked = runpy.run_path(str(REPOSITORY / 'requirements' / 'setup_env.py'))
-    (FOLDER / f'{name}.lock').write_text(locked['read_locks']([REPOSITORY / 'requirements' / f'{stack}.lock'])[name])
-    subprocess.run([sys.executable, '-m', 'pip', 'download', '-q', *locked['LOCKED'], '--no-binary', ':all:',
+    (FOLDER / f'{name}.lock').write_text(pin(stack, name))
+    subprocess.run([sys.executable, '-m', 'pip', 'download', '-q', *setup_env.LOCKED, '--no-binary', ':all:',
                     '-d', FOLDER, '-r', FOLDER / f'{name}.lock'], check=True)
     archive = next(FOLDER.glob(f'{name.replace("-", "?")}-*.tar.gz'))
     with tarfile.open(archive) as file:

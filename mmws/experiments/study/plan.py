@@ -46,6 +46,7 @@ class Run:
 
     @property
     def steps(self) -> int:
+        """Number of updates."""
         return max(1, round(self.images / self.batch_size))
 
     def settings(self) -> dict[str, Any]:

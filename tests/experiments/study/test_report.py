@@ -130,13 +130,39 @@ def test_no_result_in_the_notes_is_typed_by_hand():
 
 
 @pytest.mark.parametrize('row', [
-    '| GroupNorm + WS: `type=\'mmws.FasterRCNN\'` | **{nuclei_long: GN+WS}** | **{camvid: GN+WS}** |',
-    '| GroupNorm: the same with `ws=dict(weight=\'plain\')` | {nuclei_long: GN} | {camvid: GN} |',
-    '| BatchNorm: `type=\'FasterRCNN\'` | {nuclei_long: BN} | takes no step |',
-    'WS changes it by {nuclei_long: GN+WS - GN} points,', 'with DeepLabv3, by {camvid: GN+WS - GN}.'])
+    '| GroupNorm + WS: the key above | **{nuclei_long: GN+WS}** | **{camvid: GN+WS}** |',
+    '| GroupNorm: the key and `ws=dict(weight=\'plain\')` | {nuclei_long: GN} | {camvid: GN} |',
+    '| BatchNorm: the stock network | {nuclei_long: BN} | takes no step |',
+    '- nuclei: {nuclei_long: GN+WS - GN} points of box AP', '- CamVid: {camvid: GN+WS - GN} points of mean IoU',
+    'BatchNorm works on nuclei too: {nuclei_long: BN at 8}, GN {nuclei_long: GN at 8}, '
+    'GN+WS {nuclei_long: GN+WS at 8}.'])
 def test_the_readme_has_the_results(row, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
-    assert fill(row, read_study(STUDIES[0]), Results(DOCS / 'results')) in (REPOSITORY / 'README.md').read_text()
+    study, readme = read_study(STUDIES[0]), (REPOSITORY / 'README.md').read_text()
+    assert fill(row, study, Results(DOCS / 'results')) in readme
+    images = {task.name: f'{task.images:,}' for task in study.tasks}
+    assert f'({images["nuclei_long"]} steps) and street scenes ({images["camvid"]} steps)' in readme
+
+
+@pytest.mark.parametrize(('study', 'text'), [
+    (0, 'box AP {nuclei_long: GN+WS}, GN {nuclei_long: GN}, BN {nuclei_long: BN} (after 6,400 images); in segmentation '
+        '(CamVid) mean IoU {camvid: GN+WS}, GN {camvid: GN};'),
+    (0, 'at 8 images BN {nuclei_long: BN at 8}, GN {nuclei_long: GN at 8}, GN+WS {nuclei_long: GN+WS at 8} (after 6,4'),
+    (0, 'far below GroupNorm: {nuclei: BN+WS} |'),
+    (1, '(digits), 1 image per step | GN+WS {detection: GN+WS}, GN {detection: GN}, BN+WS {detection: BN+WS}, '
+        'BN {detection: BN} |'),
+    (1, 'at 64, {classification: BN+WS at 64} and {classification: BN at 64}, GN+WS {classification: GN+WS at 64} ('),
+    (0, '| {nuclei: EstBN+WS} at one image'), (1, 'digits: {detection: EstBN+WS} |'),
+    (0, 'mean IoU {camvid: GN+WS}, with a plain head {camvid: GN+WS, plain head} ('),
+    (1, '(digits: {segmentation: GN+WS} and {segmentation: GN+WS, plain head})'),
+    (0, '({nuclei: GN+WS, rate 0.04} and {nuclei: GN+WS, rate 0.08} against {nuclei: GN, rate 0.04} and '
+        '{nuclei: GN, rate 0.08}, one seed)'),
+    (0, 'GN+WS has {nuclei_decay: GN+WS} and GN {nuclei_decay: GN} (one seed), without it {nuclei: GN+WS} and '
+        '{nuclei: GN}.')])
+def test_the_recommendations_have_the_results(study, text, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    folder = [*COMMITTED][study]
+    assert fill(text, read_study(STUDIES[study]), Results(DOCS / folder)) in (DOCS / 'evidence.md').read_text()
 
 
 def test_results_on_other_pages_are_in_the_tables():
