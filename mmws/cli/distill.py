@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from mmws.cli.transplant_data import Forward, preprocess
+from mmws.errors import WSError
 from mmws.transplant.outputs import float_tensors
 
 __all__ = ['Distillation', 'distill']
@@ -27,13 +28,17 @@ class Distillation(BaseModel):  # type: ignore[misc]
 
     .. math:: L = \sum_k \frac{\lVert s_k - t_k \rVert^2}{\lVert t_k - \mathrm{mean}(t_k) \rVert^2}
 
-    with the tensors :math:`s_k` that ``run`` returns for the student, and :math:`t_k` for the teacher.
+    with the tensors :math:`s_k` that ``run`` returns for the student, and :math:`t_k` for the teacher. Both are in eval
+    mode, because dropout and some heads give something else in train mode.
 
     Args:
         teacher: a model of a toolkit, or its backbone.
         student: the same, converted.
         run: gives both the same regions.
         data_preprocessor: of the model.
+
+    Raises:
+        WSError: at a step, if the outputs of the two differ in number or shape.
     """
 
     def __init__(self, teacher: nn.Module, student: nn.Module, run: Forward, data_preprocessor: nn.Module) -> None:
@@ -51,8 +56,15 @@ class Distillation(BaseModel):  # type: ignore[misc]
         with torch.no_grad():
             expected = float_tensors(self.run(teacher, data))
         found = float_tensors(self.run(self.student, data))
+        _check_outputs([tuple(one.shape) for one in found], [tuple(one.shape) for one in expected])
         return {f'loss_{index}': (one - other).square().sum() / (other - other.mean()).square().sum().clamp_min(1e-12)
                 for index, (one, other) in enumerate(zip(found, expected))}
+
+    def train(self, mode: bool = True) -> Distillation:
+        """Set the mode of all but the student, which stays in eval mode; the runner calls this."""
+        super().train(mode)
+        self.student.eval()
+        return self
 
     def init_weights(self) -> None:
         """Keep the weights: the runner calls this before the first step."""
@@ -64,6 +76,18 @@ class Distillation(BaseModel):  # type: ignore[misc]
         loss, log = self.parse_losses(losses)
         optim_wrapper.update_params(loss)
         return log
+
+
+def _check_outputs(found: list[tuple[int, ...]], expected: list[tuple[int, ...]]) -> None:
+    if not expected:
+        raise WSError('--distill: the BatchNorm network gives no outputs to compare; leave out --distill')
+    if len(found) != len(expected):
+        raise WSError(f'--distill: expected {len(expected)} outputs of the converted network, as the BatchNorm network '
+                      f'gives, got {len(found)}; leave out --distill')
+    for index, (one, other) in enumerate(zip(found, expected)):
+        if one != other:
+            raise WSError(f'--distill: expected shape {other} for output {index} of the converted network, as the '
+                          f'BatchNorm network gives, got {one}; leave out --distill')
 
 
 def distill(config: Config, model: Distillation, dataset: Dataset[Any], steps: int, work_dir: Path) -> None:
