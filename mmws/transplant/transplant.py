@@ -126,7 +126,8 @@ def _networks(model: nn.Module, teacher: nn.Module | None,
     source = copy.deepcopy(model) if teacher is None else teacher
     if not trained_batch_norms(source):
         has_norms = any(map(is_batch_norm, source.modules()))
-        reason = ('BatchNorms that were never trained (running mean 0, variance 1); load its weights first' if has_norms
+        reason = ('BatchNorms that were never trained (running mean 0, variance 1, the same scale and shift in each '
+                  'channel); load its weights first' if has_norms
                   else 'no BatchNorm; give the BatchNorm network itself, or give it as `teacher`')
         what = 'network' if teacher is None else 'teacher'
         raise WSError(f'transplant_: the {what}, {type(source).__name__}, has {reason}')
@@ -172,22 +173,26 @@ def _hooked(hooks: Iterable[tuple[nn.Module, Any]]) -> Iterator[None]:
 
 def _name_others(report: TransplantReport, pairs: Mapping[nn.Module, nn.Module], names: Mapping[nn.Module, str],
                  calls: Calls) -> None:
-    """Name in the report what was converted but not fitted, and warn of trained BatchNorms among it."""
-    unfitted = []
+    """Name in the report what was converted but not fitted, and warn of BatchNorms among it."""
+    unfitted: dict[bool, list[str]] = {True: [], False: []}
     for source, module in pairs.items():
         name = names[module]
         if isinstance(source, BatchNorm) and source not in calls:
             known, trained = is_batch_norm(source), bool(trained_batch_norms(source))
             report.kept[name] = ('its BatchNorm was never trained' if not trained else 'it did not run on the images'
                                  if known else f'{type(source).__name__} is an unknown subclass of BatchNorm')
-            unfitted += [name] if trained else []
+            unfitted[trained].append(name)
         is_new = isinstance(module, WeightStandardized) and not isinstance(source, WeightStandardized)
         if is_new and name not in report.lost:
             report.kept.setdefault(name, 'it is not two-dimensional, or no trained BatchNorm alone reads its output')
-    if unfitted:
-        warnings.warn(f'transplant_: trained norms were not fitted: {", ".join(unfitted[:3])}'
-                      f'{" and others" if len(unfitted) > 3 else ""}; see `kept` in the report, and give `forward`, a '
-                      'function of the network and the images that runs them', stacklevel=3)
+    for trained, what, advice in (
+            (True, 'trained norms', ', and give `forward`, a function of the network and the images that runs them'),
+            (False, 'norms that were never trained (running mean 0, variance 1, the same scale and shift in each '
+                    'channel)', '; if they were trained, load their weights first')):
+        if unfitted[trained]:
+            more = ' and others' if len(unfitted[trained]) > 3 else ''
+            warnings.warn(f'transplant_: {what} were not fitted: {", ".join(unfitted[trained][:3])}{more}; see `kept` '
+                          f'in the report{advice}', stacklevel=3)
 
 
 def _take_weights_(model: nn.Module, student: nn.Module) -> None:

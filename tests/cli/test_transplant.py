@@ -107,12 +107,25 @@ def test_a_distillation_improves_the_fit_and_is_not_repeated(setup, capsys):
                for name, tensor in read_checkpoint(folder / 'out.safetensors').tensors.items())
 
 
+def caffe_form(weights):
+    """Return weights of mmdet's tools/model_converters/detectron2pytorch.py: the statistics are in the affine maps."""
+    found = {name: tensor for name, tensor in weights.items() if 'num_batches_tracked' not in name}
+    for name in [name[:-len('running_var')] for name in found if name.endswith('running_var')]:
+        scale = found[f'{name}weight'] / found[f'{name}running_var'].sqrt()
+        found[f'{name}bias'] = found[f'{name}bias'] - scale * found[f'{name}running_mean']
+        found[f'{name}weight'] = scale
+        found[f'{name}running_mean'] = torch.zeros_like(scale)
+        found[f'{name}running_var'] = torch.ones_like(scale)
+    return found
+
+
+@pytest.mark.parametrize('form', [dict, caffe_form], ids=['torchvision', 'caffe'])
 @pytest.mark.parametrize('setup', [DETECTION], indirect=True, ids=['mmdet'])
-def test_a_backbone_is_transplanted_and_a_config_starts_from_it(setup, digits):
+def test_a_backbone_is_transplanted_and_a_config_starts_from_it(setup, form):
     path, options, folder = setup
     weights = read_checkpoint(folder / 'bn.pth').tensors
     names = {name[9:]: tensor for name, tensor in weights.items() if name.startswith('backbone.')}
-    torch.save({**names, 'fc.weight': torch.zeros(2, 2)}, folder / 'torchvision.pth')
+    torch.save({**form(names), 'fc.weight': torch.zeros(2, 2)}, folder / 'torchvision.pth')
     (folder / 'images').mkdir()
     for index in range(9):
         image = np.random.default_rng(index).integers(0, 255, (96, 128, 3), np.uint8)
@@ -121,6 +134,7 @@ def test_a_backbone_is_transplanted_and_a_config_starts_from_it(setup, digits):
              str(folder / 'images'), '--number', '8', '--cfg-options', *options)
     meta = read_checkpoint(folder / 'r18.pth').meta['transplant']
     assert (meta['part'], meta['left_over'], len(meta['images'])) == ('backbone', ['fc.weight'], 8)
+    assert meta['report']['kept'] == {}
     model = build_model(as_config(path, [*options, f'model.ws.pretrained={folder / "r18.pth"}']))
     model.init_weights()
     expected = read_checkpoint(folder / 'r18.pth').tensors

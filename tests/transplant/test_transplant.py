@@ -9,7 +9,7 @@ from torch import nn
 
 from mmws import WSError, convert_, transplant_
 from mmws.layers.switchable_norm import SwitchableNorm
-from mmws.transplant.norms import NormFit
+from mmws.transplant.norms import NormFit, affine_of
 from mmws.transplant.record import evaluating, recording
 from mmws.transplant.sampling import Moments, moments
 
@@ -225,9 +225,29 @@ def test_inputs_of_another_shape_are_fitted_by_moments():
     assert 'norm        head.1: fit unknown' in str(report)
 
 
+def caffe_form(net):
+    """Put the statistics of each norm into its affine map, as mmdet's tools/model_converters/detectron2pytorch.py."""
+    for norm in net.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            scale, shift = affine_of(norm)
+            norm.load_state_dict({**nn.BatchNorm2d(len(scale)).state_dict(), 'weight': scale, 'bias': shift})
+            norm.eps = 0
+    return net
+
+
+def test_statistics_in_the_affine_maps_are_those_of_a_training():
+    net, x = trained(Net()), images()
+    caffe = caffe_form(copy.deepcopy(net))
+    report, expected = transplant_(caffe, x), transplant_(net, x)
+    assert report.kept == {}
+    assert report.fit == pytest.approx(expected.fit, abs=1e-3)
+    assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in zip(caffe.parameters(), net.parameters()))
+
+
 def test_what_does_not_run_or_was_not_trained_is_named():
     net = nn.ModuleDict({'used': trained(Net()), 'unused': nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))})
-    report = transplant_(net, images(), forward=lambda network, x: network['used'](x))
+    with pytest.warns(UserWarning, match='were never trained .* not fitted: unused.1; .*load their weights first'):
+        report = transplant_(net, images(), forward=lambda network, x: network['used'](x))
     assert report.kept['unused.1'] == 'its BatchNorm was never trained'
     net = nn.ModuleDict({'used': trained(Net()), 'unused': trained(Net())})
     with pytest.warns(UserWarning, match='norms were not fitted: unused.stem.1, unused.block.1, unused.block.4;'):
