@@ -24,6 +24,7 @@ from mmws.cli.transplant_data import Forward, ImageFiles, image_paths, load_batc
 from mmws.conversion.layer_types import batch_norms
 from mmws.errors import WSError
 from mmws.files import check_output
+from mmws.transplant.check import check_finite
 from mmws.transplant.outputs import relative_distance
 from mmws.transplant.record import evaluating
 from mmws.transplant.report import TransplantReport
@@ -83,6 +84,7 @@ def transplant_checkpoint(config: Config, checkpoint: str, out: Path, folder: Pa
                 Path(f'{out}.distill') / key.hexdigest()[:12])
         for network in (teacher, student):
             network.cpu()  # the runner may use a GPU
+        check_finite(student, 'the distilled network', 'nothing is written; leave out --distill')
         run.start()
         with evaluating(student):
             expected = run(teacher, data)

@@ -23,7 +23,7 @@ class TransplantReport:
             channels with the variance as weight; None where the two outputs have different shapes.
         kept: norms and convolutions that were converted but not fitted, with the reason.
         distance: of the network's outputs to the BatchNorm network's, divided by the norm of the latter; None if they
-            have different shapes.
+            have different shapes or values that are not finite.
         images: the number of images.
     """
 

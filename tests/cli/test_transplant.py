@@ -1,5 +1,6 @@
 """tools/transplant.py as a user runs it, on small networks of the demos."""
 
+import math
 import re
 from pathlib import Path
 
@@ -206,6 +207,12 @@ def test_bad_input_gives_one_line_and_writes_nothing(setup):
     assert 'cannot read the image' in error('--images', str(folder / 'broken'))
     assert "model.type is 'MaskRCNN', expected the prefix 'mmws.'" in error(config=stock)
     assert 'not found' in error(weights='nothing.pth')
+    for name, value in (('roi_head.mask_head.convs.1.bn.running_var', -1), ('rpn_head.rpn_cls.weight', math.inf)):
+        weights = read_checkpoint(folder / 'bn.pth').tensors
+        weights[name].view(-1)[0] = value
+        torch.save(weights, folder / 'bad.pth')
+        assert f'{name} of the BatchNorm network ' in error(weights='bad.pth')
+    (folder / 'bad.pth').unlink()
     native = REPOSITORY / 'configs' / 'mask_rcnn_r50_gnws.py'
     assert 'has no BatchNorm to start from' in tool_error(
         'transplant.py', str(native), str(folder / 'bn.pth'), str(folder / 'out.pth'))

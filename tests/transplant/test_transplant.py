@@ -1,5 +1,6 @@
 import copy
 import json
+import math
 import re
 import warnings
 
@@ -270,9 +271,18 @@ def test_what_does_not_run_or_was_not_trained_is_named():
     (lambda net: transplant_(Net(), images(), teacher=net), 'Net is not converted: it has the layers of the BatchNorm'),
     (lambda net: transplant_(nn.Conv2d(3, 4, 1), images(), teacher=net), 'has 0 children, in `teacher` it has 3'),
     (lambda net: transplant_(nn.Sequential(*net.children(), nn.ReLU()), images(), teacher=net), '4 children.* 3;'),
+    (lambda net: transplant_(net, (images() * 50).byte()), r'Expected .* of torch.float32, .* got torch.uint8 of'),
+    (lambda net: transplant_(net, images().double()), 'does not run on the images: .* got torch.float64 of shape'),
+    (lambda net: transplant_(net, images()[0]), r'does not run on the images: .* of shape \(3, 12, 12\); or give'),
+    (lambda net: transplant_(net, images()[:, :1]), r'does not run on the images: .* of shape \(32, 1, 12, 12\)'),
+    (lambda net: transplant_(net, [image.numpy() for image in images()]), r'does not run on .* got \[array'),
+    (lambda net: transplant_(net, images(), samples=-5), 'samples: expected a whole number, 0 or more, got -5'),
+    (lambda net: transplant_(net, images(), samples=1.5), 'samples: expected a whole number, 0 or more, got 1.5'),
+    (lambda net: transplant_(net, images(), seed='a'), "seed: expected a whole number, 0 or more, got 'a'"),
 ], ids=['no images', 'an empty list', 'two sizes', 'weight', 'an unknown option', 'nothing runs', 'untrained',
         'no norm', 'a teacher without norms', 'NaN', 'options with a teacher', 'not converted',
-        'another model', 'more children'])
+        'another model', 'more children', 'uint8', 'float64', 'one image', 'one channel', 'numpy', 'samples below 0',
+        'half samples', 'seed'])
 def test_bad_input_leaves_the_network_as_it_is(case, message):
     net = trained(Net())
     before = copy.deepcopy(net.state_dict())
@@ -280,6 +290,41 @@ def test_bad_input_leaves_the_network_as_it_is(case, message):
         case(net)
     assert type(net.stem[1]) is nn.BatchNorm2d
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize(('name', 'value', 'problem'), [
+    ('stem.0.weight', math.nan, 'has NaN or infinite values'), ('head.weight', math.inf, 'has NaN or infinite values'),
+    ('block.4.weight', math.nan, 'has NaN or infinite values'),
+    ('block.4.bias', math.nan, 'has NaN or infinite values'),
+    ('block.4.running_var', math.nan, 'has NaN or infinite values'), ('block.4.running_var', -1, 'is negative'),
+    ('block.4.running_mean', math.inf, 'has NaN or infinite values')])
+def test_weights_that_are_not_finite_are_refused(name, value, problem):
+    net, pristine = trained(Net()), Net()
+    convert_(pristine)
+    before = copy.deepcopy(pristine.state_dict())
+    net.state_dict()[name].view(-1)[0] = value
+    message = re.escape(f'{name} of the BatchNorm network {problem}; take weights of an earlier step')
+    with pytest.raises(WSError, match=message):
+        transplant_(net, images())
+    with pytest.raises(WSError, match=message):
+        transplant_(pristine, images(), teacher=net)
+    assert type(net.stem[1]) is nn.BatchNorm2d
+    assert all(torch.equal(tensor, before[key]) for key, tensor in pristine.state_dict().items())
+
+
+def test_a_fit_that_is_not_finite_is_refused():
+    net = trained(Net())
+    net.block[4].weight.data.mul_(1e25)  # the squares overflow
+    before = copy.deepcopy(net.state_dict())
+    with pytest.raises(WSError, match=r'block\.4\.weight of the fitted network has NaN or infinite values; Net stays'):
+        transplant_(net, images())
+    assert type(net.stem[1]) is nn.BatchNorm2d
+    assert all(torch.equal(tensor, before[key]) for key, tensor in net.state_dict().items())
+
+
+def test_infinite_outputs_have_no_distance():
+    net = trained(nn.Sequential(Net(), nn.Threshold(0, -math.inf)))  # as a mask
+    assert transplant_(net, images()).distance is None
 
 
 def test_another_width_is_refused():
