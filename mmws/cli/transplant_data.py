@@ -29,7 +29,7 @@ MOST_REGIONS = 512  # of a batch
 
 
 def image_paths(config: Config, folder: Path | None) -> list[str]:
-    """Return the images in a folder, or in the training data of ``config``.
+    """Return the images in a folder, or in the training data of ``config``, each once.
 
     Raises:
         WSError: if there are none.
@@ -37,14 +37,15 @@ def image_paths(config: Config, folder: Path | None) -> list[str]:
     if folder is not None:
         if not folder.is_dir():
             raise WSError(f'--images: folder {folder} not found')
-        paths = sorted(str(path) for path in folder.rglob('*') if path.suffix.lower() in SUFFIXES)
+        paths = sorted(str(path) for path in folder.rglob('*')
+                       if path.suffix.lower() in SUFFIXES and path.is_file())
         where = f'--images {folder}'
     else:
         where = f'{config.filename}: train_dataloader.dataset'
         try:
             with silence(), DefaultScope.overwrite_default_scope(config.default_scope):
                 dataset = DATASETS.build(config.train_dataloader.dataset)
-            paths = [str(dataset.get_data_info(index)['img_path']) for index in range(len(dataset))]
+            paths = [*dict.fromkeys(str(dataset.get_data_info(index)['img_path']) for index in range(len(dataset)))]
         except (*FOREIGN_ERRORS, OSError) as error:
             raise WSError(f'{where} gives no paths of images ({format_exception(error)}); name a folder with --images'
                           ) from None

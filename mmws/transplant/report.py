@@ -14,6 +14,9 @@ __all__ = ['TransplantReport']
 class TransplantReport:
     """Result of :func:`mmws.transplant_`, by names of the converted network's modules.
 
+    All figures are measured on the images that the network was fitted to. On others it is farther from the BatchNorm
+    network.
+
     Attributes:
         conversion: of the network; None if it was converted before.
         lost: for each convolution with fitted filters, the share of its output's variance that the removed means of
@@ -40,8 +43,9 @@ class TransplantReport:
         fits = [fit for fit in self.fit.values() if fit is not None]
         fit = f', fit {sum(fits) / len(fits):.2f} on average' if fits else ''
         distance = '' if self.distance is None else f', relative distance of the outputs {self.distance:.2f}'
+        measured = ', both on these images' if fit and distance else ', on these images' if fit or distance else ''
         return (f'Transplant with {self.images} images: {len(self.lost)} convolutions and {len(self.fit)} norms '
-                f'fitted, {len(self.kept)} modules not fitted{fit}{distance}')
+                f'fitted, {len(self.kept)} modules not fitted{fit}{distance}{measured}')
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report without the conversion as plain values, for a checkpoint."""

@@ -12,6 +12,7 @@ from mmengine.config import Config
 
 from mmws.checkpoint import read_checkpoint
 from mmws.cli.load_model import build_model
+from mmws.cli.transplant_data import image_paths
 from tests.helpers.commands import REPOSITORY, contents, run_tool, tool_error
 from tests.helpers.models import DEMO, HEADS, SEGMENTATION, small
 
@@ -73,7 +74,8 @@ def test_a_whole_model_is_transplanted(setup, capsys, digits):
         run_tool('transplant.py', str(path), str(folder / 'bn.pth'), str(folder / 'out.pth'), '--cfg-options', *options)
     printed = capsys.readouterr().out
     assert re.search(r'^Transplant with 6 images: \d+ convolutions and \d+ norms fitted, 0 modules not fitted, '
-                     r'fit 0\.\d+ on average, relative distance of the outputs \d', printed, re.M), printed
+                     r'fit 0\.\d+ on average, relative distance of the outputs \d\.\d\d, both on these images$',
+                     printed, re.M), printed
     assert {name: digest for name, digest in contents(folder).items() if name != 'out.pth'} == before
     model = loaded(path, options, folder / 'out.pth')
     assert not any('running_mean' in name for name in model.state_dict())
@@ -140,6 +142,16 @@ def test_a_backbone_is_transplanted_and_a_config_starts_from_it(setup, form):
     model.init_weights()
     expected = read_checkpoint(folder / 'r18.pth').tensors
     assert all(torch.equal(tensor, expected[name]) for name, tensor in model.backbone.state_dict().items())
+
+
+def test_each_image_counts_once(digits, tmp_path):
+    config = as_config(DETECTION, options_for(DETECTION, digits))
+    once = image_paths(config, None)
+    config.train_dataloader.dataset = {'type': 'RepeatDataset', 'times': 3, 'dataset': config.train_dataloader.dataset}
+    assert image_paths(config, None) == once
+    (tmp_path / 'folder.png').mkdir()
+    (tmp_path / 'folder.png' / 'a.png').write_bytes(b'')
+    assert image_paths(config, tmp_path) == [str(tmp_path / 'folder.png' / 'a.png')]
 
 
 @pytest.mark.parametrize('setup', [SEGMENTATION], indirect=True, ids=['mmseg'])

@@ -85,7 +85,8 @@ def test_the_report_is_readable_and_plain():
     net = trained(Net())
     report = transplant_(net, images())
     assert re.fullmatch(r'Transplant with 32 images: 3 convolutions and 3 norms fitted, 0 modules not fitted, '
-                        r'fit 0\.\d\d on average, relative distance of the outputs \d\.\d\d', report.summary())
+                        r'fit 0\.\d\d on average, relative distance of the outputs \d\.\d\d, both on these images',
+                        report.summary())
     assert re.search(r'filters     stem\.0: \d+% of the variance was in the means, ridge', str(report))
     assert json.loads(json.dumps(report.as_dict(), allow_nan=False))['fit'] == report.fit
 
