@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.logging import print_log
-from torch import Tensor
 
 from mmws.checkpoint.batch_norm import BatchNormWeights, read_batch_norm_weights
 from mmws.checkpoint.convert import KEPT_META
@@ -20,7 +18,8 @@ from mmws.checkpoint.writer import ENDINGS, write_checkpoint
 from mmws.cli.config import silence
 from mmws.cli.distill import Distillation, distill
 from mmws.cli.load_model import build_model
-from mmws.cli.transplant_data import Forward, ImageFiles, image_paths, load_batch, wrong_channel_order
+from mmws.cli.transplant_data import Forward, ImageFiles, image_paths, load_batch
+from mmws.cli.transplant_input import warn_of_wrong_input
 from mmws.conversion.layer_types import batch_norms
 from mmws.errors import WSError
 from mmws.files import check_output
@@ -28,7 +27,7 @@ from mmws.transplant.check import check_finite
 from mmws.transplant.outputs import relative_distance
 from mmws.transplant.record import evaluating
 from mmws.transplant.report import TransplantReport
-from mmws.transplant.transplant import FEWEST_IMAGES, transplant_
+from mmws.transplant.transplant import transplant_
 from mmws.version import __version__
 
 __all__ = ['Transplant', 'transplant_checkpoint']
@@ -72,7 +71,7 @@ def transplant_checkpoint(config: Config, checkpoint: str, out: Path, folder: Pa
     data, used = load_batch(networks.teacher.eval(), dataset, number)
     if len(used) < min(number, len(dataset)):
         print_log(f'mmws: {len(used)} images instead of {number}: they are large, or of several sizes', 'current')
-    _warn_of_exchanged_channels(networks.teacher, data['inputs'][:FEWEST_IMAGES], checkpoint)
+    warn_of_wrong_input(networks.teacher, data['inputs'], checkpoint)
     run = Forward(teacher, part, data)
     report = transplant_(student, data, teacher=teacher, forward=run)
     if steps:
@@ -96,15 +95,6 @@ def transplant_checkpoint(config: Config, checkpoint: str, out: Path, folder: Pa
              'transplanted_by': f'mmws {__version__}'}
     write_checkpoint(out, student.state_dict(), {**meta, 'transplant': about})
     return report
-
-
-def _warn_of_exchanged_channels(model: Any, images: Tensor, checkpoint: str) -> None:
-    backbone = getattr(model, 'backbone', model)
-    first = next(iter(batch_norms(backbone)), None)
-    if first is not None and wrong_channel_order(backbone, first, images):
-        print_log(f'mmws: {checkpoint}: the statistics of its first BatchNorm fit images with red and blue exchanged '
-                  'far better. Set mean, std and bgr_to_rgb of data_preprocessor to those of the training that made '
-                  'the weights', 'current', logging.WARNING)
 
 
 def build_networks(config: Config, checkpoint: str) -> Transplant:

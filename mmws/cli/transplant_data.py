@@ -13,15 +13,14 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import DATASETS, DefaultScope
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import Dataset
 
 from mmws.cli.check_data import datasets_of
 from mmws.cli.config import silence
 from mmws.errors import FOREIGN_ERRORS, WSError, format_exception
-from mmws.transplant.sampling import moments
 
-__all__ = ['Forward', 'ImageFiles', 'image_paths', 'load_batch', 'preprocess', 'spread', 'wrong_channel_order']
+__all__ = ['Forward', 'ImageFiles', 'image_paths', 'load_batch', 'preprocess', 'spread']
 
 SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp'}
 MOST_PIXELS = 2**24
@@ -189,22 +188,3 @@ def _run_model(mode: str, network: Any, data: dict[str, Any]) -> Any:
     heads = [*(heads if isinstance(heads, nn.ModuleList) else [heads] if heads else [])]
     heads += [network.rpn_head] if hasattr(network, 'rpn_head') else []
     return features, outputs, [head(features[0]) for head in heads]
-
-
-def wrong_channel_order(backbone: nn.Module, norm: Any, inputs: Tensor) -> bool:
-    """Return whether the statistics of ``norm``, the first one, fit far better with red and blue exchanged."""
-    distances: list[Tensor] = []
-
-    def measure(module: Any, args: Any) -> None:
-        now, deviation = moments(args[0]), (module.running_var + module.eps).sqrt()
-        ratio = (now.variance + module.eps).sqrt() / deviation
-        distances.append((((now.mean - module.running_mean) / deviation).square() + (ratio - 1).square()).mean())
-
-    hook = norm.register_forward_pre_hook(measure)
-    try:
-        with torch.no_grad():
-            for images in (inputs, inputs.flip(1)):
-                backbone(images)
-    finally:
-        hook.remove()
-    return len(distances) == 2 and bool(distances[1] < 0.5 * distances[0])

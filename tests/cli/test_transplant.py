@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from sklearn.datasets import load_sample_images
+from torch import nn
 
 from mmws.checkpoint import read_checkpoint
 from mmws.cli.load_model import build_model
 from mmws.cli.transplant_data import image_paths
+from mmws.cli.transplant_input import warn_of_wrong_input
 from tests.helpers.commands import REPOSITORY, contents, run_tool, tool_error
 from tests.helpers.models import DEMO, HEADS, SEGMENTATION, small
 
@@ -197,7 +200,35 @@ def test_exchanged_channels_are_reported(setup, log):
     run_tool(*tool)
     assert not [line for line in log if 'red and blue' in line]
     run_tool(*tool, f'model.data_preprocessor.bgr_to_rgb={not config.model.data_preprocessor.bgr_to_rgb}')
-    assert [line for line in log if line.startswith('WARNING') and 'red and blue exchanged far better' in line]
+    assert [line for line in log if line.startswith('WARNING') and 'fit images with red and blue exchanged better' in
+            line and 'Set mean, std and bgr_to_rgb of data_preprocessor' in line]
+
+
+def photos():
+    """Return 64 crops of two photos in evening light, in RGB from 0 to 255."""
+    corners = np.random.default_rng(0).integers(0, 290, (64, 2))
+    crops = [load_sample_images().images[index % 2][y:y + 128, x:x + 128] for index, (y, x) in enumerate(corners)]
+    return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2) * torch.tensor([1, 0.7, 0.4]).view(3, 1, 1)
+
+
+MEAN, STD = torch.tensor([[123.675, 116.28, 103.53], [58.395, 57.12, 57.375]]).view(2, 3, 1, 1)
+
+
+@pytest.mark.parametrize(('change', 'message'), [
+    (lambda x: (x - MEAN) / STD, ''),
+    (lambda x: (x[:8] - MEAN) / STD, ''),
+    (lambda x: (x.flip(1) - MEAN) / STD, r'exchanged better \([\d.]+\) than as they are \([\d.]+\)'),
+    (lambda x: x.flip(1) - MEAN.flip(1), 'fit other images than these'),
+    (lambda x: x, 'fit other images than these'),
+    (lambda x: x / 255, r'fit other images than these: their distance is \d\.?\d*, expected at most 0\.5'),
+], ids=['right', 'few', 'exchanged', 'caffe', 'no mean and std', '0 to 1'])
+def test_input_that_does_not_fit_is_reported(change, message, log):
+    net, images = nn.Sequential(nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64, momentum=None)), photos()
+    with torch.no_grad():
+        net((images - MEAN) / STD)
+    warn_of_wrong_input(net.eval(), change(images), 'bn.pth')
+    assert len(log) == bool(message)
+    assert all(re.search(f'bn.pth: the statistics of its first BatchNorm .*{message}', line) for line in log)
 
 
 @pytest.mark.parametrize('setup', [DETECTION], indirect=True, ids=['mmdet'])
