@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ class BatchNormWeights:
     Attributes:
         state_dict: the weights.
         part: ``''`` for the whole network, ``'backbone'`` for its backbone.
+        problem: why it is not of the whole network, if it has names of it; or ``''``.
         left_over: names in the file that are not used.
         sha256: hash of the file.
         meta: notes of the toolkit in the file.
@@ -32,6 +34,7 @@ class BatchNormWeights:
 
     state_dict: dict[str, Tensor]
     part: str
+    problem: str
     left_over: list[str]
     sha256: str
     meta: dict[str, Any]
@@ -84,7 +87,8 @@ def read_batch_norm_weights(path: str | Path, shapes: Shapes) -> BatchNormWeight
             if not any(wrong):
                 state_dict = {name: tensors[found[name]] for name in expected if name in found}
                 left_over = set(tensors) - {found[name] for name in state_dict}
-                return BatchNormWeights(state_dict, part, [name for name in tensors if name in left_over],
+                problem = next((each for each in chain(*tried) if ' has shape ' in each), '') if part else ''
+                return BatchNormWeights(state_dict, part, problem, [name for name in tensors if name in left_over],
                                         checkpoint.sha256, checkpoint.meta)
             tried.append([problem for problem in wrong if problem])
     problems = min(tried, key=len, default=['a network'])

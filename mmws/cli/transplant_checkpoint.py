@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,7 @@ def transplant_checkpoint(config: Config, checkpoint: str, out: Path, folder: Pa
     """
     check_output(out, checkpoint, endings=ENDINGS)
     networks = build_networks(config, checkpoint)
+    _print_part(networks.weights, checkpoint, out)
     part = networks.weights.part
     teacher, student = (getattr(model, part) if part else model for model in (networks.teacher, networks.student))
     dataset = ImageFiles(config, image_paths(config, folder))
@@ -95,6 +97,17 @@ def transplant_checkpoint(config: Config, checkpoint: str, out: Path, folder: Pa
              'transplanted_by': f'mmws {__version__}'}
     write_checkpoint(out, student.state_dict(), {**meta, 'transplant': about})
     return report
+
+
+def _print_part(weights: BatchNormWeights, checkpoint: str, out: Path) -> None:
+    """Print which part of the network the checkpoint gives, and how a config uses the result."""
+    number, names = len(weights.left_over), ', '.join(weights.left_over[:3])
+    left_over = f'; not used: {number} weights ({names}{", ..." if number > 3 else ""})' if number else ''
+    part, use = (('the backbone', f'ws=dict(pretrained={str(out)!r})') if weights.part else
+                 ('the whole network', f'load_from={str(out)!r}'))
+    why = f', because {weights.problem}' if weights.problem else ''
+    print_log(f'mmws: {checkpoint} gives {part}{why}{left_over}. Use {out} with {use}', 'current',
+              logging.WARNING if why else logging.INFO)
 
 
 def build_networks(config: Config, checkpoint: str) -> Transplant:

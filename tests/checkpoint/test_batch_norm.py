@@ -59,6 +59,7 @@ def test_backbones_of_other_libraries_are_read(tmp_path, deep_stem, form, left_o
     found = read_batch_norm_weights(tmp_path / 'backbone.pth', shapes_of(Detector(backbone)))
     assert found.part == 'backbone'
     assert found.left_over == left_over
+    assert found.problem == ''
     assert all(torch.equal(tensor, weights[name]) for name, tensor in found.state_dict.items())
     assert {name for name in weights if 'num_' not in name} <= found.state_dict.keys()
     backbone.load_state_dict(found.state_dict, strict='num_' in ''.join(found.state_dict))
@@ -83,6 +84,7 @@ def test_a_detector_with_other_classes_gives_its_backbone(tmp_path):
     torch.save({**weights_of(Detector(ResNet())), 'head.weight': torch.zeros(80, 8, 1, 1)}, tmp_path / 'coco.pth')
     found = read_batch_norm_weights(tmp_path / 'coco.pth', shapes_of(Detector(ResNet())))
     assert (found.part, found.left_over) == ('backbone', ['head.weight', 'head.bias'])
+    assert found.problem == 'head.weight has shape (80, 8, 1, 1), expected (2, 8, 1, 1)'
 
 
 def converted(network):

@@ -70,7 +70,7 @@ def loaded(path, options, file):
 
 
 @pytest.mark.parametrize('setup', [DETECTION, SEGMENTATION], indirect=True, ids=['mmdet', 'mmseg'])
-def test_a_whole_model_is_transplanted(setup, capsys, digits):
+def test_a_whole_model_is_transplanted(setup, capsys, log):
     path, options, folder = setup
     before = contents(folder)
     with pytest.warns(UserWarning, match='6 images, expected 8 or more'):
@@ -79,6 +79,7 @@ def test_a_whole_model_is_transplanted(setup, capsys, digits):
     assert re.search(r'^Transplant with 6 images: \d+ convolutions and \d+ norms fitted, 0 modules not fitted, '
                      r'fit 0\.\d+ on average, relative distance of the outputs \d\.\d\d, both on these images$',
                      printed, re.M), printed
+    assert [line for line in log if f"bn.pth gives the whole network. Use {folder}/out.pth with load_from='" in line]
     assert {name: digest for name, digest in contents(folder).items() if name != 'out.pth'} == before
     model = loaded(path, options, folder / 'out.pth')
     assert not any('running_mean' in name for name in model.state_dict())
@@ -127,7 +128,7 @@ def caffe_form(weights):
 
 @pytest.mark.parametrize('form', [dict, caffe_form], ids=['torchvision', 'caffe'])
 @pytest.mark.parametrize('setup', [DETECTION], indirect=True, ids=['mmdet'])
-def test_a_backbone_is_transplanted_and_a_config_starts_from_it(setup, form):
+def test_a_backbone_is_transplanted_and_a_config_starts_from_it(setup, form, log):
     path, options, folder = setup
     weights = read_checkpoint(folder / 'bn.pth').tensors
     names = {name[9:]: tensor for name, tensor in weights.items() if name.startswith('backbone.')}
@@ -141,6 +142,8 @@ def test_a_backbone_is_transplanted_and_a_config_starts_from_it(setup, form):
     meta = read_checkpoint(folder / 'r18.pth').meta['transplant']
     assert (meta['part'], meta['left_over'], len(meta['images'])) == ('backbone', ['fc.weight'], 8)
     assert meta['report']['kept'] == {}
+    assert [line for line in log if f'torchvision.pth gives the backbone; not used: 1 weights (fc.weight). Use {folder}'
+            f"/r18.pth with ws=dict(pretrained='{folder}/r18.pth')" in line]
     model = build_model(as_config(path, [*options, f'model.ws.pretrained={folder / "r18.pth"}']))
     model.init_weights()
     expected = read_checkpoint(folder / 'r18.pth').tensors
@@ -155,6 +158,18 @@ def test_each_image_counts_once(digits, tmp_path):
     (tmp_path / 'folder.png').mkdir()
     (tmp_path / 'folder.png' / 'a.png').write_bytes(b'')
     assert image_paths(config, tmp_path) == [str(tmp_path / 'folder.png' / 'a.png')]
+
+
+@pytest.mark.parametrize('setup', [DETECTION], indirect=True, ids=['mmdet'])
+def test_a_detector_with_other_classes_gives_its_backbone(setup, log):
+    path, options, folder = setup
+    classes = {'model.roi_head.bbox_head.num_classes': 3, 'model.roi_head.mask_head.num_classes': 3}
+    with pytest.warns(UserWarning, match='6 images'):
+        run_tool('transplant.py', str(path), str(folder / 'bn.pth'), str(folder / 'out.pth'), '--cfg-options', *options,
+                 *[f'{key}={value}' for key, value in classes.items()])
+    assert [line for line in log if re.search(
+        r'WARNING .*bn\.pth gives the backbone, because roi_head\.bbox_head\.fc_cls\.weight has shape .*; not used: '
+        r'\d+ weights \(neck.*, \.\.\.\)\. Use .* with ws=dict\(pretrained=', line)]
 
 
 @pytest.mark.parametrize('setup', [SEGMENTATION], indirect=True, ids=['mmseg'])
