@@ -17,7 +17,7 @@ from mmws.checkpoint.convert import KEPT_META
 from mmws.checkpoint.reader import sha256_of
 from mmws.checkpoint.writer import ENDINGS, write_checkpoint
 from mmws.cli.config import silence
-from mmws.cli.distill import Distillation, distill
+from mmws.cli.distill import Distillation, check_batch_size, distill
 from mmws.cli.load_model import build_model
 from mmws.cli.transplant_data import Forward, ImageFiles, image_paths, load_batch
 from mmws.cli.transplant_input import warn_of_wrong_input
@@ -65,6 +65,8 @@ def transplant_checkpoint(config: Config, checkpoint: str, out: Path, folder: Pa
         WSError: if the config has no converted type or no BatchNorm, or the weights or the images cannot be used.
     """
     check_output(out, checkpoint, endings=ENDINGS)
+    if steps:
+        check_batch_size(config)
     networks = build_networks(config, checkpoint)
     _print_part(networks.weights, checkpoint, out)
     part = networks.weights.part

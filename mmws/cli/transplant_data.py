@@ -68,12 +68,15 @@ class ImageFiles(Dataset[Any]):
     """Images through the pipeline of the test data, without annotations.
 
     Raises:
-        WSError: at an index whose image cannot be read.
+        WSError: if the config has no such pipeline; at an index whose image cannot be read.
     """
 
     def __init__(self, config: Config, paths: Sequence[str]) -> None:
         loaders = [config.get(f'{name}_dataloader') for name in ('test', 'val', 'train')]
-        dataset = next(dataset for loader in loaders if loader for dataset in datasets_of(loader))
+        dataset = next((dataset for loader in loaders if loader for dataset in datasets_of(loader)), None)
+        if dataset is None:
+            raise WSError(f'{config.filename}: expected a dataset with a pipeline, which prepares the images, in '
+                          'test_dataloader, val_dataloader or train_dataloader; got none')
         steps = [step for step in dataset.pipeline if 'Annotations' not in str(step['type'])]
         with DefaultScope.overwrite_default_scope(config.default_scope):
             self._pipeline, self.paths = Compose(steps), list(paths)

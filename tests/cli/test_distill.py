@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
 from torch import nn
 
 from mmws import WSError, stock_config
-from mmws.cli.distill import Distillation
+from mmws.cli.distill import Distillation, check_batch_size, distill
 from mmws.cli.load_model import build_model
 from mmws.cli.transplant_data import Forward
 from mmws.experiments.demo_samples import demo_samples
@@ -79,3 +81,72 @@ def test_outputs_that_do_not_correspond_are_refused(teacher, student, message):
     distillation = Distillation(Outputs(*teacher), Outputs(*student), OutputsOf(), nn.Identity())
     with pytest.raises(WSError, match=f'--distill: .*{message}; leave out --distill'):
         distillation(torch.zeros(1), mode='loss')
+
+
+class Image(torch.utils.data.Dataset):
+    """Six images, as a pipeline gives them."""
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        return {'inputs': torch.full((3, 4, 4), index / 6)}
+
+
+class Stack(nn.Module):
+    """A data preprocessor."""
+
+    def forward(self, data, training):
+        return {'inputs': torch.stack(data['inputs'])}
+
+
+def distilled(folder, stop_at=0):
+    """Return the weights after ten steps with a checkpoint after every second; Ctrl+C at step ``stop_at``."""
+    torch.manual_seed(0)
+    teacher, student, steps = nn.Conv2d(3, 2, 1), nn.Conv2d(3, 2, 1), iter(range(1, 20))
+    if stop_at:
+        student.register_forward_pre_hook(lambda *_: interrupt() if next(steps) == stop_at else None)
+    config = Config({'train_dataloader': {'batch_size': 2}, 'default_scope': 'mmengine'})
+    distill(config, Distillation(teacher, student, OutputsOf(), Stack()), Image(), 10, folder)
+    return student.state_dict()
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+def cut_save(number):
+    """Return a function that writes the half of a checkpoint and stops, at the call ``number``."""
+    calls, save = iter(range(1, 20)), Runner.save_checkpoint
+
+    def save_checkpoint(self, folder, filename, *args, **kwargs):
+        save(self, folder, filename, *args, **kwargs)
+        if next(calls) == number:
+            content = (Path(folder) / filename).read_bytes()
+            (Path(folder) / filename).write_bytes(content[:len(content) // 2])
+            interrupt()
+
+    return save_checkpoint
+
+
+@pytest.mark.parametrize(('stop_at', 'cut_at', 'deleted', 'resumed_at'), [
+    (7, 0, '', 6), (0, 3, '', 4), (0, 1, '', 0), (7, 0, 'iter_6.pth', 4)],
+    ids=['Ctrl+C', 'truncated', 'the only one truncated', 'deleted'])
+def test_an_interrupted_distillation_resumes(stop_at, cut_at, deleted, resumed_at, tmp_path, monkeypatch, capsys):
+    expected = distilled(tmp_path / 'whole')
+    with monkeypatch.context() as patched:
+        patched.setattr(Runner, 'save_checkpoint', cut_save(cut_at))
+        with pytest.raises(KeyboardInterrupt):
+            distilled(tmp_path / 'cut', stop_at)
+    if deleted:
+        (tmp_path / 'cut' / deleted).unlink()
+    capsys.readouterr()
+    found = distilled(tmp_path / 'cut')
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
+    assert (f'iter: {resumed_at}\n' in capsys.readouterr().out) == bool(resumed_at)
+
+
+@pytest.mark.parametrize('loader', [{}, {'batch_size': 0}, {'batch_size': None}], ids=str)
+def test_a_config_without_a_batch_size_is_refused(loader):
+    with pytest.raises(WSError, match=r'train_dataloader\.batch_size: expected .*, got (None|0); set it'):
+        check_batch_size(Config({'train_dataloader': loader}))

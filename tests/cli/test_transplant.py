@@ -254,6 +254,9 @@ def test_bad_input_gives_one_line_and_writes_nothing(setup):
     (folder / 'broken' / 'a.jpg').write_text('no image')
     stock = folder / 'stock.py'
     stock.write_text(f'_base_ = {str(path)!r}\nmodel = dict(type="MaskRCNN", ws=dict(_delete_=True))')
+    model_only = folder / 'model_only.py'
+    loaders = [f'{name}_{part} = None' for name in ('train', 'val', 'test') for part in ('dataloader', 'cfg')]
+    model_only.write_text('\n'.join([f'_base_ = {str(path)!r}', *loaders, 'val_evaluator = test_evaluator = None']))
     before = contents(folder)
 
     def error(*arguments, config=path, weights='bn.pth'):
@@ -271,6 +274,12 @@ def test_bad_input_gives_one_line_and_writes_nothing(setup):
         torch.save(weights, folder / 'bad.pth')
         assert f'{name} of the BatchNorm network ' in error(weights='bad.pth')
     (folder / 'bad.pth').unlink()
+    assert 'train_dataloader.batch_size: expected' in tool_error(
+        'transplant.py', str(path), str(folder / 'bn.pth'), str(folder / 'out.pth'), '--distill', '1', '--cfg-options',
+        *options, 'train_dataloader.batch_size=0')
+    assert 'model_only.py: expected a dataset with a pipeline' in tool_error(
+        'transplant.py', str(model_only), str(folder / 'bn.pth'), str(folder / 'out.pth'), '--images',
+        str(folder / 'broken'), '--cfg-options', *[option for option in options if option.startswith('model')])
     native = REPOSITORY / 'configs' / 'mask_rcnn_r50_gnws.py'
     assert 'has no BatchNorm to start from' in tool_error(
         'transplant.py', str(native), str(folder / 'bn.pth'), str(folder / 'out.pth'))
