@@ -107,6 +107,29 @@ def test_weights_that_do_not_fit_are_refused(tmp_path, weights, message):
         read_batch_norm_weights(tmp_path / 'weights.pth', shapes_of(Detector(ResNet())))
 
 
+CONFIG = 'lr = f()\nmodel = dict(backbone=dict(depth=18, type="ResNet"), {})\nhook = dict(type="mmws.GuardHook")'
+
+
+@pytest.mark.parametrize(('meta', 'message'), [
+    ({'transplant': {}}, 'written by tools/transplant.py'),
+    ({'cfg': CONFIG.format('type="mmws.FCOS", ws=dict(norm="keep")')}, "type='mmws.FCOS' in its config, weight='ws'"),
+    ({'cfg': CONFIG.format('type="mmws.FCOS"')}, "type='mmws.FCOS' in its config, weight='ws'"),
+    ({'cfg': CONFIG.format('neck=dict(ws=dict(weight="wn"), type="mmws.FPN")')}, "type='mmws.FPN' .*, weight='wn'"),
+], ids=['a transplant', 'BatchNorm and WS', 'default', 'a part'])
+def test_weights_of_standardized_convolutions_are_refused(meta, message, tmp_path):
+    torch.save({'meta': meta, 'state_dict': weights_of(ResNet())}, tmp_path / 'weights.pth')
+    with pytest.raises(WSError, match=f'weights.pth was .*{message}'):
+        read_batch_norm_weights(tmp_path / 'weights.pth', shapes_of(Detector(ResNet())))
+
+
+@pytest.mark.parametrize('config', [
+    CONFIG.format('type="FCOS"'), CONFIG.format('type="mmws.FCOS", ws=dict(norm="keep", weight="plain")'), 'no (config',
+    CONFIG.format('type=f()'), 'raise SystemExit', None], ids=['stock', 'plain', 'no code', 'a call', 'code', 'None'])
+def test_notes_of_a_plain_network_are_accepted(config, tmp_path):
+    torch.save({'meta': {'cfg': config}, 'state_dict': weights_of(ResNet())}, tmp_path / 'weights.pth')
+    assert read_batch_norm_weights(tmp_path / 'weights.pth', shapes_of(Detector(ResNet()))).part == 'backbone'
+
+
 def test_a_hostile_file_is_refused(tmp_path):
     class Payload:
         def __reduce__(self):
