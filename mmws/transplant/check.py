@@ -8,10 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmws.conversion.layer_types import is_batch_norm
 from mmws.conversion.module_tree import module_names
+from mmws.conversion.trained_norms import trained_batch_norms
 from mmws.errors import FOREIGN_ERRORS, WSError, format_exception, shortened
+from mmws.transplant.unfitted import why_untrained
 
-__all__ = ['as_batch', 'check_finite', 'check_samples', 'run_default']
+__all__ = ['as_batch', 'check_finite', 'check_samples', 'check_trained', 'run_default']
 
 STATISTICS = ('running_mean', 'running_var')
 
@@ -55,6 +58,15 @@ def run_default(forward: Callable[[nn.Module, Any], Any], network: nn.Module, im
         raise WSError(f'transplant_: {type(network).__name__} does not run on the images: {format_exception(error)}. '
                       f'Expected a tensor (N, C, H, W) of {dtype}, as in training, got {got}; or give `forward`'
                       ) from error
+
+
+def check_trained(network: nn.Module, what: str) -> None:
+    """Refuse a network without a trained BatchNorm."""
+    if not trained_batch_norms(network):
+        reasons = {why_untrained(norm) for norm in network.modules() if is_batch_norm(norm)}
+        raise WSError(f'transplant_: the {what}, {type(network).__name__}, has no ' + (
+            f'BatchNorm to carry over: {min(reasons)}; load its weights first' if reasons else
+            'BatchNorm; give the BatchNorm network itself, or give it as `teacher`'))
 
 
 def check_finite(network: nn.Module, what: str, advice: str) -> None:

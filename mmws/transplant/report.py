@@ -19,9 +19,10 @@ class TransplantReport:
 
     Attributes:
         conversion: of the network; None if it was converted before.
-        lost: for each convolution with fitted filters, the share of its output's variance that the removed means of
-            its filters carried, 0 to 1.
-        ridge: for each of them the strength of the regression; None where the old filters fit best.
+        lost: for each convolution that was standardized and ran, the share of its output's variance that the removed
+            means of its filters carried, 0 to 1.
+        ridge: for each convolution with fitted filters the strength of the regression; None where the old filters fit
+            best.
         fit: for each norm the squared correlation of its output with the BatchNorm's, 0 to 1, averaged over the
             channels with the variance as weight; None where the two outputs have different shapes.
         kept: norms and convolutions that were converted but not fitted, with the reason.
@@ -44,7 +45,7 @@ class TransplantReport:
         fit = f', fit {sum(fits) / len(fits):.2f} on average' if fits else ''
         distance = '' if self.distance is None else f', relative distance of the outputs {self.distance:.2f}'
         measured = ', both on these images' if fit and distance else ', on these images' if fit or distance else ''
-        return (f'Transplant with {self.images} images: {len(self.lost)} convolutions and {len(self.fit)} norms '
+        return (f'Transplant with {self.images} images: {len(self.ridge)} convolutions and {len(self.fit)} norms '
                 f'fitted, {len(self.kept)} modules not fitted{fit}{distance}{measured}')
 
     def as_dict(self) -> dict[str, Any]:
@@ -53,11 +54,12 @@ class TransplantReport:
 
     def __str__(self) -> str:
         lines = [self.summary()]
-        for name, lost in self.lost.items():
-            ridge = self.ridge[name]
+        lost = {name: f'{share:.0%} of the variance was in the means' for name, share in self.lost.items()}
+        for name, ridge in self.ridge.items():
             result = 'the old filters fit best' if ridge is None else f'ridge {ridge:g}'
-            lines.append(f'  filters     {name or ITSELF}: {lost:.0%} of the variance was in the means, {result}')
+            lines.append(f'  filters     {name or ITSELF}: {", ".join(filter(None, [lost.get(name), result]))}')
         lines += [f'  norm        {name or ITSELF}: fit {"unknown" if fit is None else format(fit, ".2f")}'
                   for name, fit in self.fit.items()]
-        lines += [f'  not fitted  {name or ITSELF}: {reason}' for name, reason in self.kept.items()]
+        lines += [f'  not fitted  {name or ITSELF}: {"; ".join(filter(None, [reason, lost.get(name)]))}'
+                  for name, reason in self.kept.items()]
         return '\n'.join(lines)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -19,18 +19,18 @@ from mmws.conversion.parametrize_convs import weight_form
 from mmws.conversion.report import Report
 from mmws.conversion.trained_norms import trained_batch_norms
 from mmws.errors import WSError
-from mmws.layers.conv import WeightStandardized
-from mmws.ops.torch_compat import BatchNorm
-from mmws.transplant.check import as_batch, check_finite, check_samples, run_default
+from mmws.transplant.check import as_batch, check_finite, check_samples, check_trained, run_default
 from mmws.transplant.hooks import FittedConv, FittedNorm, MeasuredNorm
 from mmws.transplant.outputs import relative_distance
 from mmws.transplant.pairs import conv_before_each_norm, copy_weights_, module_pairs
 from mmws.transplant.record import Calls, evaluating, recording
 from mmws.transplant.report import TransplantReport
+from mmws.transplant.unfitted import MeasuredConv, is_new, name_unfitted
 
 __all__ = ['FEWEST_IMAGES', 'transplant_']
 
 FEWEST_IMAGES = 8
+NO_SAMPLES = 'samples=0: the convolutions keep their filters'
 
 
 def transplant_(model: nn.Module, images: Any, *, teacher: nn.Module | None = None,
@@ -82,7 +82,8 @@ def transplant_(model: nn.Module, images: Any, *, teacher: nn.Module | None = No
     images, forward = (as_batch(images), _forward) if forward is None else (images, forward)
     source, student, conversion = _networks(model, teacher, options)
     norms = {norm: name for norm, name in trained_batch_norms(source).items() if is_batch_norm(norm)}
-    conv_of = conv_before_each_norm(source) if samples else {}
+    conv_of, reasons = conv_before_each_norm(source)
+    conv_of = conv_of if samples else {}
     with recording(norms, conv_of, samples, seed) as calls, evaluating(source):
         expected = first(source, images)
     report = TransplantReport(conversion=conversion, images=_count_images(calls))
@@ -97,10 +98,13 @@ def transplant_(model: nn.Module, images: Any, *, teacher: nn.Module | None = No
                           for norm, own in calls.items()]
             with _hooked([*hooks, *norm_hooks]):
                 forward(student, images)
-        with _hooked((pairs[norm], MeasuredNorm(names[pairs[norm]], pairs[norm], own, report))
-                     for norm, own in calls.items()):
+        measured = [*((pairs[norm], MeasuredNorm(names[pairs[norm]], pairs[norm], own, report))
+                      for norm, own in calls.items()),
+                    *((module, MeasuredConv(names[module], conv, report)) for conv, module in pairs.items()
+                      if is_new(conv, module) and names[module] not in report.ridge)]
+        with _hooked(measured):
             report.distance = relative_distance(forward(student, images), expected)
-    _name_others(report, pairs, names, calls)
+    name_unfitted(report, pairs, names, calls, reasons if samples else dict.fromkeys(pairs, NO_SAMPLES))
     check_finite(student, 'the fitted network', f'{type(model).__name__} stays as it was; try other images')
     if teacher is None:
         with warnings.catch_warnings():
@@ -118,13 +122,7 @@ def _networks(model: nn.Module, teacher: nn.Module | None,
               options: dict[str, Any]) -> tuple[nn.Module, nn.Module, Report | None]:
     """Return the BatchNorm network, a converted copy of ``model`` with its weights, the report of the conversion."""
     source = copy.deepcopy(model) if teacher is None else teacher
-    if not trained_batch_norms(source):
-        has_norms = any(map(is_batch_norm, source.modules()))
-        reason = ('BatchNorms that were never trained (running mean 0, variance 1, the same scale and shift in each '
-                  'channel); load its weights first' if has_norms
-                  else 'no BatchNorm; give the BatchNorm network itself, or give it as `teacher`')
-        what = 'network' if teacher is None else 'teacher'
-        raise WSError(f'transplant_: the {what}, {type(source).__name__}, has {reason}')
+    check_trained(source, 'network' if teacher is None else 'teacher')
     check_finite(source, 'the BatchNorm network', 'take weights of an earlier step of its training')
     student, report = copy.deepcopy(model), None
     if teacher is None:
@@ -164,30 +162,6 @@ def _hooked(hooks: Iterable[tuple[nn.Module, Any]]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _name_others(report: TransplantReport, pairs: Mapping[nn.Module, nn.Module], names: Mapping[nn.Module, str],
-                 calls: Calls) -> None:
-    """Name in the report what was converted but not fitted, and warn of BatchNorms among it."""
-    unfitted: dict[bool, list[str]] = {True: [], False: []}
-    for source, module in pairs.items():
-        name = names[module]
-        if isinstance(source, BatchNorm) and source not in calls:
-            known, trained = is_batch_norm(source), bool(trained_batch_norms(source))
-            report.kept[name] = ('its BatchNorm was never trained' if not trained else 'it did not run on the images'
-                                 if known else f'{type(source).__name__} is an unknown subclass of BatchNorm')
-            unfitted[trained].append(name)
-        is_new = isinstance(module, WeightStandardized) and not isinstance(source, WeightStandardized)
-        if is_new and name not in report.lost:
-            report.kept.setdefault(name, 'it is not two-dimensional, or no trained BatchNorm alone reads its output')
-    for trained, what, advice in (
-            (True, 'trained norms', ', and give `forward`, a function of the network and the images that runs them'),
-            (False, 'norms that were never trained (running mean 0, variance 1, the same scale and shift in each '
-                    'channel)', '; if they were trained, load their weights first')):
-        if unfitted[trained]:
-            more = ' and others' if len(unfitted[trained]) > 3 else ''
-            warnings.warn(f'transplant_: {what} were not fitted: {", ".join(unfitted[trained][:3])}{more}; see `kept` '
-                          f'in the report{advice}', stacklevel=3)
 
 
 def _take_weights_(model: nn.Module, student: nn.Module) -> None:

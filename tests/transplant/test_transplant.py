@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from mmws import WSError, convert_, transplant_
+from mmws.layers.conv import WeightStandardized
 from mmws.layers.switchable_norm import SwitchableNorm
 from mmws.transplant.norms import NormFit, affine_of
 from mmws.transplant.record import evaluating, recording
@@ -75,7 +76,8 @@ def test_a_transplant_is_closer_than_the_weights_by_name(options):
     assert report.conversion.norm == options.get('norm', 'GN')
     assert report.kept == {}
     assert 0 < report.distance < 1
-    assert list(report.lost) == ['stem.0', 'block.0', 'block.3']
+    assert list(report.ridge) == ['stem.0', 'block.0', 'block.3']
+    assert report.lost.keys() == (set() if options.get('weight') == 'plain' else report.ridge.keys())
     assert all(0 <= lost < 1 for lost in report.lost.values())
     assert all(0 < fit <= 1 for fit in report.fit.values())
     assert torch.equal(net.head.weight, teacher.head.weight)
@@ -248,13 +250,77 @@ def test_statistics_in_the_affine_maps_are_those_of_a_training():
 
 def test_what_does_not_run_or_was_not_trained_is_named():
     net = nn.ModuleDict({'used': trained(Net()), 'unused': nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))})
-    with pytest.warns(UserWarning, match='were never trained .* not fitted: unused.1; .*load their weights first'):
+    with pytest.warns(UserWarning, match='norms were not fitted: unused.1: it was never trained: .*load its'):
         report = transplant_(net, images(), forward=lambda network, x: network['used'](x))
-    assert report.kept['unused.1'] == 'its BatchNorm was never trained'
+    assert report.kept['unused.1'].startswith('it was never trained: mean 0, variance 1')
+    assert report.kept['unused.0'] == 'the norm that reads its output was not fitted'
     net = nn.ModuleDict({'used': trained(Net()), 'unused': trained(Net())})
-    with pytest.warns(UserWarning, match='norms were not fitted: unused.stem.1, unused.block.1, unused.block.4;'):
+    with pytest.warns(UserWarning, match='fitted: unused.stem.1, unused.block.1, unused.block.4: it did not run'):
         report = transplant_(net, images(), forward=lambda network, x: network['used'](x))
     assert report.kept['unused.block.4'] == 'it did not run on the images'
+
+
+class Same(nn.Conv2d):
+    """Pads its input itself."""
+
+    def forward(self, x):
+        return super().forward(nn.functional.pad(x, (1, 1, 1, 1)))
+
+
+class SharedNorm(nn.Module):
+    """One norm after two convolutions."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.norm = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8)
+
+    def forward(self, x):
+        return self.norm(self.two(self.norm(self.one(x))))
+
+
+def pair(conv, **options):
+    return nn.Sequential(conv, nn.BatchNorm2d(8, **options), nn.Conv2d(8, 4, 1), nn.BatchNorm2d(4))
+
+
+@pytest.mark.parametrize(('make', 'samples', 'reasons'), [
+    (lambda: pair(Same(3, 8, 3)), 99, {'0': 'Same is not fitted, only Conv2d'}),
+    (lambda: pair(nn.ConvTranspose2d(3, 8, 3)), 99, {'0': 'ConvTranspose2d is not fitted, only Conv2d'}),
+    (SharedNorm, 99, {'one': 'norm reads the outputs of other convolutions too',
+                      'two': 'norm reads the outputs of other convolutions too'}),
+    (lambda: pair(nn.Conv2d(3, 8, 3)), 0, {'0': 'samples=0: the convolutions keep their filters',
+                                          '2': 'samples=0: the convolutions keep their filters'}),
+    (lambda: pair(nn.Conv2d(3, 8, 3), track_running_stats=False), 99,
+     {'0': 'the norm that reads its output was not fitted',
+      '1': 'it has no running statistics (track_running_stats=False)'}),
+], ids=['a subclass', 'transposed', 'shared norm', 'samples=0', 'no statistics'])
+def test_the_reasons_for_what_was_not_fitted_are_true(make, samples, reasons):
+    net = trained(make())
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        report = transplant_(net, images(), samples=samples)
+    assert report.kept == reasons
+    convs = [name for name, module in net.named_modules() if isinstance(module, WeightStandardized)]
+    assert sorted(report.lost) == convs
+    assert all(0 < lost < 1 for lost in report.lost.values())
+    assert re.search(rf'not fitted  {next(iter(reasons))}: .*; \d+% of the variance was in the means', str(report))
+
+
+def test_the_loss_is_the_same_for_a_convolution_that_is_not_fitted():
+    net, x = trained(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))), images()
+    lost = [transplant_(copy.deepcopy(net), x, samples=samples).lost['0'] for samples in (0, 10**6)]
+    assert lost[0] == pytest.approx(lost[1], rel=1e-4)
+
+
+def test_plain_convolutions_lose_nothing():
+    report = transplant_(trained(Net()), images(), weight='plain')
+    assert report.lost == {}
+    assert 'filters     stem.0: ridge' in str(report)
+    assert 'in the means' not in str(report)
+
+
+def test_a_network_without_statistics_is_refused():
+    with pytest.raises(WSError, match=r'has no BatchNorm to carry over: it has no running statistics \(track_running'):
+        transplant_(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, track_running_stats=False)), images())
 
 
 @pytest.mark.parametrize(('case', 'message'), [
@@ -264,7 +330,7 @@ def test_what_does_not_run_or_was_not_trained_is_named():
     (lambda net: transplant_(net, images(), weight='spectral'), r"expected weight='ws' or .*, got 'spectral'"),
     (lambda net: transplant_(net, images(), groups=3), "unknown ws option 'groups'"),
     (lambda net: transplant_(net, images(), forward=lambda network, x: x), 'no trained BatchNorm ran on the images'),
-    (lambda net: transplant_(Net(), images()), 'never trained .*load its weights first'),
+    (lambda net: transplant_(Net(), images()), 'it was never trained: .*load its weights first'),
     (lambda net: transplant_(nn.Conv2d(3, 4, 1), images()), 'the network, Conv2d, has no BatchNorm'),
     (lambda net: transplant_(net, images(), teacher=nn.Conv2d(3, 4, 1)), 'the teacher, Conv2d, has no BatchNorm'),
     (lambda net: transplant_(net, images() * float('nan')), 'the input of stem.1 is NaN or infinite'),
