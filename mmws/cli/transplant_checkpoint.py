@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,8 @@ from mmengine.logging import print_log
 from mmws.checkpoint.batch_norm import BatchNormWeights, read_batch_norm_weights
 from mmws.checkpoint.convert import KEPT_META
 from mmws.checkpoint.reader import sha256_of
-from mmws.checkpoint.writer import ENDINGS, write_checkpoint
+from mmws.checkpoint.writer import ENDINGS, check_meta, write_checkpoint
+from mmws.cli.check_data import datasets_of, files_of
 from mmws.cli.config import silence
 from mmws.cli.distill import Distillation, check_batch_size, distill
 from mmws.cli.load_model import build_model
@@ -68,6 +70,8 @@ def transplant_checkpoint(config: Config, checkpoint: str, out: Path, folder: Pa
     if steps:
         check_batch_size(config)
     networks = build_networks(config, checkpoint)
+    meta = {key: networks.weights.meta[key] for key in KEPT_META if key in networks.weights.meta}
+    check_meta(out, meta)
     _print_part(networks.weights, checkpoint, out)
     part = networks.weights.part
     teacher, student = (getattr(model, part) if part else model for model in (networks.teacher, networks.student))
@@ -78,27 +82,50 @@ def transplant_checkpoint(config: Config, checkpoint: str, out: Path, folder: Pa
     warn_of_wrong_input(networks.teacher, data['inputs'], checkpoint)
     run = Forward(teacher, part, data)
     report = transplant_(student, data, teacher=teacher, forward=run)
+    about: dict[str, Any] = {
+        'source': Path(checkpoint).name, 'sha256': networks.weights.sha256, 'part': part or 'the whole network',
+        'left_over': networks.weights.left_over, 'images': {path: sha256_of(Path(path)) for path in used},
+        'data_preprocessor': _plain(config.model.get('data_preprocessor') or config.get('data_preprocessor')),
+        'distilled_steps': steps, 'transplanted_by': f'mmws {__version__}'}
     if steps:
-        key = hashlib.sha256(f'{steps} {dataset.paths} {config.pretty_text} {__version__}'.encode())
-        for network in (teacher, student):
-            for tensor in network.state_dict().values():
-                key.update(tensor.numpy().tobytes())
-        distill(config, Distillation(teacher, student, run, networks.teacher.data_preprocessor), dataset, steps,
-                Path(f'{out}.distill') / key.hexdigest()[:12])
-        for network in (teacher, student):
-            network.cpu()  # the runner may use a GPU
-        check_finite(student, 'the distilled network', 'nothing is written; leave out --distill')
-        run.start()
-        with evaluating(student):
-            expected = run(teacher, data)
-            report.distance = relative_distance(run(student, data), expected)
-    meta = {key: networks.weights.meta[key] for key in KEPT_META if key in networks.weights.meta}
-    about = {'report': report.as_dict(), 'source': Path(checkpoint).name, 'sha256': networks.weights.sha256,
-             'part': part or 'the whole network', 'left_over': networks.weights.left_over,
-             'images': {path: sha256_of(Path(path)) for path in used}, 'distilled_steps': steps,
-             'transplanted_by': f'mmws {__version__}'}
-    write_checkpoint(out, student.state_dict(), {**meta, 'transplant': about})
+        _distill_(config, Distillation(teacher, student, run, networks.teacher.data_preprocessor), dataset, steps, out)
+        report.distilled_distance = _distance(run, student, teacher, data)
+        about['distilled_images'] = {
+            'number': len(dataset), 'sha256_of_sorted_paths': _sha256('\n'.join(sorted(dataset.paths)).encode()),
+            'from': [str(folder)] if folder else sorted(
+                {str(path) for part in datasets_of(config.train_dataloader) for path in files_of(part)})}
+    write_checkpoint(out, student.state_dict(), {**meta, 'transplant': {**about, 'report': report.as_dict()}})
     return report
+
+
+def _distill_(config: Config, model: Distillation, dataset: ImageFiles, steps: int, out: Path) -> None:
+    """Train the student, in a folder beside ``out`` whose name is of everything that determines the result."""
+    text = f'{steps} {dataset.paths} {config.pretty_text} {__version__}'.encode()
+    weights = [tensor.numpy().tobytes() for network in (model.teacher, model.student)
+               for tensor in network.state_dict().values()]
+    distill(config, model, dataset, steps, Path(f'{out}.distill') / _sha256(text, *weights)[:12])
+    for network in (model.teacher, model.student):
+        network.cpu()  # the runner may use a GPU
+    check_finite(model.student, 'the distilled network', 'nothing is written; leave out --distill')
+
+
+def _distance(run: Forward, student: Any, teacher: Any, data: dict[str, Any]) -> float | None:
+    run.start()
+    with evaluating(student):
+        expected = run(teacher, data)
+        return relative_distance(run(student, data), expected)
+
+
+def _sha256(*parts: bytes) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _plain(config: Any) -> Any:
+    """Return a part of a config as dicts, lists, numbers and text."""
+    return json.loads(json.dumps(config, default=str))
 
 
 def _print_part(weights: BatchNormWeights, checkpoint: str, out: Path) -> None:

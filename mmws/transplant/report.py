@@ -28,6 +28,7 @@ class TransplantReport:
         kept: norms and convolutions that were converted but not fitted, with the reason.
         distance: of the network's outputs to the BatchNorm network's, divided by the norm of the latter; None if they
             have different shapes or values that are not finite.
+        distilled_distance: the same after a distillation, which changes nothing else here; None without one.
         images: the number of images.
     """
 
@@ -37,6 +38,7 @@ class TransplantReport:
     fit: dict[str, float | None] = field(default_factory=dict)
     kept: dict[str, str] = field(default_factory=dict)
     distance: float | None = None
+    distilled_distance: float | None = None
     images: int = 0
 
     def summary(self) -> str:
@@ -44,6 +46,8 @@ class TransplantReport:
         fits = [fit for fit in self.fit.values() if fit is not None]
         fit = f', fit {sum(fits) / len(fits):.2f} on average' if fits else ''
         distance = '' if self.distance is None else f', relative distance of the outputs {self.distance:.2f}'
+        if self.distilled_distance is not None:
+            distance += f' ({self.distilled_distance:.2f} after the distillation)'
         measured = ', both on these images' if fit and distance else ', on these images' if fit or distance else ''
         return (f'Transplant with {self.images} images: {len(self.ridge)} convolutions and {len(self.fit)} norms '
                 f'fitted, {len(self.kept)} modules not fitted{fit}{distance}{measured}')

@@ -90,6 +90,8 @@ def test_a_whole_model_is_transplanted(setup, capsys, log):
         'bn.pth', 'the whole network', [], 0)
     assert notes['sha256'] == before['bn.pth']
     assert len(notes['images']) == 6
+    assert notes['data_preprocessor']['bgr_to_rgb'] is True
+    assert notes['data_preprocessor']['mean'] == [123.675, 116.28, 103.53]
     assert all(Path(name).is_file() for name in notes['images'])
     assert notes['report']['fit'].keys() == {name for name, module in model.named_modules()
                                              if isinstance(module, torch.nn.GroupNorm)}
@@ -102,10 +104,18 @@ def test_a_distillation_improves_the_fit_and_is_not_repeated(setup, capsys):
                  *options, 'train_dataloader.batch_size=2']
     with pytest.warns(UserWarning, match='6 images'):
         run_tool('transplant.py', *arguments)
-    losses = [float(loss) for loss in re.findall(r'Iter\(train\).* loss: ([\d.]+)', capsys.readouterr().out)]
+    printed = capsys.readouterr().out
+    assert re.search(r'distance of the outputs \d\.\d\d \(\d\.\d\d after the distillation\), both on these', printed)
+    losses = [float(loss) for loss in re.findall(r'Iter\(train\).* loss: ([\d.]+)', printed)]
     assert len(losses) == 12
     assert sum(losses[-4:]) < sum(losses[:4])
     first = read_checkpoint(folder / 'out.safetensors').tensors
+    about = read_checkpoint(folder / 'out.safetensors').meta['transplant']
+    assert about['report']['distilled_distance'] < about['report']['distance']
+    assert about['distilled_images']['number'] == 6
+    assert re.fullmatch('[0-9a-f]{64}', about['distilled_images']['sha256_of_sorted_paths'])
+    assert all(Path(name).exists() for name in about['distilled_images']['from'])
+    assert len(about['distilled_images']['from']) > 0
     loaded(path, options, folder / 'out.safetensors')
     with pytest.warns(UserWarning, match='6 images'):
         run_tool('transplant.py', *arguments)  # resumes at the last step
@@ -280,6 +290,12 @@ def test_bad_input_gives_one_line_and_writes_nothing(setup):
     assert 'model_only.py: expected a dataset with a pipeline' in tool_error(
         'transplant.py', str(model_only), str(folder / 'bn.pth'), str(folder / 'out.pth'), '--images',
         str(folder / 'broken'), '--cfg-options', *[option for option in options if option.startswith('model')])
+    torch.save({'meta': {'CLASSES': {'a'}}, 'state_dict': read_checkpoint(folder / 'bn.pth').tensors},
+               folder / 'set.pth')
+    assert 'cannot write the meta data to .safetensors' in tool_error(
+        'transplant.py', str(path), str(folder / 'set.pth'), str(folder / 'out.safetensors'), '--images',
+        str(folder / 'broken'), '--cfg-options', *options)  # before the images are read
+    (folder / 'set.pth').unlink()
     native = REPOSITORY / 'configs' / 'mask_rcnn_r50_gnws.py'
     assert 'has no BatchNorm to start from' in tool_error(
         'transplant.py', str(native), str(folder / 'bn.pth'), str(folder / 'out.pth'))
