@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmws import WSError, stock_config
+from mmws.cli import transplant_checkpoint
 from mmws.cli.distill import Distillation, check_batch_size, distill
 from mmws.cli.load_model import build_model
 from mmws.cli.transplant_data import Forward
@@ -144,6 +147,14 @@ def test_an_interrupted_distillation_resumes(stop_at, cut_at, deleted, resumed_a
     found = distilled(tmp_path / 'cut')
     assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
     assert (f'iter: {resumed_at}\n' in capsys.readouterr().out) == bool(resumed_at)
+
+
+def test_a_result_that_is_not_finite_is_refused_before_it_is_written(monkeypatch, tmp_path):
+    monkeypatch.setattr(transplant_checkpoint, 'distill', lambda _, model, *__: model.student.bias.data.fill_(math.nan))
+    model = Distillation(nn.Conv2d(3, 2, 1), nn.Conv2d(3, 2, 1), OutputsOf(), Stack())
+    files = SimpleNamespace(paths=['a.png'])
+    with pytest.raises(WSError, match='bias of the distilled network has NaN or infinite values; nothing is written'):
+        transplant_checkpoint._distill_(Config({}), model, files, 1, tmp_path / 'out.pth')
 
 
 @pytest.mark.parametrize('loader', [{}, {'batch_size': 0}, {'batch_size': None}], ids=str)
