@@ -20,13 +20,15 @@ def check_input(kind: str, path: str | Path) -> Path:
     """Return the path of an input file; ``kind`` names the file in the error message.
 
     Raises:
-        WSError: if the file does not exist or is a folder.
+        WSError: if the file does not exist, is a folder or is a URL.
 
     Example:
         >>> check_input('config', 'nowhere/net.py')
         Traceback (most recent call last):
         mmws.errors.WSError: config nowhere/net.py not found; the folder nowhere does not exist
     """
+    if '://' in str(path):
+        raise WSError(f'{kind} {path} is a URL, expected a file; download it, and give its path')
     path = Path(path)
     if path.is_dir():
         raise WSError(f'{path} is a folder, expected a {kind} file')

@@ -6,7 +6,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from mmws import WSError
-from mmws.files import atomic_write, check_output_folder, read_json, save_figure, write_json
+from mmws.files import atomic_write, check_input, check_output_folder, read_json, save_figure, write_json
 from tests.helpers.commands import REPOSITORY, tracked_files
 
 
@@ -17,6 +17,11 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(failure, tmp_path
         partial.write_text('half')
         raise failure
     assert [path.read_text() for path in tmp_path.iterdir()] == ['the old one']
+
+
+def test_a_url_is_no_input_file():
+    with pytest.raises(WSError, match='checkpoint torchvision://resnet50 is a URL, expected a file; download it'):
+        check_input('checkpoint', 'torchvision://resnet50')
 
 
 def test_a_full_disk_leaves_no_file(tmp_path):

@@ -30,7 +30,8 @@ def main() -> None:
     parser.add_argument('--images', type=Path, help="folder of images; default: the config's training images")
     parser.add_argument('--number', type=positive, default=64, help='images for the transplant, default 64')
     parser.add_argument('--distill', type=positive, default=0, metavar='STEPS',
-                        help='then train for STEPS on the images to give the outputs of the BatchNorm network')
+                        help='then train for STEPS on the images to give the outputs of the BatchNorm network; '
+                             'resumes from OUT.distill after an interrupt, which can be deleted afterwards')
     parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, metavar='NAME=VALUE',
                         help='override values of the config')
     arguments = parser.parse_args()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ class BatchNormWeights:
     Attributes:
         state_dict: the weights.
         part: ``''`` for the whole network, ``'backbone'`` for its backbone.
+        problem: why it is not of the whole network, if it has names of it; or ``''``.
         left_over: names in the file that are not used.
         sha256: hash of the file.
         meta: notes of the toolkit in the file.
@@ -32,6 +36,7 @@ class BatchNormWeights:
 
     state_dict: dict[str, Tensor]
     part: str
+    problem: str
     left_over: list[str]
     sha256: str
     meta: dict[str, Any]
@@ -62,8 +67,8 @@ def read_batch_norm_weights(path: str | Path, shapes: Shapes) -> BatchNormWeight
         shapes: of the parameters and buffers of the BatchNorm network, by name.
 
     Raises:
-        WSError: if the file is refused, has no BatchNorm statistics, or lacks weights of the backbone. A network with
-            another number of classes is read as its backbone.
+        WSError: if the file is refused, has no BatchNorm statistics, is of a converted network, or lacks weights of the
+            backbone. A network with another number of classes is read as its backbone.
 
     Example:
         >>> read_batch_norm_weights('resnet50-0676ba61.pth', {})
@@ -75,6 +80,11 @@ def read_batch_norm_weights(path: str | Path, shapes: Shapes) -> BatchNormWeight
     if not any(name.endswith('running_mean') for name in tensors):
         raise WSError(f'{path} has no BatchNorm statistics (running_mean): there is nothing to transplant. If it was '
                       'trained with GroupNorm and WS, load it as it is, with load_from or ws=dict(pretrained=...)')
+    converted = _conversion_of(checkpoint.meta)
+    if converted:
+        raise WSError(f'{path} {converted}: its filters are standardized in each pass, and as a plain network it would '
+                      'compute something else. Expected the weights of the network with plain convolutions and '
+                      'BatchNorm; load this file as it is, with load_from or ws=dict(pretrained=...)')
     backbone = {name[len(BACKBONE):]: shape for name, shape in shapes.items() if name.startswith(BACKBONE)}
     tried: list[list[str]] = []
     for part, expected in (('', shapes), ('backbone', backbone)):
@@ -84,13 +94,34 @@ def read_batch_norm_weights(path: str | Path, shapes: Shapes) -> BatchNormWeight
             if not any(wrong):
                 state_dict = {name: tensors[found[name]] for name in expected if name in found}
                 left_over = set(tensors) - {found[name] for name in state_dict}
-                return BatchNormWeights(state_dict, part, [name for name in tensors if name in left_over],
+                problem = next((each for each in chain(*tried) if ' has shape ' in each), '') if part else ''
+                return BatchNormWeights(state_dict, part, problem, [name for name in tensors if name in left_over],
                                         checkpoint.sha256, checkpoint.meta)
             tried.append([problem for problem in wrong if problem])
     problems = min(tried, key=len, default=['a network'])
     others = f' and {len(problems) - 3} more' if len(problems) > 3 else ''
     raise WSError(f'{path} does not fit the network: {", ".join(problems[:3])}{others}. Known are the weights of the '
                   f'whole network, and of the backbone under {"; ".join(RENAMES)}')
+
+
+def _conversion_of(meta: Mapping[str, Any]) -> str:
+    """Return how the notes in a checkpoint show that its network was converted; '' if they do not."""
+    if 'transplant' in meta:
+        return 'was written by tools/transplant.py'
+    try:
+        tree = ast.parse(str(meta.get('cfg', '')))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return ''
+    models = [node.value for node in tree.body if isinstance(node, ast.Assign)
+              and any(isinstance(target, ast.Name) and target.id == 'model' for target in node.targets)]
+    for call in (node for model in models for node in ast.walk(model) if isinstance(node, ast.Call)):
+        values = {keyword.arg: keyword.value for keyword in call.keywords}
+        kind = getattr(values.get('type'), 'value', None)
+        weight = {keyword.arg: getattr(keyword.value, 'value', None)
+                  for keyword in getattr(values.get('ws'), 'keywords', [])}.get('weight', 'ws')
+        if str(kind).startswith('mmws.') and weight != 'plain':
+            return f'was trained with Weight Standardization (type={kind!r} in its config, weight={weight!r})'
+    return ''
 
 
 def _problem(name: str, shape: tuple[int, ...], tensor: Tensor | None) -> str:

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from mmws.cli.transplant_data import Forward, preprocess
+from mmws.errors import WSError
+from mmws.openmmlab.guard_hook import newest_intact
 from mmws.transplant.outputs import float_tensors
 
-__all__ = ['Distillation', 'distill']
+__all__ = ['Distillation', 'check_batch_size', 'distill']
 
 RATE = 1e-3
 WARM_UP = 0.1  # of the steps
@@ -27,13 +29,17 @@ class Distillation(BaseModel):  # type: ignore[misc]
 
     .. math:: L = \sum_k \frac{\lVert s_k - t_k \rVert^2}{\lVert t_k - \mathrm{mean}(t_k) \rVert^2}
 
-    with the tensors :math:`s_k` that ``run`` returns for the student, and :math:`t_k` for the teacher.
+    with the tensors :math:`s_k` that ``run`` returns for the student, and :math:`t_k` for the teacher. Both are in eval
+    mode, because dropout and some heads give something else in train mode.
 
     Args:
         teacher: a model of a toolkit, or its backbone.
         student: the same, converted.
         run: gives both the same regions.
         data_preprocessor: of the model.
+
+    Raises:
+        WSError: at a step, if the outputs of the two differ in number or shape.
     """
 
     def __init__(self, teacher: nn.Module, student: nn.Module, run: Forward, data_preprocessor: nn.Module) -> None:
@@ -51,8 +57,15 @@ class Distillation(BaseModel):  # type: ignore[misc]
         with torch.no_grad():
             expected = float_tensors(self.run(teacher, data))
         found = float_tensors(self.run(self.student, data))
+        _check_outputs([tuple(one.shape) for one in found], [tuple(one.shape) for one in expected])
         return {f'loss_{index}': (one - other).square().sum() / (other - other.mean()).square().sum().clamp_min(1e-12)
                 for index, (one, other) in enumerate(zip(found, expected))}
+
+    def train(self, mode: bool = True) -> Distillation:
+        """Set the mode of all but the student, which stays in eval mode; the runner calls this."""
+        super().train(mode)
+        self.student.eval()
+        return self
 
     def init_weights(self) -> None:
         """Keep the weights: the runner calls this before the first step."""
@@ -66,6 +79,26 @@ class Distillation(BaseModel):  # type: ignore[misc]
         return log
 
 
+def _check_outputs(found: list[tuple[int, ...]], expected: list[tuple[int, ...]]) -> None:
+    if not expected:
+        raise WSError('--distill: the BatchNorm network gives no outputs to compare; leave out --distill')
+    if len(found) != len(expected):
+        raise WSError(f'--distill: expected {len(expected)} outputs of the converted network, as the BatchNorm network '
+                      f'gives, got {len(found)}; leave out --distill')
+    for index, (one, other) in enumerate(zip(found, expected)):
+        if one != other:
+            raise WSError(f'--distill: expected shape {other} for output {index} of the converted network, as the '
+                          f'BatchNorm network gives, got {one}; leave out --distill')
+
+
+def check_batch_size(config: Config) -> None:
+    """Refuse a config that does not say how many images a step of the distillation has."""
+    size = config.train_dataloader.get('batch_size')
+    if not isinstance(size, int) or size < 1:
+        raise WSError(f'{config.filename}: train_dataloader.batch_size: expected the number of images in a step of the '
+                      f'distillation, got {size!r}; set it, as in --cfg-options train_dataloader.batch_size=4')
+
+
 def distill(config: Config, model: Distillation, dataset: Dataset[Any], steps: int, work_dir: Path) -> None:
     """Train the student of ``model`` with Adam and the batch size of ``config``; resume after an interrupt.
 
@@ -74,11 +107,14 @@ def distill(config: Config, model: Distillation, dataset: Dataset[Any], steps: i
         model: with the networks.
         dataset: of images, as the pipeline of the test data gives them.
         steps: number of steps: a linear warm-up, then a cosine to 0.
-        work_dir: folder for the log and for checkpoints, from which a second call resumes.
+        work_dir: folder for the log and for checkpoints, from which a second call resumes: from the newest that is
+            not truncated.
     """
+    newest = newest_intact(work_dir)
     loader, warm_up = config.train_dataloader, max(1, int(steps * WARM_UP))
     Runner(
-        model, str(work_dir), experiment_name=work_dir.name, default_scope=config.default_scope, resume=True,
+        model, str(work_dir), experiment_name=work_dir.name, default_scope=config.default_scope,
+        resume=newest is not None, load_from=None if newest is None else str(newest),
         train_dataloader=DataLoader(dataset, loader.batch_size, sampler=InfiniteSampler(dataset, seed=0),
                                     num_workers=loader.get('num_workers', 0), collate_fn=list),
         train_cfg={'type': 'IterBasedTrainLoop', 'max_iters': steps},
@@ -88,5 +124,5 @@ def distill(config: Config, model: Distillation, dataset: Dataset[Any], steps: i
         default_hooks={
             'logger': {'type': 'LoggerHook', 'interval': max(1, steps // 20)},
             'checkpoint': {'type': 'CheckpointHook', 'by_epoch': False, 'interval': max(1, steps // 5),
-                           'max_keep_ckpts': 1}},
+                           'max_keep_ckpts': 2}},  # mmengine deletes one before it writes the next
         log_processor={'by_epoch': False}, randomness={'seed': 0}).train()

@@ -13,15 +13,14 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import DATASETS, DefaultScope
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import Dataset
 
 from mmws.cli.check_data import datasets_of
 from mmws.cli.config import silence
 from mmws.errors import FOREIGN_ERRORS, WSError, format_exception
-from mmws.transplant.sampling import moments
 
-__all__ = ['Forward', 'ImageFiles', 'image_paths', 'load_batch', 'preprocess', 'spread', 'wrong_channel_order']
+__all__ = ['Forward', 'ImageFiles', 'image_paths', 'load_batch', 'preprocess', 'spread']
 
 SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp'}
 MOST_PIXELS = 2**24
@@ -29,7 +28,7 @@ MOST_REGIONS = 512  # of a batch
 
 
 def image_paths(config: Config, folder: Path | None) -> list[str]:
-    """Return the images in a folder, or in the training data of ``config``.
+    """Return the images in a folder, or in the training data of ``config``, each once.
 
     Raises:
         WSError: if there are none.
@@ -37,14 +36,15 @@ def image_paths(config: Config, folder: Path | None) -> list[str]:
     if folder is not None:
         if not folder.is_dir():
             raise WSError(f'--images: folder {folder} not found')
-        paths = sorted(str(path) for path in folder.rglob('*') if path.suffix.lower() in SUFFIXES)
+        paths = sorted(str(path) for path in folder.rglob('*')
+                       if path.suffix.lower() in SUFFIXES and path.is_file())
         where = f'--images {folder}'
     else:
         where = f'{config.filename}: train_dataloader.dataset'
         try:
             with silence(), DefaultScope.overwrite_default_scope(config.default_scope):
                 dataset = DATASETS.build(config.train_dataloader.dataset)
-            paths = [str(dataset.get_data_info(index)['img_path']) for index in range(len(dataset))]
+            paths = [*dict.fromkeys(str(dataset.get_data_info(index)['img_path']) for index in range(len(dataset)))]
         except (*FOREIGN_ERRORS, OSError) as error:
             raise WSError(f'{where} gives no paths of images ({format_exception(error)}); name a folder with --images'
                           ) from None
@@ -68,12 +68,15 @@ class ImageFiles(Dataset[Any]):
     """Images through the pipeline of the test data, without annotations.
 
     Raises:
-        WSError: at an index whose image cannot be read.
+        WSError: if the config has no such pipeline; at an index whose image cannot be read.
     """
 
     def __init__(self, config: Config, paths: Sequence[str]) -> None:
         loaders = [config.get(f'{name}_dataloader') for name in ('test', 'val', 'train')]
-        dataset = next(dataset for loader in loaders if loader for dataset in datasets_of(loader))
+        dataset = next((dataset for loader in loaders if loader for dataset in datasets_of(loader)), None)
+        if dataset is None:
+            raise WSError(f'{config.filename}: expected a dataset with a pipeline, which prepares the images, in '
+                          'test_dataloader, val_dataloader or train_dataloader; got none')
         steps = [step for step in dataset.pipeline if 'Annotations' not in str(step['type'])]
         with DefaultScope.overwrite_default_scope(config.default_scope):
             self._pipeline, self.paths = Compose(steps), list(paths)
@@ -188,22 +191,3 @@ def _run_model(mode: str, network: Any, data: dict[str, Any]) -> Any:
     heads = [*(heads if isinstance(heads, nn.ModuleList) else [heads] if heads else [])]
     heads += [network.rpn_head] if hasattr(network, 'rpn_head') else []
     return features, outputs, [head(features[0]) for head in heads]
-
-
-def wrong_channel_order(backbone: nn.Module, norm: Any, inputs: Tensor) -> bool:
-    """Return whether the statistics of ``norm``, the first one, fit far better with red and blue exchanged."""
-    distances: list[Tensor] = []
-
-    def measure(module: Any, args: Any) -> None:
-        now, deviation = moments(args[0]), (module.running_var + module.eps).sqrt()
-        ratio = (now.variance + module.eps).sqrt() / deviation
-        distances.append((((now.mean - module.running_mean) / deviation).square() + (ratio - 1).square()).mean())
-
-    hook = norm.register_forward_pre_hook(measure)
-    try:
-        with torch.no_grad():
-            for images in (inputs, inputs.flip(1)):
-                backbone(images)
-    finally:
-        hook.remove()
-    return len(distances) == 2 and bool(distances[1] < 0.5 * distances[0])

@@ -22,7 +22,10 @@ ADVICE = ('Convert with mmws.transplant_ (a checkpoint: with tools/transplant.py
 
 
 def trained_batch_norms(model: nn.Module) -> dict[nn.Module, str]:
-    """Return each BatchNorm with statistics of a training, and its name.
+    """Return each BatchNorm with statistics or an affine map of a training, and its name.
+
+    Weights converted from Caffe2 have the statistics in the affine map: their mean is 0, their variance 1. Scales that
+    are the same in each channel, or shifts, can be of an initialization.
 
     Example:
         >>> net = nn.Sequential(nn.BatchNorm2d(4), nn.BatchNorm2d(4))
@@ -32,7 +35,8 @@ def trained_batch_norms(model: nn.Module) -> dict[nn.Module, str]:
     """
     names = module_names(model)
     return {norm: names[norm] for norm in batch_norms(model)
-            if any(_is_trained(name, tensor) for name, tensor in norm.named_buffers(recurse=False))}
+            if any(_is_trained(name, tensor) for name, tensor in norm.named_buffers(recurse=False))
+            or (norm.running_mean is not None and _varies(norm.weight) and _varies(norm.bias))}
 
 
 def warn_of_lost_training(model: nn.Module, names: Collection[str]) -> None:
@@ -67,14 +71,23 @@ def unused_statistics(module: nn.Module, state_dict: dict[str, Any], prefix: str
 def _is_trained(name: str, tensor: Tensor) -> bool:
     """Return whether a buffer of a BatchNorm differs from its initial value."""
     initial = {'running_mean': 0, 'running_var': 1, 'num_batches_tracked': 0}.get(name)
-    known = type(tensor) in (Tensor, nn.Parameter) and not tensor.is_meta
-    return initial is not None and known and bool(torch.any(tensor != initial))
+    return initial is not None and _has_values(tensor) and bool(torch.any(tensor != initial))
+
+
+def _varies(tensor: Any) -> bool:
+    """Return whether the channels of a BatchNorm's scale or shift differ."""
+    return _has_values(tensor) and bool(torch.any(tensor != tensor.flatten()[:1]))
+
+
+def _has_values(tensor: Any) -> bool:
+    return type(tensor) in (Tensor, nn.Parameter) and not tensor.is_meta
 
 
 def _warn_at_loading(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
     """Warn if a checkpoint has trained statistics of replaced BatchNorms; a load_state_dict pre-hook."""
     unused = [key for key in unused_statistics(module, state_dict, prefix)
-              if _is_trained('running_mean', state_dict[key])]
+              if _is_trained('running_mean', state_dict[key]) or all(
+                  _varies(state_dict.get(key[:-len('running_mean')] + name)) for name in ('weight', 'bias'))]
     if unused:
         warnings.warn(f'the weights for {type(module).__name__} were trained with BatchNorm: {_first(unused)} do not '
                       f'fit the other norms of the converted network. {ADVICE}.', stacklevel=2)

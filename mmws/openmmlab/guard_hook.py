@@ -20,7 +20,7 @@ from mmws.openmmlab.mmengine_compat import requested_checkpoint, set_checkpoint
 from mmws.openmmlab.registry import HOOKS
 from mmws.ops.torch_compat import add_step_pre_hook, get_total_norm
 
-__all__ = ['GuardHook']
+__all__ = ['GuardHook', 'newest_intact']
 
 
 @HOOKS.register_module()
@@ -50,7 +50,7 @@ class GuardHook(Hook):  # type: ignore[misc]
             return
         problem = f'the checkpoint {path or "named in last_checkpoint"} is ' + (
             'missing' if path and not Path(path).exists() else 'truncated or damaged')
-        newest = _newest_intact(Path(path).parent if path else Path(runner.work_dir))
+        newest = newest_intact(Path(path).parent if path else Path(runner.work_dir))
         if newest is None:
             raise WSError(f'{problem}, and its folder has no intact one; start without --resume, in another work_dir')
         if requested:
@@ -98,7 +98,8 @@ def _is_intact(path: Path) -> bool:
         return path.is_dir()
 
 
-def _newest_intact(folder: Path) -> Path | None:
+def newest_intact(folder: Path) -> Path | None:
+    """Return the checkpoint of the latest step or epoch in ``folder`` that is not truncated; None without any."""
     found = [(int(match[1]), path) for path in folder.glob('*.pth')
              if (match := re.search(r'(?:iter|epoch)_(\d+)$', path.stem))]
     return next((path for _, path in sorted(found, reverse=True) if _is_intact(path)), None)

@@ -15,7 +15,7 @@ from mmws.conversion.parametrize_convs import WEIGHTS, weight_form
 from mmws.conversion.replace_norms import NORMS
 from mmws.conversion.report import Report
 from mmws.conversion.trained_norms import stop_watching_loads_, unused_statistics
-from mmws.errors import WSError
+from mmws.errors import WSError, without_prefix
 from mmws.layers.conv import WeightStandardized
 from mmws.openmmlab.config_tree import dicts_in
 from mmws.openmmlab.toolkits import TOOLKITS, keeps_bgr
@@ -24,6 +24,7 @@ from mmws.ops.torch_compat import BatchNorm, add_load_state_dict_pre_hook
 
 __all__ = ['fit_weights', 'frozen_without_weights', 'override_weights']
 
+BACKBONE = 'backbone.'
 RGB_INPUT = 'data_preprocessor=dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True)'
 
 
@@ -63,6 +64,7 @@ def fit_weights(model: nn.Module, report: Report) -> None:
     requests = list(_pretrained_modules(model, report))
     stop_watching_loads_(model)
     for module in {model, *(module for _, module, _ in requests)}:
+        add_load_state_dict_pre_hook(module, _check_part)
         add_load_state_dict_pre_hook(module, _warn_of_statistics)
     for name, module, init_cfg in requests:
         own, weights = _architecture(module), check_name(init_cfg['checkpoint'])
@@ -156,6 +158,24 @@ def _load_summary(module: nn.Module) -> str:
             f'{next(iter(norms.values()), "GroupNorm")}s have other names ({next(iter(renamed), "gn")} instead of bn) '
             f'and do not load.{published} tools/transplant.py makes weights that fit from BatchNorm weights. Set '
             'ws=dict(pretrained=...) to choose other weights; None: from scratch.')
+
+
+def _check_part(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Refuse weights of a whole model for its backbone, and of a backbone for the whole: mmengine would load nothing.
+
+    A load_state_dict pre-hook.
+    """
+    own = {name for name, _ in [*module.named_parameters(), *module.named_buffers()]}
+    if prefix or own & state_dict.keys():
+        return
+    for other, part, advice in (
+            ({without_prefix(key, BACKBONE) for key in state_dict}, 'a whole model',
+             'Load them with load_from=...; ws=dict(pretrained=...) is for the weights of a backbone alone'),
+            ({f'{BACKBONE}{key}' for key in state_dict}, 'a backbone alone',
+             'Load them with ws=dict(pretrained=...); load_from is for the weights of a whole model')):
+        if own & other:
+            raise WSError(f'the checkpoint has the weights of {part} ({next(iter(state_dict))}), and none that '
+                          f'{type(module).__name__} has ({min(own & other)}). {advice}')
 
 
 def _warn_of_statistics(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:

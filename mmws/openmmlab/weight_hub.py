@@ -90,7 +90,7 @@ def _find(network: str) -> Path:
             tried.append(f'{source} ({error})')
     raise WSError(f'weights {GN_WS_WEIGHTS[network]} not found; tried {"; ".join(tried)}. Get '
                   f'{AUTHORS_FILES[network]} or {network}_gn_ws-<hash>.pth by other means, put it into a folder and '
-                  f'set {FOLDER_VARIABLE} to it')
+                  f'set {FOLDER_VARIABLE} to it; or make a start from BatchNorm weights, with tools/transplant.py')
 
 
 def _sources(network: str, folder: str) -> Iterator[str]:

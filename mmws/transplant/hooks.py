@@ -63,7 +63,8 @@ class FittedConv:
         targets = _in_groups(torch.cat(self.targets), conv.groups, 1).transpose(0, 1)
         fitted = fit_filters(inputs, targets, self.scaled, standardized, torch.cat(self.held_out))
         self.report.ridge[self.name] = fitted.ridge
-        self.report.lost[self.name] = standardization_loss(inputs, self.raw) if standardized else 0.0
+        if standardized:
+            self.report.lost[self.name] = standardization_loss(inputs, self.raw)
         filters, usable = fitted.filters, fitted.filters.abs().amax(2, keepdim=True) > 0
         if standardized:
             deviation, old = filters.std(2, keepdim=True), self.raw.std(2, keepdim=True)

@@ -16,7 +16,7 @@ def relative_distance(outputs: Any, expected: Any) -> float | None:
     """Return the distance of two structures of tensors, divided by the norm of the second, rounded to 4 digits.
 
     Tensors of other than floating dtypes are ignored. None if the shapes or the numbers of tensors differ, or if
-    ``expected`` is zero or has no floating tensor.
+    ``expected`` is zero or has no floating tensor, or a tensor has NaN or infinite values.
 
     Example:
         >>> import torch
@@ -28,7 +28,7 @@ def relative_distance(outputs: Any, expected: Any) -> float | None:
         return None
     error = sum(float((one - other).square().sum()) for one, other in zip(found, wanted))
     total = sum(float(leaf.square().sum()) for leaf in wanted)
-    return round(math.sqrt(error / total), 4) if total else None
+    return round(math.sqrt(error / total), 4) if total and math.isfinite(error) and math.isfinite(total) else None
 
 
 def float_tensors(value: Any) -> list[Tensor]:

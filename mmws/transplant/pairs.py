@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from mmws.conversion.layer_types import class_name, is_batch_norm
+from mmws.conversion.module_tree import module_names
 from mmws.conversion.placement import find_placement
 from mmws.errors import WSError
 
@@ -57,11 +58,25 @@ def copy_weights_(pairs: Mapping[nn.Module, nn.Module]) -> None:
                     copy.copy_(tensor)
 
 
-def conv_before_each_norm(teacher: nn.Module) -> dict[nn.Module, nn.Module]:
-    """Return the convolution before each BatchNorm; none if it is not the only one, or other layers use its output."""
-    found: dict[nn.Module, list[nn.Module]] = {}
-    for conv, decision in find_placement(teacher).decisions.items():
+def conv_before_each_norm(teacher: nn.Module) -> tuple[dict[nn.Module, nn.Module], dict[nn.Module, str]]:
+    """Return the convolution before each BatchNorm, and for other convolutions the reason why they cannot be fitted.
+
+    A convolution can be fitted if it is a ``Conv2d``, and its output and the input of one norm are the same.
+    """
+    names = module_names(teacher)
+    decisions = find_placement(teacher).decisions
+    readers: dict[nn.Module, list[nn.Module]] = {}
+    for conv, decision in decisions.items():
         for norm in decision.norms:
-            fits = not decision.reason and len(decision.norms) == 1 and class_name(conv) in _FITTED_CONVS
-            found.setdefault(norm, []).append(conv if fits else norm)
-    return {norm: convs[0] for norm, convs in found.items() if len(convs) == 1 and convs[0] is not norm}
+            readers.setdefault(norm, []).append(conv)
+    found, reasons = {}, {}
+    for conv, decision in decisions.items():
+        shared = next((names[norm] for norm in decision.norms if len(readers[norm]) > 1), None)
+        reason = (decision.reason or (len(decision.norms) > 1 and 'several norms read its output') or
+                  (class_name(conv) not in _FITTED_CONVS and f'{type(conv).__name__} is not fitted, only Conv2d') or
+                  (shared is not None and f'{shared} reads the outputs of other convolutions too'))
+        if reason or not decision.norms:
+            reasons[conv] = reason or 'no norm reads its output'
+        else:
+            found[decision.norms[0]] = conv
+    return found, reasons

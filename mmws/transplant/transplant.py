@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mmws.conversion.convert import convert_
 from mmws.conversion.layer_types import is_batch_norm, is_conv
@@ -17,18 +18,19 @@ from mmws.conversion.module_tree import module_names
 from mmws.conversion.parametrize_convs import weight_form
 from mmws.conversion.report import Report
 from mmws.conversion.trained_norms import trained_batch_norms
-from mmws.errors import WSError, shortened
-from mmws.layers.conv import WeightStandardized
-from mmws.ops.torch_compat import BatchNorm
+from mmws.errors import WSError
+from mmws.transplant.check import as_batch, check_finite, check_samples, check_trained, run_default
 from mmws.transplant.hooks import FittedConv, FittedNorm, MeasuredNorm
 from mmws.transplant.outputs import relative_distance
 from mmws.transplant.pairs import conv_before_each_norm, copy_weights_, module_pairs
 from mmws.transplant.record import Calls, evaluating, recording
 from mmws.transplant.report import TransplantReport
+from mmws.transplant.unfitted import MeasuredConv, is_new, name_unfitted
 
 __all__ = ['FEWEST_IMAGES', 'transplant_']
 
 FEWEST_IMAGES = 8
+NO_SAMPLES = 'samples=0: the convolutions keep their filters'
 
 
 def transplant_(model: nn.Module, images: Any, *, teacher: nn.Module | None = None,
@@ -62,9 +64,9 @@ def transplant_(model: nn.Module, images: Any, *, teacher: nn.Module | None = No
         The report: what each convolution lost, the fit of each norm, the distance of the outputs.
 
     Raises:
-        WSError: if there are no images, or of several sizes; the network has no trained BatchNorm; ``teacher`` has
-            other modules; ``weight`` is neither ``'ws'`` nor ``'plain'``. After this and any other exception the model
-            is unchanged.
+        WSError: if there are no images, or of several sizes, or the network does not run on them; the network has no
+            trained BatchNorm, NaN or infinite values, before or after; ``teacher`` has other modules; ``weight`` is
+            neither ``'ws'`` nor ``'plain'``. After this and any other exception the model is unchanged.
 
     Example:
         >>> _ = torch.manual_seed(0)
@@ -75,12 +77,15 @@ def transplant_(model: nn.Module, images: Any, *, teacher: nn.Module | None = No
         >>> type(net[0]).__name__, type(net[1]).__name__, report.fit['1'] > 0.5
         ('ConvWS2d', 'GroupNorm', True)
     """
-    images, forward = (_stacked(images), _forward) if forward is None else (images, forward)
+    check_samples(samples, seed)
+    first = forward or partial(run_default, _forward)
+    images, forward = (as_batch(images), _forward) if forward is None else (images, forward)
     source, student, conversion = _networks(model, teacher, options)
     norms = {norm: name for norm, name in trained_batch_norms(source).items() if is_batch_norm(norm)}
-    conv_of = conv_before_each_norm(source) if samples else {}
+    conv_of, reasons = conv_before_each_norm(source)
+    conv_of = conv_of if samples else {}
     with recording(norms, conv_of, samples, seed) as calls, evaluating(source):
-        expected = forward(source, images)
+        expected = first(source, images)
     report = TransplantReport(conversion=conversion, images=_count_images(calls))
     pairs, names = dict(module_pairs(source, student)), module_names(student)
     with evaluating(student):
@@ -93,27 +98,20 @@ def transplant_(model: nn.Module, images: Any, *, teacher: nn.Module | None = No
                           for norm, own in calls.items()]
             with _hooked([*hooks, *norm_hooks]):
                 forward(student, images)
-        with _hooked((pairs[norm], MeasuredNorm(names[pairs[norm]], pairs[norm], own, report))
-                     for norm, own in calls.items()):
+        measured = [*((pairs[norm], MeasuredNorm(names[pairs[norm]], pairs[norm], own, report))
+                      for norm, own in calls.items()),
+                    *((module, MeasuredConv(names[module], conv, report)) for conv, module in pairs.items()
+                      if is_new(conv, module) and names[module] not in report.ridge)]
+        with _hooked(measured):
             report.distance = relative_distance(forward(student, images), expected)
-    _name_others(report, pairs, names, calls)
+    name_unfitted(report, pairs, names, calls, reasons if samples else dict.fromkeys(pairs, NO_SAMPLES))
+    check_finite(student, 'the fitted network', f'{type(model).__name__} stays as it was; try other images')
     if teacher is None:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # the conversion of the copy has warned
             convert_(model, **options)
     _take_weights_(model, student)
     return report
-
-
-def _stacked(images: Any) -> Any:
-    if isinstance(images, (list, tuple)) and images and all(isinstance(image, Tensor) for image in images):
-        sizes = sorted({tuple(image.shape) for image in images})
-        if len(sizes) > 1:
-            raise WSError(f'transplant_: expected images of one size, got {shortened(sizes)}; resize or crop them')
-        images = torch.stack(list(images))
-    if isinstance(images, (Tensor, list, tuple)) and len(images) == 0:
-        raise WSError('transplant_: expected images, got none')
-    return images
 
 
 def _forward(network: Any, images: Any) -> Any:
@@ -124,12 +122,8 @@ def _networks(model: nn.Module, teacher: nn.Module | None,
               options: dict[str, Any]) -> tuple[nn.Module, nn.Module, Report | None]:
     """Return the BatchNorm network, a converted copy of ``model`` with its weights, the report of the conversion."""
     source = copy.deepcopy(model) if teacher is None else teacher
-    if not trained_batch_norms(source):
-        has_norms = any(map(is_batch_norm, source.modules()))
-        reason = ('BatchNorms that were never trained (running mean 0, variance 1); load its weights first' if has_norms
-                  else 'no BatchNorm; give the BatchNorm network itself, or give it as `teacher`')
-        what = 'network' if teacher is None else 'teacher'
-        raise WSError(f'transplant_: the {what}, {type(source).__name__}, has {reason}')
+    check_trained(source, 'network' if teacher is None else 'teacher')
+    check_finite(source, 'the BatchNorm network', 'take weights of an earlier step of its training')
     student, report = copy.deepcopy(model), None
     if teacher is None:
         with warnings.catch_warnings():
@@ -168,26 +162,6 @@ def _hooked(hooks: Iterable[tuple[nn.Module, Any]]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _name_others(report: TransplantReport, pairs: Mapping[nn.Module, nn.Module], names: Mapping[nn.Module, str],
-                 calls: Calls) -> None:
-    """Name in the report what was converted but not fitted, and warn of trained BatchNorms among it."""
-    unfitted = []
-    for source, module in pairs.items():
-        name = names[module]
-        if isinstance(source, BatchNorm) and source not in calls:
-            known, trained = is_batch_norm(source), bool(trained_batch_norms(source))
-            report.kept[name] = ('its BatchNorm was never trained' if not trained else 'it did not run on the images'
-                                 if known else f'{type(source).__name__} is an unknown subclass of BatchNorm')
-            unfitted += [name] if trained else []
-        is_new = isinstance(module, WeightStandardized) and not isinstance(source, WeightStandardized)
-        if is_new and name not in report.lost:
-            report.kept.setdefault(name, 'it is not two-dimensional, or no trained BatchNorm alone reads its output')
-    if unfitted:
-        warnings.warn(f'transplant_: trained norms were not fitted: {", ".join(unfitted[:3])}'
-                      f'{" and others" if len(unfitted) > 3 else ""}; see `kept` in the report, and give `forward`, a '
-                      'function of the network and the images that runs them', stacklevel=3)
 
 
 def _take_weights_(model: nn.Module, student: nn.Module) -> None:

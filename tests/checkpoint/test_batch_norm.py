@@ -59,6 +59,7 @@ def test_backbones_of_other_libraries_are_read(tmp_path, deep_stem, form, left_o
     found = read_batch_norm_weights(tmp_path / 'backbone.pth', shapes_of(Detector(backbone)))
     assert found.part == 'backbone'
     assert found.left_over == left_over
+    assert found.problem == ''
     assert all(torch.equal(tensor, weights[name]) for name, tensor in found.state_dict.items())
     assert {name for name in weights if 'num_' not in name} <= found.state_dict.keys()
     backbone.load_state_dict(found.state_dict, strict='num_' in ''.join(found.state_dict))
@@ -83,6 +84,7 @@ def test_a_detector_with_other_classes_gives_its_backbone(tmp_path):
     torch.save({**weights_of(Detector(ResNet())), 'head.weight': torch.zeros(80, 8, 1, 1)}, tmp_path / 'coco.pth')
     found = read_batch_norm_weights(tmp_path / 'coco.pth', shapes_of(Detector(ResNet())))
     assert (found.part, found.left_over) == ('backbone', ['head.weight', 'head.bias'])
+    assert found.problem == 'head.weight has shape (80, 8, 1, 1), expected (2, 8, 1, 1)'
 
 
 def converted(network):
@@ -103,6 +105,29 @@ def test_weights_that_do_not_fit_are_refused(tmp_path, weights, message):
     torch.save(dict(weights()), tmp_path / 'weights.pth')
     with pytest.raises(WSError, match=f'weights.pth.*{message}'):
         read_batch_norm_weights(tmp_path / 'weights.pth', shapes_of(Detector(ResNet())))
+
+
+CONFIG = 'lr = f()\nmodel = dict(backbone=dict(depth=18, type="ResNet"), {})\nhook = dict(type="mmws.GuardHook")'
+
+
+@pytest.mark.parametrize(('meta', 'message'), [
+    ({'transplant': {}}, 'written by tools/transplant.py'),
+    ({'cfg': CONFIG.format('type="mmws.FCOS", ws=dict(norm="keep")')}, "type='mmws.FCOS' in its config, weight='ws'"),
+    ({'cfg': CONFIG.format('type="mmws.FCOS"')}, "type='mmws.FCOS' in its config, weight='ws'"),
+    ({'cfg': CONFIG.format('neck=dict(ws=dict(weight="wn"), type="mmws.FPN")')}, "type='mmws.FPN' .*, weight='wn'"),
+], ids=['a transplant', 'BatchNorm and WS', 'default', 'a part'])
+def test_weights_of_standardized_convolutions_are_refused(meta, message, tmp_path):
+    torch.save({'meta': meta, 'state_dict': weights_of(ResNet())}, tmp_path / 'weights.pth')
+    with pytest.raises(WSError, match=f'weights.pth was .*{message}'):
+        read_batch_norm_weights(tmp_path / 'weights.pth', shapes_of(Detector(ResNet())))
+
+
+@pytest.mark.parametrize('config', [
+    CONFIG.format('type="FCOS"'), CONFIG.format('type="mmws.FCOS", ws=dict(norm="keep", weight="plain")'), 'no (config',
+    CONFIG.format('type=f()'), 'raise SystemExit', None], ids=['stock', 'plain', 'no code', 'a call', 'code', 'None'])
+def test_notes_of_a_plain_network_are_accepted(config, tmp_path):
+    torch.save({'meta': {'cfg': config}, 'state_dict': weights_of(ResNet())}, tmp_path / 'weights.pth')
+    assert read_batch_norm_weights(tmp_path / 'weights.pth', shapes_of(Detector(ResNet()))).part == 'backbone'
 
 
 def test_a_hostile_file_is_refused(tmp_path):

@@ -1,5 +1,6 @@
 """tools/transplant.py as a user runs it, on small networks of the demos."""
 
+import math
 import re
 from pathlib import Path
 
@@ -8,9 +9,13 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from sklearn.datasets import load_sample_images
+from torch import nn
 
 from mmws.checkpoint import read_checkpoint
 from mmws.cli.load_model import build_model
+from mmws.cli.transplant_data import image_paths
+from mmws.cli.transplant_input import warn_of_wrong_input
 from tests.helpers.commands import REPOSITORY, contents, run_tool, tool_error
 from tests.helpers.models import DEMO, HEADS, SEGMENTATION, small
 
@@ -65,14 +70,16 @@ def loaded(path, options, file):
 
 
 @pytest.mark.parametrize('setup', [DETECTION, SEGMENTATION], indirect=True, ids=['mmdet', 'mmseg'])
-def test_a_whole_model_is_transplanted(setup, capsys, digits):
+def test_a_whole_model_is_transplanted(setup, capsys, log):
     path, options, folder = setup
     before = contents(folder)
     with pytest.warns(UserWarning, match='6 images, expected 8 or more'):
         run_tool('transplant.py', str(path), str(folder / 'bn.pth'), str(folder / 'out.pth'), '--cfg-options', *options)
     printed = capsys.readouterr().out
     assert re.search(r'^Transplant with 6 images: \d+ convolutions and \d+ norms fitted, 0 modules not fitted, '
-                     r'fit 0\.\d+ on average, relative distance of the outputs \d', printed, re.M), printed
+                     r'fit 0\.\d+ on average, relative distance of the outputs \d\.\d\d, both on these images$',
+                     printed, re.M), printed
+    assert [line for line in log if f"bn.pth gives the whole network. Use {folder}/out.pth with load_from='" in line]
     assert {name: digest for name, digest in contents(folder).items() if name != 'out.pth'} == before
     model = loaded(path, options, folder / 'out.pth')
     assert not any('running_mean' in name for name in model.state_dict())
@@ -83,6 +90,8 @@ def test_a_whole_model_is_transplanted(setup, capsys, digits):
         'bn.pth', 'the whole network', [], 0)
     assert notes['sha256'] == before['bn.pth']
     assert len(notes['images']) == 6
+    assert notes['data_preprocessor']['bgr_to_rgb'] is True
+    assert notes['data_preprocessor']['mean'] == [123.675, 116.28, 103.53]
     assert all(Path(name).is_file() for name in notes['images'])
     assert notes['report']['fit'].keys() == {name for name, module in model.named_modules()
                                              if isinstance(module, torch.nn.GroupNorm)}
@@ -95,10 +104,18 @@ def test_a_distillation_improves_the_fit_and_is_not_repeated(setup, capsys):
                  *options, 'train_dataloader.batch_size=2']
     with pytest.warns(UserWarning, match='6 images'):
         run_tool('transplant.py', *arguments)
-    losses = [float(loss) for loss in re.findall(r'Iter\(train\).* loss: ([\d.]+)', capsys.readouterr().out)]
+    printed = capsys.readouterr().out
+    assert re.search(r'distance of the outputs \d\.\d\d \(\d\.\d\d after the distillation\), both on these', printed)
+    losses = [float(loss) for loss in re.findall(r'Iter\(train\).* loss: ([\d.]+)', printed)]
     assert len(losses) == 12
     assert sum(losses[-4:]) < sum(losses[:4])
     first = read_checkpoint(folder / 'out.safetensors').tensors
+    about = read_checkpoint(folder / 'out.safetensors').meta['transplant']
+    assert about['report']['distilled_distance'] < about['report']['distance']
+    assert about['distilled_images']['number'] == 6
+    assert re.fullmatch('[0-9a-f]{64}', about['distilled_images']['sha256_of_sorted_paths'])
+    assert all(Path(name).exists() for name in about['distilled_images']['from'])
+    assert len(about['distilled_images']['from']) > 0
     loaded(path, options, folder / 'out.safetensors')
     with pytest.warns(UserWarning, match='6 images'):
         run_tool('transplant.py', *arguments)  # resumes at the last step
@@ -107,12 +124,25 @@ def test_a_distillation_improves_the_fit_and_is_not_repeated(setup, capsys):
                for name, tensor in read_checkpoint(folder / 'out.safetensors').tensors.items())
 
 
+def caffe_form(weights):
+    """Return weights of mmdet's tools/model_converters/detectron2pytorch.py: the statistics are in the affine maps."""
+    found = {name: tensor for name, tensor in weights.items() if 'num_batches_tracked' not in name}
+    for name in [name[:-len('running_var')] for name in found if name.endswith('running_var')]:
+        scale = found[f'{name}weight'] / found[f'{name}running_var'].sqrt()
+        found[f'{name}bias'] = found[f'{name}bias'] - scale * found[f'{name}running_mean']
+        found[f'{name}weight'] = scale
+        found[f'{name}running_mean'] = torch.zeros_like(scale)
+        found[f'{name}running_var'] = torch.ones_like(scale)
+    return found
+
+
+@pytest.mark.parametrize('form', [dict, caffe_form], ids=['torchvision', 'caffe'])
 @pytest.mark.parametrize('setup', [DETECTION], indirect=True, ids=['mmdet'])
-def test_a_backbone_is_transplanted_and_a_config_starts_from_it(setup, digits):
+def test_a_backbone_is_transplanted_and_a_config_starts_from_it(setup, form, log):
     path, options, folder = setup
     weights = read_checkpoint(folder / 'bn.pth').tensors
     names = {name[9:]: tensor for name, tensor in weights.items() if name.startswith('backbone.')}
-    torch.save({**names, 'fc.weight': torch.zeros(2, 2)}, folder / 'torchvision.pth')
+    torch.save({**form(names), 'fc.weight': torch.zeros(2, 2)}, folder / 'torchvision.pth')
     (folder / 'images').mkdir()
     for index in range(9):
         image = np.random.default_rng(index).integers(0, 255, (96, 128, 3), np.uint8)
@@ -121,10 +151,35 @@ def test_a_backbone_is_transplanted_and_a_config_starts_from_it(setup, digits):
              str(folder / 'images'), '--number', '8', '--cfg-options', *options)
     meta = read_checkpoint(folder / 'r18.pth').meta['transplant']
     assert (meta['part'], meta['left_over'], len(meta['images'])) == ('backbone', ['fc.weight'], 8)
+    assert meta['report']['kept'] == {}
+    assert [line for line in log if f'torchvision.pth gives the backbone; not used: 1 weights (fc.weight). Use {folder}'
+            f"/r18.pth with ws=dict(pretrained='{folder}/r18.pth')" in line]
     model = build_model(as_config(path, [*options, f'model.ws.pretrained={folder / "r18.pth"}']))
     model.init_weights()
     expected = read_checkpoint(folder / 'r18.pth').tensors
     assert all(torch.equal(tensor, expected[name]) for name, tensor in model.backbone.state_dict().items())
+
+
+def test_each_image_counts_once(digits, tmp_path):
+    config = as_config(DETECTION, options_for(DETECTION, digits))
+    once = image_paths(config, None)
+    config.train_dataloader.dataset = {'type': 'RepeatDataset', 'times': 3, 'dataset': config.train_dataloader.dataset}
+    assert image_paths(config, None) == once
+    (tmp_path / 'folder.png').mkdir()
+    (tmp_path / 'folder.png' / 'a.png').write_bytes(b'')
+    assert image_paths(config, tmp_path) == [str(tmp_path / 'folder.png' / 'a.png')]
+
+
+@pytest.mark.parametrize('setup', [DETECTION], indirect=True, ids=['mmdet'])
+def test_a_detector_with_other_classes_gives_its_backbone(setup, log):
+    path, options, folder = setup
+    classes = {'model.roi_head.bbox_head.num_classes': 3, 'model.roi_head.mask_head.num_classes': 3}
+    with pytest.warns(UserWarning, match='6 images'):
+        run_tool('transplant.py', str(path), str(folder / 'bn.pth'), str(folder / 'out.pth'), '--cfg-options', *options,
+                 *[f'{key}={value}' for key, value in classes.items()])
+    assert [line for line in log if re.search(
+        r'WARNING .*bn\.pth gives the backbone, because roi_head\.bbox_head\.fc_cls\.weight has shape .*; not used: '
+        r'\d+ weights \(neck.*, \.\.\.\)\. Use .* with ws=dict\(pretrained=', line)]
 
 
 @pytest.mark.parametrize('setup', [SEGMENTATION], indirect=True, ids=['mmseg'])
@@ -170,7 +225,35 @@ def test_exchanged_channels_are_reported(setup, log):
     run_tool(*tool)
     assert not [line for line in log if 'red and blue' in line]
     run_tool(*tool, f'model.data_preprocessor.bgr_to_rgb={not config.model.data_preprocessor.bgr_to_rgb}')
-    assert [line for line in log if line.startswith('WARNING') and 'red and blue exchanged far better' in line]
+    assert [line for line in log if line.startswith('WARNING') and 'fit images with red and blue exchanged better' in
+            line and 'Set mean, std and bgr_to_rgb of data_preprocessor' in line]
+
+
+def photos():
+    """Return 64 crops of two photos in evening light, in RGB from 0 to 255."""
+    corners = np.random.default_rng(0).integers(0, 290, (64, 2))
+    crops = [load_sample_images().images[index % 2][y:y + 128, x:x + 128] for index, (y, x) in enumerate(corners)]
+    return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2) * torch.tensor([1, 0.7, 0.4]).view(3, 1, 1)
+
+
+MEAN, STD = torch.tensor([[123.675, 116.28, 103.53], [58.395, 57.12, 57.375]]).view(2, 3, 1, 1)
+
+
+@pytest.mark.parametrize(('change', 'message'), [
+    (lambda x: (x - MEAN) / STD, ''),
+    (lambda x: (x[:8] - MEAN) / STD, ''),
+    (lambda x: (x.flip(1) - MEAN) / STD, r'exchanged better \([\d.]+\) than as they are \([\d.]+\)'),
+    (lambda x: x.flip(1) - MEAN.flip(1), 'fit other images than these'),
+    (lambda x: x, 'fit other images than these'),
+    (lambda x: x / 255, r'fit other images than these: their distance is \d\.?\d*, expected at most 0\.5'),
+], ids=['right', 'few', 'exchanged', 'caffe', 'no mean and std', '0 to 1'])
+def test_input_that_does_not_fit_is_reported(change, message, log):
+    net, images = nn.Sequential(nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64, momentum=None)), photos()
+    with torch.no_grad():
+        net((images - MEAN) / STD)
+    warn_of_wrong_input(net.eval(), change(images), 'bn.pth')
+    assert len(log) == bool(message)
+    assert all(re.search(f'bn.pth: the statistics of its first BatchNorm .*{message}', line) for line in log)
 
 
 @pytest.mark.parametrize('setup', [DETECTION], indirect=True, ids=['mmdet'])
@@ -181,6 +264,9 @@ def test_bad_input_gives_one_line_and_writes_nothing(setup):
     (folder / 'broken' / 'a.jpg').write_text('no image')
     stock = folder / 'stock.py'
     stock.write_text(f'_base_ = {str(path)!r}\nmodel = dict(type="MaskRCNN", ws=dict(_delete_=True))')
+    model_only = folder / 'model_only.py'
+    loaders = [f'{name}_{part} = None' for name in ('train', 'val', 'test') for part in ('dataloader', 'cfg')]
+    model_only.write_text('\n'.join([f'_base_ = {str(path)!r}', *loaders, 'val_evaluator = test_evaluator = None']))
     before = contents(folder)
 
     def error(*arguments, config=path, weights='bn.pth'):
@@ -192,6 +278,24 @@ def test_bad_input_gives_one_line_and_writes_nothing(setup):
     assert 'cannot read the image' in error('--images', str(folder / 'broken'))
     assert "model.type is 'MaskRCNN', expected the prefix 'mmws.'" in error(config=stock)
     assert 'not found' in error(weights='nothing.pth')
+    for name, value in (('roi_head.mask_head.convs.1.bn.running_var', -1), ('rpn_head.rpn_cls.weight', math.inf)):
+        weights = read_checkpoint(folder / 'bn.pth').tensors
+        weights[name].view(-1)[0] = value
+        torch.save(weights, folder / 'bad.pth')
+        assert f'{name} of the BatchNorm network ' in error(weights='bad.pth')
+    (folder / 'bad.pth').unlink()
+    assert 'train_dataloader.batch_size: expected' in tool_error(
+        'transplant.py', str(path), str(folder / 'bn.pth'), str(folder / 'out.pth'), '--distill', '1', '--cfg-options',
+        *options, 'train_dataloader.batch_size=0')
+    assert 'model_only.py: expected a dataset with a pipeline' in tool_error(
+        'transplant.py', str(model_only), str(folder / 'bn.pth'), str(folder / 'out.pth'), '--images',
+        str(folder / 'broken'), '--cfg-options', *[option for option in options if option.startswith('model')])
+    torch.save({'meta': {'CLASSES': {'a'}}, 'state_dict': read_checkpoint(folder / 'bn.pth').tensors},
+               folder / 'set.pth')
+    assert 'cannot write the meta data to .safetensors' in tool_error(
+        'transplant.py', str(path), str(folder / 'set.pth'), str(folder / 'out.safetensors'), '--images',
+        str(folder / 'broken'), '--cfg-options', *options)  # before the images are read
+    (folder / 'set.pth').unlink()
     native = REPOSITORY / 'configs' / 'mask_rcnn_r50_gnws.py'
     assert 'has no BatchNorm to start from' in tool_error(
         'transplant.py', str(native), str(folder / 'bn.pth'), str(folder / 'out.pth'))

@@ -55,6 +55,29 @@ def test_each_statistic_tells(name, value):
         convert_(net)
 
 
+def affine(scale, shift, **options):
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, **options))
+    net[1].weight.data.copy_(torch.as_tensor(scale))
+    net[1].bias.data.copy_(torch.as_tensor(shift))
+    return net
+
+
+def test_scales_and_shifts_tell():
+    """Caffe2's weights have mean 0 and variance 1."""
+    net, weights = affine(1, 0), affine(torch.rand(8), torch.rand(8)).state_dict()
+    with pytest.warns(UserWarning, match=r'the statistics of 1 do not fit'):
+        convert_(affine(torch.rand(8), torch.rand(8)))
+    convert_(net)
+    with pytest.warns(UserWarning, match=r'were trained with BatchNorm: 1\.running_mean do not fit'):
+        net.load_state_dict(weights, strict=False)
+
+
+def test_scales_and_shifts_of_an_initialization_do_not_warn(no_warning):
+    convert_(affine(0, 0))
+    convert_(affine(torch.rand(8), 0))  # as GANs do
+    convert_(affine(torch.rand(8), torch.rand(8), track_running_stats=False))
+
+
 def test_what_loses_nothing_does_not_warn(no_warning):
     convert_(Net())
     convert_(Net().to('meta'))

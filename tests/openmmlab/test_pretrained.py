@@ -176,3 +176,19 @@ def test_loading_a_file_with_batch_norm_weights_warns(mmdet_scope, log, tmp_path
     torch.save(resnet(None, 18).state_dict(), tmp_path / 'gn.pth')
     load_checkpoint(resnet(None, 18), str(tmp_path / 'gn.pth'))
     assert warnings(log) == []
+
+
+@pytest.mark.parametrize(('whole', 'prefix', 'message'), [
+    (False, 'backbone.', r'a whole model \(backbone\.conv1\.weight\), and none that ResNet has \(.*load_from=\.\.\.'),
+    (True, '', r'a backbone alone \(conv1\.weight\), and none that SingleStageDetector has .*pretrained=\.\.\.'),
+], ids=['a whole model', 'a backbone'])
+def test_weights_of_another_part_are_refused(whole, prefix, message, mmdet_scope, tmp_path):
+    """mmengine would load nothing, and the training would start from scratch."""
+    model = detector(None, depth=18)
+    weights = {f'{prefix}{key}': tensor for key, tensor in model.backbone.state_dict().items()}
+    torch.save({'state_dict': weights}, tmp_path / 'out.pth')
+    start = detector(None, depth=18, ws={'pretrained': str(tmp_path / 'out.pth')})
+    load = (lambda: load_checkpoint(model, str(tmp_path / 'out.pth'))) if whole else start.init_weights
+    with pytest.raises(WSError, match=message):
+        load()
+    load_checkpoint(model.backbone, str(tmp_path / 'out.pth'), revise_keys=[(r'^backbone\.', '')])

@@ -84,7 +84,7 @@ def test_the_message_names_all_sources_that_were_tried(sources):
     with pytest.raises(WSError) as error:
         load()
     for part in (f'the folder {sources}/folder', 'mirror/resnet50_gn_ws-15beedd8.pth (', 'host/R-50-GN-WS.pth.tar (',
-                 'Get R-50-GN-WS.pth.tar', 'set MMWS_CHECKPOINTS to it'):
+                 'Get R-50-GN-WS.pth.tar', 'set MMWS_CHECKPOINTS to it', 'tools/transplant.py'):
         assert part in str(error.value)
 
 

@@ -1,5 +1,6 @@
 import copy
 import json
+import math
 import re
 import warnings
 
@@ -8,8 +9,9 @@ import torch
 from torch import nn
 
 from mmws import WSError, convert_, transplant_
+from mmws.layers.conv import WeightStandardized
 from mmws.layers.switchable_norm import SwitchableNorm
-from mmws.transplant.norms import NormFit
+from mmws.transplant.norms import NormFit, affine_of
 from mmws.transplant.record import evaluating, recording
 from mmws.transplant.sampling import Moments, moments
 
@@ -74,7 +76,8 @@ def test_a_transplant_is_closer_than_the_weights_by_name(options):
     assert report.conversion.norm == options.get('norm', 'GN')
     assert report.kept == {}
     assert 0 < report.distance < 1
-    assert list(report.lost) == ['stem.0', 'block.0', 'block.3']
+    assert list(report.ridge) == ['stem.0', 'block.0', 'block.3']
+    assert report.lost.keys() == (set() if options.get('weight') == 'plain' else report.ridge.keys())
     assert all(0 <= lost < 1 for lost in report.lost.values())
     assert all(0 < fit <= 1 for fit in report.fit.values())
     assert torch.equal(net.head.weight, teacher.head.weight)
@@ -84,7 +87,8 @@ def test_the_report_is_readable_and_plain():
     net = trained(Net())
     report = transplant_(net, images())
     assert re.fullmatch(r'Transplant with 32 images: 3 convolutions and 3 norms fitted, 0 modules not fitted, '
-                        r'fit 0\.\d\d on average, relative distance of the outputs \d\.\d\d', report.summary())
+                        r'fit 0\.\d\d on average, relative distance of the outputs \d\.\d\d, both on these images',
+                        report.summary())
     assert re.search(r'filters     stem\.0: \d+% of the variance was in the means, ridge', str(report))
     assert json.loads(json.dumps(report.as_dict(), allow_nan=False))['fit'] == report.fit
 
@@ -225,14 +229,98 @@ def test_inputs_of_another_shape_are_fitted_by_moments():
     assert 'norm        head.1: fit unknown' in str(report)
 
 
+def caffe_form(net):
+    """Put the statistics of each norm into its affine map, as mmdet's tools/model_converters/detectron2pytorch.py."""
+    for norm in net.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            scale, shift = affine_of(norm)
+            norm.load_state_dict({**nn.BatchNorm2d(len(scale)).state_dict(), 'weight': scale, 'bias': shift})
+            norm.eps = 0
+    return net
+
+
+def test_statistics_in_the_affine_maps_are_those_of_a_training():
+    net, x = trained(Net()), images()
+    caffe = caffe_form(copy.deepcopy(net))
+    report, expected = transplant_(caffe, x), transplant_(net, x)
+    assert report.kept == {}
+    assert report.fit == pytest.approx(expected.fit, abs=1e-3)
+    assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in zip(caffe.parameters(), net.parameters()))
+
+
 def test_what_does_not_run_or_was_not_trained_is_named():
     net = nn.ModuleDict({'used': trained(Net()), 'unused': nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))})
-    report = transplant_(net, images(), forward=lambda network, x: network['used'](x))
-    assert report.kept['unused.1'] == 'its BatchNorm was never trained'
+    with pytest.warns(UserWarning, match='norms were not fitted: unused.1: it was never trained: .*load its'):
+        report = transplant_(net, images(), forward=lambda network, x: network['used'](x))
+    assert report.kept['unused.1'].startswith('it was never trained: mean 0, variance 1')
+    assert report.kept['unused.0'] == 'the norm that reads its output was not fitted'
     net = nn.ModuleDict({'used': trained(Net()), 'unused': trained(Net())})
-    with pytest.warns(UserWarning, match='norms were not fitted: unused.stem.1, unused.block.1, unused.block.4;'):
+    with pytest.warns(UserWarning, match='fitted: unused.stem.1, unused.block.1, unused.block.4: it did not run'):
         report = transplant_(net, images(), forward=lambda network, x: network['used'](x))
     assert report.kept['unused.block.4'] == 'it did not run on the images'
+
+
+class Same(nn.Conv2d):
+    """Pads its input itself."""
+
+    def forward(self, x):
+        return super().forward(nn.functional.pad(x, (1, 1, 1, 1)))
+
+
+class SharedNorm(nn.Module):
+    """One norm after two convolutions."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.norm = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8)
+
+    def forward(self, x):
+        return self.norm(self.two(self.norm(self.one(x))))
+
+
+def pair(conv, **options):
+    return nn.Sequential(conv, nn.BatchNorm2d(8, **options), nn.Conv2d(8, 4, 1), nn.BatchNorm2d(4))
+
+
+@pytest.mark.parametrize(('make', 'samples', 'reasons'), [
+    (lambda: pair(Same(3, 8, 3)), 99, {'0': 'Same is not fitted, only Conv2d'}),
+    (lambda: pair(nn.ConvTranspose2d(3, 8, 3)), 99, {'0': 'ConvTranspose2d is not fitted, only Conv2d'}),
+    (SharedNorm, 99, {'one': 'norm reads the outputs of other convolutions too',
+                      'two': 'norm reads the outputs of other convolutions too'}),
+    (lambda: pair(nn.Conv2d(3, 8, 3)), 0, {'0': 'samples=0: the convolutions keep their filters',
+                                          '2': 'samples=0: the convolutions keep their filters'}),
+    (lambda: pair(nn.Conv2d(3, 8, 3), track_running_stats=False), 99,
+     {'0': 'the norm that reads its output was not fitted',
+      '1': 'it has no running statistics (track_running_stats=False)'}),
+], ids=['a subclass', 'transposed', 'shared norm', 'samples=0', 'no statistics'])
+def test_the_reasons_for_what_was_not_fitted_are_true(make, samples, reasons):
+    net = trained(make())
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        report = transplant_(net, images(), samples=samples)
+    assert report.kept == reasons
+    convs = [name for name, module in net.named_modules() if isinstance(module, WeightStandardized)]
+    assert sorted(report.lost) == convs
+    assert all(0 < lost < 1 for lost in report.lost.values())
+    assert re.search(rf'not fitted  {next(iter(reasons))}: .*; \d+% of the variance was in the means', str(report))
+
+
+def test_the_loss_is_the_same_for_a_convolution_that_is_not_fitted():
+    net, x = trained(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))), images()
+    lost = [transplant_(copy.deepcopy(net), x, samples=samples).lost['0'] for samples in (0, 10**6)]
+    assert lost[0] == pytest.approx(lost[1], rel=1e-4)
+
+
+def test_plain_convolutions_lose_nothing():
+    report = transplant_(trained(Net()), images(), weight='plain')
+    assert report.lost == {}
+    assert 'filters     stem.0: ridge' in str(report)
+    assert 'in the means' not in str(report)
+
+
+def test_a_network_without_statistics_is_refused():
+    with pytest.raises(WSError, match=r'has no BatchNorm to carry over: it has no running statistics \(track_running'):
+        transplant_(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, track_running_stats=False)), images())
 
 
 @pytest.mark.parametrize(('case', 'message'), [
@@ -242,7 +330,7 @@ def test_what_does_not_run_or_was_not_trained_is_named():
     (lambda net: transplant_(net, images(), weight='spectral'), r"expected weight='ws' or .*, got 'spectral'"),
     (lambda net: transplant_(net, images(), groups=3), "unknown ws option 'groups'"),
     (lambda net: transplant_(net, images(), forward=lambda network, x: x), 'no trained BatchNorm ran on the images'),
-    (lambda net: transplant_(Net(), images()), 'never trained .*load its weights first'),
+    (lambda net: transplant_(Net(), images()), 'it was never trained: .*load its weights first'),
     (lambda net: transplant_(nn.Conv2d(3, 4, 1), images()), 'the network, Conv2d, has no BatchNorm'),
     (lambda net: transplant_(net, images(), teacher=nn.Conv2d(3, 4, 1)), 'the teacher, Conv2d, has no BatchNorm'),
     (lambda net: transplant_(net, images() * float('nan')), 'the input of stem.1 is NaN or infinite'),
@@ -250,9 +338,18 @@ def test_what_does_not_run_or_was_not_trained_is_named():
     (lambda net: transplant_(Net(), images(), teacher=net), 'Net is not converted: it has the layers of the BatchNorm'),
     (lambda net: transplant_(nn.Conv2d(3, 4, 1), images(), teacher=net), 'has 0 children, in `teacher` it has 3'),
     (lambda net: transplant_(nn.Sequential(*net.children(), nn.ReLU()), images(), teacher=net), '4 children.* 3;'),
+    (lambda net: transplant_(net, (images() * 50).byte()), r'Expected .* of torch.float32, .* got torch.uint8 of'),
+    (lambda net: transplant_(net, images().double()), 'does not run on the images: .* got torch.float64 of shape'),
+    (lambda net: transplant_(net, images()[0]), r'does not run on the images: .* of shape \(3, 12, 12\); or give'),
+    (lambda net: transplant_(net, images()[:, :1]), r'does not run on the images: .* of shape \(32, 1, 12, 12\)'),
+    (lambda net: transplant_(net, [image.numpy() for image in images()]), r'does not run on .* got \[array'),
+    (lambda net: transplant_(net, images(), samples=-5), 'samples: expected a whole number, 0 or more, got -5'),
+    (lambda net: transplant_(net, images(), samples=1.5), 'samples: expected a whole number, 0 or more, got 1.5'),
+    (lambda net: transplant_(net, images(), seed='a'), "seed: expected a whole number, 0 or more, got 'a'"),
 ], ids=['no images', 'an empty list', 'two sizes', 'weight', 'an unknown option', 'nothing runs', 'untrained',
         'no norm', 'a teacher without norms', 'NaN', 'options with a teacher', 'not converted',
-        'another model', 'more children'])
+        'another model', 'more children', 'uint8', 'float64', 'one image', 'one channel', 'numpy', 'samples below 0',
+        'half samples', 'seed'])
 def test_bad_input_leaves_the_network_as_it_is(case, message):
     net = trained(Net())
     before = copy.deepcopy(net.state_dict())
@@ -260,6 +357,41 @@ def test_bad_input_leaves_the_network_as_it_is(case, message):
         case(net)
     assert type(net.stem[1]) is nn.BatchNorm2d
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize(('name', 'value', 'problem'), [
+    ('stem.0.weight', math.nan, 'has NaN or infinite values'), ('head.weight', math.inf, 'has NaN or infinite values'),
+    ('block.4.weight', math.nan, 'has NaN or infinite values'),
+    ('block.4.bias', math.nan, 'has NaN or infinite values'),
+    ('block.4.running_var', math.nan, 'has NaN or infinite values'), ('block.4.running_var', -1, 'is negative'),
+    ('block.4.running_mean', math.inf, 'has NaN or infinite values')])
+def test_weights_that_are_not_finite_are_refused(name, value, problem):
+    net, pristine = trained(Net()), Net()
+    convert_(pristine)
+    before = copy.deepcopy(pristine.state_dict())
+    net.state_dict()[name].view(-1)[0] = value
+    message = re.escape(f'{name} of the BatchNorm network {problem}; take weights of an earlier step')
+    with pytest.raises(WSError, match=message):
+        transplant_(net, images())
+    with pytest.raises(WSError, match=message):
+        transplant_(pristine, images(), teacher=net)
+    assert type(net.stem[1]) is nn.BatchNorm2d
+    assert all(torch.equal(tensor, before[key]) for key, tensor in pristine.state_dict().items())
+
+
+def test_a_fit_that_is_not_finite_is_refused():
+    net = trained(Net())
+    net.block[4].weight.data.mul_(1e25)  # the squares overflow
+    before = copy.deepcopy(net.state_dict())
+    with pytest.raises(WSError, match=r'block\.4\.weight of the fitted network has NaN or infinite values; Net stays'):
+        transplant_(net, images())
+    assert type(net.stem[1]) is nn.BatchNorm2d
+    assert all(torch.equal(tensor, before[key]) for key, tensor in net.state_dict().items())
+
+
+def test_infinite_outputs_have_no_distance():
+    net = trained(nn.Sequential(Net(), nn.Threshold(0, -math.inf)))  # as a mask
+    assert transplant_(net, images()).distance is None
 
 
 def test_another_width_is_refused():
