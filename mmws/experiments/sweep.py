@@ -110,8 +110,8 @@ def check_placement(name: str, scope: str, model: bytes, backward: bool = True) 
         converted = MODELS.build({**config, 'type': f'mmws.{config.type}'})
         _fill_uninitialized_(converted)
         num_classes = min((part['num_classes'] for _, part in dicts_in(config) if 'num_classes' in part), default=2)
-        consumers, errors = _run_on_samples(converted, scope, num_classes, backward)
-    fill_row_(row, stock, converted, consumers, errors)
+        consumers, compared, errors = _run_on_samples(converted, scope, num_classes, backward)
+    fill_row_(row, stock, converted, consumers, compared, errors)
     return row
 
 
@@ -123,16 +123,24 @@ def _fill_uninitialized_(model: nn.Module) -> None:
             parameter.normal_(std=0.01)
 
 
-def fill_row_(row: Row, stock: nn.Module, converted: nn.Module, consumers: Consumers, errors: list[str]) -> None:
-    """Compare a network with its converted form and with the ``consumers`` of a real run; write the result to ``row``.
+def fill_row_(row: Row, stock: nn.Module, converted: nn.Module, consumers: Consumers, compared: Consumers,
+              errors: list[str]) -> None:
+    """Compare a network with its converted form and with the consumers of real runs; write the result to ``row``.
 
-    ``errors``: of the run.
+    Args:
+        row: of the table.
+        stock: the network.
+        converted: its converted form.
+        consumers: of the runs that give the reasons in the row.
+        compared: of other runs.
+        errors: of the runs.
     """
     names = {module: name for name, module in converted.named_modules()}
     convs = _convs(converted)
     unknown = [conv for conv in convs if not has_known_forward(conv) and not standardizes_itself(conv)]
     uses = dry_run(converted).uses if unknown else {}
-    errors = [*errors, *_placement_errors(consumers, names, uses), *_conversion_errors(stock, converted, names)]
+    errors = [*errors, *_placement_errors(consumers, names, uses), *_placement_errors(compared, names, uses),
+              *_conversion_errors(stock, converted, names)]
     row.parameters = sum(parameter.numel() for parameter in stock.parameters())
     row.convs, row.converted = len(convs), sum(map(standardizes_itself, convs))
     row.norms = sum(map(is_batch_norm, stock.modules()))
@@ -163,34 +171,33 @@ class _WithoutRandomValues(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
-def _run_on_samples(model: nn.Module, scope: str, num_classes: int, backward: bool) -> tuple[Consumers, list[str]]:
-    """Return the consumers of each convolution that ran, from all runs that ended, and what was not finite in them.
+def _run_on_samples(model: nn.Module, scope: str, num_classes: int,
+                    backward: bool) -> tuple[Consumers, Consumers, list[str]]:
+    """Return what runs of the model show: consumers, more consumers, and what was not finite.
 
-    The runs are of training and of evaluation, at several sizes until each has ended once and every convolution ran.
+    The first are of runs until every convolution ran. The second are of a run of evaluation after that.
     """
     consumers: Consumers = {}
+    compared: Consumers = {}
     errors: list[str] = []
-    parts = [part for part in (model, *model.children()) if hasattr(part, 'data_preprocessor')]
     ran = set()
-    for size, part, mode in product(SIZES, parts, ('loss', 'predict', 'tensor')):
-        if consumers.keys() >= set(_convs(part)) and (part, mode == 'loss') in ran:
+    parts = [part for part in (model, *model.children()) if hasattr(part, 'data_preprocessor')]
+    for size, part, mode in product(SIZES, parts, ('loss', 'tensor', 'predict')):
+        complete = consumers.keys() >= set(_convs(part))
+        if complete and (mode == 'tensor' or (part, mode) in ran):
             continue
         with suppress(*FOREIGN_ERRORS):
             for inputs, samples in demo_batches(part, scope, size, num_classes):
                 seen = _run(model, part, mode, inputs, samples, errors if backward else None)
-                add_consumers_(consumers, seen)
+                found = compared if complete else consumers
+                for conv, others in seen.items():
+                    found.setdefault(conv, []).extend(other for other in others if other not in found[conv])
                 if seen:
-                    ran.add((part, mode == 'loss'))
+                    ran.add((part, mode))
                     break
     if consumers.keys() >= set(_convs(model)):
-        return consumers, errors
-    return {**run_in_parts(model), **consumers}, errors  # the run of single parts reaches the remaining convolutions
-
-
-def add_consumers_(consumers: Consumers, seen: Consumers) -> None:
-    """Add the consumers that another run showed to ``consumers``."""
-    for conv, others in seen.items():
-        consumers.setdefault(conv, []).extend(other for other in others if other not in consumers[conv])
+        return consumers, compared, errors
+    return {**run_in_parts(model), **consumers}, compared, errors  # single parts reach the remaining convolutions
 
 
 def _run(model: nn.Module, part: nn.Module, mode: str, inputs: Any, samples: Any,

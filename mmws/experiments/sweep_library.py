@@ -14,7 +14,7 @@ from mmws.conversion.convert import convert_
 from mmws.conversion.layer_types import batch_norms
 from mmws.conversion.output_recorder import OutputRecorder
 from mmws.errors import FOREIGN_ERRORS, WSError, format_exception
-from mmws.experiments.sweep import Row, add_consumers_, fill_row_, non_finite
+from mmws.experiments.sweep import Row, fill_row_, non_finite
 from mmws.experiments.worker import release_memory
 
 __all__ = ['LARGEST', 'LIBRARIES', 'check_network', 'library_networks']
@@ -64,8 +64,7 @@ def check_network(name: str) -> Row | None:
     errors = non_finite(net, output)
     with OutputRecorder(net.eval()) as evaluation, torch.no_grad():
         net(*inputs)
-    add_consumers_(recorder.consumers, evaluation.consumers)
-    fill_row_(row, stock, net, recorder.consumers, errors)
+    fill_row_(row, stock, net, recorder.consumers, evaluation.consumers, errors)
     return row
 
 
