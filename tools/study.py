@@ -76,11 +76,13 @@ def run(study: Study, results: Results, processes: int) -> None:
         finished = count(len(done) + 1)
 
         def show(run: Run, record: Record) -> None:
+            known = plan(study, results.done)  # the search for a learning rate adds runs
+            progress.tasks[0].total = sum(seconds[one.task] for one in known)
             progress.advance(bar, seconds[run.task])
             left = progress.tasks[0].time_remaining
             estimate = f', about {left / 60:.0f} min left' if left is not None else ''
-            number = f'{next(finished)}/{len(plan(study, results.done))}'
-            progress.console.print(f'{number} {outcome(run, record)}{estimate}', markup=False, highlight=False)
+            progress.console.print(f'{next(finished)}/{len(known)} {outcome(run, record)}{estimate}', markup=False,
+                                   highlight=False)
 
         prepare_starts(study, results, processes, lambda run: progress.console.print(
             f'{run.task}, seed {run.seed}: BatchNorm network trained', markup=False, highlight=False))

@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 from dataclasses import replace
 from statistics import median
 
@@ -206,3 +207,24 @@ def test_numbers_of_batch_norms_statistics_in_the_notes_are_as_measured():
         assert f'{min(later):.2f} to {max(later):.2f}' in text, name
     largest = max(shift for tests in shifts.values() for shift in tests['batch'][1:])
     assert f'within {largest:.2f} on both' in text
+
+
+def test_the_tool_counts_the_runs_of_its_tasks_and_estimates_their_time(study, tmp_path, capsys):
+    def run_all(study, results, processes, show):
+        def ready():
+            return [run for run in plan(study, results.done) if run.rate is not None and run.name not in results.done]
+
+        while runs := ready():
+            results.add(record(runs[0], METRICS[runs[0].name.rpartition(', ')[2]]))
+            show(runs[0], results.done[runs[0].name])
+
+    tool = runpy.run_path(str(REPOSITORY / 'tools' / 'study.py'))
+    tool['run'].__globals__.update(run_all=run_all, check_task=lambda study, task: None)
+    results = Results(tmp_path / 'new')
+    results.add({**record(plan(study, {})[0], 0.3), 'name': 'a run of another task'})
+    tool['run'](study, results, 1)
+    lines = re.findall(r'^(\d+)/(\d+) detection, .*, about \d+ min left', capsys.readouterr().out, re.M)
+    runs = len(plan(study, results.done))
+    assert len(results.done) == runs + 1
+    assert [int(number) for number, _ in lines] == list(range(1, runs + 1))
+    assert lines[-1] == (str(runs), str(runs))
