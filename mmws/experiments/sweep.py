@@ -91,11 +91,12 @@ def _simplify(part: dict[str, Any], path: str) -> dict[str, Any]:
     return dict(sorted({**part, **changed}.items(), key=lambda item: str(item[0])))
 
 
-def check_placement(name: str, scope: str, model: bytes, backward: bool = True) -> Row:
+def check_placement(name: str, scope: str, model: bytes, whole: bool = True) -> Row:
     """Build a model with its own type and with the ``mmws.`` prefix, run the second, and compare placement and run.
 
     The run is real: on the CPU, with the toolkit's ``loss``, ``predict`` and ``forward`` on a small random image.
-    ``scope`` and ``model`` are from :func:`read_model`; ``name`` is for the row. ``backward=False``: without gradients.
+    ``scope`` and ``model`` are from :func:`read_model`; ``name`` is for the row. ``whole=False``: without gradients,
+    and without a run of evaluation where the run of training reaches every convolution.
     """
     release_memory()  # of the previous model
     torch.manual_seed(0)
@@ -110,7 +111,7 @@ def check_placement(name: str, scope: str, model: bytes, backward: bool = True) 
         converted = MODELS.build({**config, 'type': f'mmws.{config.type}'})
         _fill_uninitialized_(converted)
         num_classes = min((part['num_classes'] for _, part in dicts_in(config) if 'num_classes' in part), default=2)
-        consumers, compared, errors = _run_on_samples(converted, scope, num_classes, backward)
+        consumers, compared, errors = _run_on_samples(converted, scope, num_classes, whole)
     fill_row_(row, stock, converted, consumers, compared, errors)
     return row
 
@@ -172,7 +173,7 @@ class _WithoutRandomValues(TorchFunctionMode):
 
 
 def _run_on_samples(model: nn.Module, scope: str, num_classes: int,
-                    backward: bool) -> tuple[Consumers, Consumers, list[str]]:
+                    whole: bool) -> tuple[Consumers, Consumers, list[str]]:
     """Return what runs of the model show: consumers, more consumers, and what was not finite.
 
     The first are of runs until every convolution ran. The second are of a run of evaluation after that.
@@ -184,11 +185,11 @@ def _run_on_samples(model: nn.Module, scope: str, num_classes: int,
     parts = [part for part in (model, *model.children()) if hasattr(part, 'data_preprocessor')]
     for size, part, mode in product(SIZES, parts, ('loss', 'tensor', 'predict')):
         complete = consumers.keys() >= set(_convs(part))
-        if complete and (mode == 'tensor' or (part, mode) in ran):
+        if complete and (mode == 'tensor' or not whole or (part, mode) in ran):
             continue
         with suppress(*FOREIGN_ERRORS):
             for inputs, samples in demo_batches(part, scope, size, num_classes):
-                seen = _run(model, part, mode, inputs, samples, errors if backward else None)
+                seen = _run(model, part, mode, inputs, samples, errors if whole else None)
                 found = compared if complete else consumers
                 for conv, others in seen.items():
                     found.setdefault(conv, []).extend(other for other in others if other not in found[conv])

@@ -55,7 +55,7 @@ def _parameters(name: str) -> int:
 
 def _check(name: str) -> sweep.Row:
     try:
-        return sweep.check_placement(name, *sweep.read_model(name), backward=_parameters(name) < 30e6)
+        return sweep.check_placement(name, *sweep.read_model(name), whole=_parameters(name) < 30e6)
     except ImportError as error:  # of the config
         return sweep.Row(name, verdict='cannot build', why=str(error.__cause__ or error))
 
