@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.nn.utils.prune import BasePruningMethod
 
 from mmws.conversion.decision import Decision
 from mmws.conversion.layer_types import class_name, is_conv, is_norm
@@ -142,7 +143,8 @@ def _convert_convs_(decisions: dict[nn.Module, Decision], names: dict[nn.Module,
                           'or build the network with plain convolutions')
     not_run = [names[conv] for conv in decisions if not decisions[conv].ran and is_conv(conv)]
     report = Report(unseen=not_run, norm=options.norm, weight=weight)
-    reasons = {conv: decision.reason or unsupported_reason(conv, decision.use) for conv, decision in decisions.items()}
+    reasons = {conv: decision.reason or unsupported_reason(conv, decision.use, weight)
+               for conv, decision in decisions.items()}
     for conv, decision in decisions.items():
         if reasons[conv] or weight == 'plain':
             report.skipped[names[conv]] = reasons[conv] or "ws option weight='plain'"
@@ -158,10 +160,13 @@ def _convert_convs_(decisions: dict[nn.Module, Decision], names: dict[nn.Module,
 def _warn_of_hooks(model: nn.Module, converted: Sequence[str]) -> None:
     """Warn of forward hooks on converted convolutions: no dry run shows what they do."""
     convs = {name: model.get_submodule(name) for name in converted}
-    hooked = [name for name, conv in convs.items() if conv._forward_hooks or conv._forward_pre_hooks]
+    hooked = [name for name, conv in convs.items()
+              if not all(isinstance(hook, BasePruningMethod) for hook in
+                         (*conv._forward_hooks.values(), *conv._forward_pre_hooks.values()))]
     if hooked:
-        warnings.warn(f'convert_: {shortened(hooked)} have forward hooks, which did not run. If a hook changes the '
-                      'input or the output, or reads the weight, set exclude=[...] for this convolution', stacklevel=3)
+        warnings.warn(f'convert_: {shortened(hooked)} have forward hooks or pre-hooks, which did not run. If a hook '
+                      'changes the input or the output, or reads the weight, set exclude=[...] for this convolution',
+                      stacklevel=3)
 
 
 def _norms_after_changed(report: Report, model: nn.Module, decisions: dict[nn.Module, Decision]) -> set[nn.Module]:

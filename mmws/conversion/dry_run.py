@@ -18,7 +18,7 @@ from mmws.conversion.output_recorder import Consumers, OutputRecorder
 from mmws.conversion.replica import copy_for_run, copy_to_meta
 from mmws.conversion.run_in_parts import run_and_record
 from mmws.conversion.weight_recorder import CopiesByWeight
-from mmws.conversion.weight_use import WeightUse, stand_in
+from mmws.conversion.weight_use import WeightUse, merge_texts, stand_in
 from mmws.errors import WSError, format_exception
 from mmws.ops.torch_compat import tree_leaves
 
@@ -52,9 +52,7 @@ class DryRun:
         for conv, consumers in other.consumers.items():
             known = self.consumers.setdefault(conv, [])
             known += [consumer for consumer in consumers if consumer not in known]
-        for where, texts in other.functions.items():
-            known_texts = self.functions.setdefault(where, [])
-            known_texts += [text for text in texts if text not in known_texts]
+        merge_texts(self.functions, other.functions)
         for module, use in other.uses.items():
             self.uses.setdefault(module, use).add(use)
         self.pointwise |= other.pointwise
@@ -126,7 +124,8 @@ def _run_on_inputs(model: nn.Module, inputs: Any) -> DryRun:
 
 def _preprocessed(replica: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of a toolkit's model for a batch of its data loader, as its runner does."""
-    if arguments.keys() != {'inputs', 'data_samples'} or not callable(getattr(replica, 'data_preprocessor', None)):
+    is_batch = arguments.keys() == {'inputs', 'data_samples'} and arguments['data_samples'] is not None
+    if not is_batch or not callable(getattr(replica, 'data_preprocessor', None)):
         return arguments
     batch = replica.data_preprocessor(arguments, replica.training)
     return {**batch, 'mode': 'loss' if replica.training else 'predict'}
@@ -137,7 +136,7 @@ def _run_copy(model: nn.Module, replica: nn.Module, pointwise: set[nn.Module],
     """Run a copy of ``model`` in both modes; ``pointwise`` gets its norms of that kind.
 
     In training mode it also runs with gradients, where that can make a difference: for convolutions of unknown classes,
-    and if it does not run without.
+    and if it does not run on ``inputs`` without.
     """
     found = DryRun()
     modules, own = list(replica.modules()), list(model.modules())

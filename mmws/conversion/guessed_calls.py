@@ -32,7 +32,7 @@ def _calls(module: Any, features: Any, gradients: bool) -> Iterator[Callable[[],
     needed = [parameter for parameter in inspect.signature(module.forward).parameters.values()
               if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
     for levels in chain.from_iterable(_inputs(module, first) for first in _first_convs(module)):
-        levels = [level.requires_grad_(gradients) for level in levels]
+        levels = [level.requires_grad_().clone() if gradients else level for level in levels]  # no leaves
         if callable(getattr(module, 'extract_feat', None)):
             yield partial(module.extract_feat, levels[0])
         elif features is not None:

@@ -20,6 +20,7 @@ from mmws.conversion.layer_types import is_conv
 from mmws.conversion.module_tree import decide_from_tree
 from mmws.conversion.options import Options
 from mmws.conversion.output_recorder import NORM_FUNCTIONS
+from mmws.conversion.weight_use import merge_texts
 from mmws.errors import WSError, near_matches
 
 __all__ = ['Placement', 'apply_globs_', 'decide', 'find_placement']
@@ -70,7 +71,7 @@ def find_placement(model: nn.Module, inputs: Any = None) -> Placement:
             reason = use.reason(module) if use.others else NOT_RUN if use.modes else MAY_BE_CONV
             decisions.setdefault(module, Decision([], reason)).use = use
         if use.functions:  # other convolutions in its forward
-            run.functions.update(use.computed)
+            merge_texts(run.functions, use.computed)
     order = {module: index for index, module in enumerate(model.modules())}
     return Placement(dict(sorted(decisions.items(), key=lambda item: order[item[0]])), run.pointwise, run.functions)
 

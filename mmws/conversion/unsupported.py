@@ -16,14 +16,15 @@ from mmws.conversion.swap_convs import (
 )
 from mmws.conversion.weight_use import WeightUse
 from mmws.errors import format_exception
+from mmws.ops.torch_compat import ConvTransposeNd
 
 __all__ = ['unsupported_reason']
 
 
-def unsupported_reason(conv: nn.Module, use: WeightUse | None) -> str:
+def unsupported_reason(conv: nn.Module, use: WeightUse | None, weight: str = 'ws') -> str:
     """Return the reason why ``conv`` cannot be standardized, independent of its consumers; empty if it can.
 
-    ``use``: how it uses its weight, if its class has a forward that is not known.
+    ``use``: how it uses its weight, if its class has a forward that is not known; ``weight``: the option.
     """
     form = weight_form(conv)
     for hook in conv._forward_pre_hooks.values():
@@ -35,11 +36,13 @@ def unsupported_reason(conv: nn.Module, use: WeightUse | None) -> str:
     if standardizes_itself(conv) or form in ('wn', 'spectral'):
         return f'already {WEIGHTS[form][1]}'
     if not has_known_forward(conv):
-        weight = conv._parameters.get('weight')
-        if weight is not None and not has_conv_sized_weight(conv):
-            return f'{type(conv).__name__}: its weight has {weight.dim()} dimensions, so its rows are no filters'
+        own = conv._parameters.get('weight')
+        if own is not None and not has_conv_sized_weight(conv):
+            return f'{type(conv).__name__}: its weight has {own.dim()} dimensions, so its rows are no filters'
         if reason := (use or WeightUse()).reason(conv):
             return reason
+    if weight in ('wn', 'spectral') and use and use.is_transposed() != isinstance(conv, ConvTransposeNd):
+        return f'{type(conv).__name__}: weight={weight!r} knows transposed filters by the class only'
     if clash := names_that_clash(conv):
         return f'{type(conv).__name__}: it has its own {", ".join(clash)}'
     if error := _class_error(conv, use):

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-__all__ = ['CONVOLUTIONS', 'OTHER_CONVOLUTIONS', 'StandIn', 'WeightUse', 'stand_in', 'substitute_weight_',
-           'with_weight']
+__all__ = ['CONVOLUTIONS', 'OTHER_CONVOLUTIONS', 'StandIn', 'WeightUse', 'merge_texts', 'stand_in',
+           'substitute_weight_', 'with_weight']
 
 CONVOLUTIONS = {f'conv{kind}{dims}d': 6 if kind else None for kind in ('', '_transpose') for dims in (1, 2, 3)}
 """The convolution functions of torch. Their second argument is the weight.
@@ -31,7 +31,7 @@ class WeightUse:
 
     Attributes:
         functions: convolution functions that got the weight as it is; with ``groups`` for a transposed convolution.
-        calls: number of these calls.
+        calls: number of these calls, within one run.
         others: what else read it, by name.
         computed: calls of convolution functions with a computed weight in the forward, by file and line.
         attributes: names that the forward assigned or deleted. It runs on a copy of the module, so the module itself
@@ -56,7 +56,7 @@ class WeightUse:
         """Add what another dry run showed."""
         self.functions |= other.functions
         self.others.update(other.others)
-        self.computed.update(other.computed)
+        merge_texts(self.computed, other.computed)
         self.attributes |= other.attributes
         self.modes |= other.modes
         self.unused |= other.unused
@@ -100,6 +100,13 @@ class WeightUse:
         if self.functions != {(f'{kind}{weight.dim() - 2}d', groups)}:
             return f'{name}: its weight has another layout in {", ".join(sorted(functions))}'
         return ''
+
+
+def merge_texts(texts: dict[str, list[str]], others: dict[str, list[str]]) -> None:
+    """Add to each list in ``texts`` what the list of the same key in ``others`` has beside it."""
+    for key, values in others.items():
+        known = texts.setdefault(key, [])
+        known += [value for value in values if value not in known]
 
 
 def _mode(training: bool) -> str:

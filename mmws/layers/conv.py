@@ -54,6 +54,9 @@ class WeightStandardized(nn.Module):
         self.eps = eps
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name in ('_cache', '_compiled', 'use_cache'):
+            vars(self)[name] = value  # a class of a user may have a __setattr__
+            return
         old = self._parameters.get('weight') if name == 'weight' and 'eps' in vars(self) else None
         comparable = type(old) is type(value) is nn.Parameter and old.shape == value.shape  # not a DTensor
         before = self.filters() if comparable else None

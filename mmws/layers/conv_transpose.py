@@ -18,10 +18,10 @@ __all__ = ['ConvTransposeWS1d', 'ConvTransposeWS2d', 'ConvTransposeWS3d', 'Trans
 class TransposedStandardized(WeightStandardized):
     """Mixin for a transposed convolution; a filter has in_channels / groups x kernel elements."""
 
-    groups: int = 1
+    groups: int  # absent in some classes of a user: 1
 
     def swap_layout(self, weight: Tensor) -> Tensor:
-        return _swap_channels(weight, self.groups)
+        return _swap_channels(weight, getattr(self, 'groups', 1))
 
     def standardized_weight(self) -> Tensor:
         return self.swap_layout(super().standardized_weight())
@@ -30,7 +30,7 @@ class TransposedStandardized(WeightStandardized):
         """Do nothing: a graph computes the filters from the weight at each call, so there is nothing to keep."""
 
     def _make_cache(self) -> WeightCache:
-        return WeightCache(partial(_swap_channels, groups=self.groups))
+        return WeightCache(partial(_swap_channels, groups=getattr(self, 'groups', 1)))
 
     @fx_leaf
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:

@@ -80,9 +80,28 @@ class TransposedByHand(nn.Module):
         return functional.conv_transpose2d(x, self.weight, groups=getattr(self, 'groups', 1))
 
 
+class GroupsOfTheClass(TransposedByHand):
+    groups = 2
+
+    def __init__(self):
+        super().__init__(groups=2)
+        del self.__dict__['groups']
+
+
+class InPlace(nn.Conv2d):
+    def forward(self, x):
+        return super().forward(functional.relu_(x))
+
+
 class StrictAttributes(nn.Conv2d):
+    finished = False
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.finished = True
+
     def __setattr__(self, name, value):
-        if name in ('eps', '__class__', 'forward'):
+        if self.finished and name not in ('training', 'weight', 'bias'):
             raise AttributeError(name)
         super().__setattr__(name, value)
 
@@ -105,7 +124,7 @@ def formula(conv):
     (SamePadding(4, 8, 3), (2, 4, 7, 7)), (OtherConvForward(4, 8, 3), (2, 4, 7, 7)), (Filters(), (2, 4, 7, 7)),
     (Transposed(4, 8, 2, stride=2, groups=2), (2, 4, 7, 7)), (Causal(4, 8, 3), (2, 4, 9)),
     (TransposedByHand(), (2, 4, 7, 7)), (TransposedByHand(groups=2), (2, 4, 7, 7)),
-    (StrictAttributes(4, 8, 3), (2, 4, 7, 7)),
+    (GroupsOfTheClass(), (2, 4, 7, 7)), (StrictAttributes(4, 8, 3), (2, 4, 7, 7)),
 ], ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else '')
 def test_a_class_that_hands_its_weight_to_a_convolution_is_standardized(conv, shape):
     norm = (nn.BatchNorm1d if len(shape) == 3 else nn.BatchNorm2d)(8)
@@ -734,6 +753,25 @@ class WithFactor(nn.Conv2d):
         return y / self.weight.norm() if torch.is_grad_enabled() else y
 
 
+@pytest.mark.parametrize('weight', ['wn', 'spectral'])
+def test_other_forms_of_the_weight_need_the_layout_of_the_class(weight):
+    with pytest.warns(UserWarning, match='nothing was'):
+        report = convert_(nn.Sequential(TransposedByHand(), nn.BatchNorm2d(8)), weight=weight)
+    assert report.skipped == {'0': f'TransposedByHand: weight={weight!r} knows transposed filters by the class only'}
+
+
+def test_a_forward_that_changes_its_input_in_place_runs_alone_too():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = InPlace(3, 8, 3), nn.BatchNorm2d(8)
+
+        def forward(self, batch):
+            return self.norm(self.conv(batch['image']))
+
+    assert convert_(Net()).converted == ['conv']
+
+
 def test_the_inputs_run_with_gradients_too():
     net = Arguments(WithFactor(3, 8, 3))
     with pytest.warns(UserWarning, match='nothing was standardized'):
@@ -775,5 +813,13 @@ def test_a_network_that_needs_gradients_in_training():
 def test_hooks_on_a_convolution_did_not_run_and_are_named(register):
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8))
     getattr(net[2], register)(lambda *_: None)
-    with pytest.warns(UserWarning, match=r"\['2'\] have forward hooks, which did not run"):
+    with pytest.warns(UserWarning, match=r"\['2'\] have forward hooks or pre-hooks, which did not run"):
         assert convert_(net).converted == ['0', '2']
+
+
+def test_the_hook_of_torchs_pruning_is_known():
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+    prune.l1_unstructured(net[0], 'weight', 0.3)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert convert_(net).converted == ['0']
