@@ -1,4 +1,4 @@
-"""Calls of any network on empty inputs that are guessed from its layers."""
+"""Calls of any network on zeros of sizes that are guessed from its layers."""
 
 from __future__ import annotations
 
@@ -61,5 +61,5 @@ def _inputs(module: nn.Module, first: Any) -> Iterator[list[Tensor]]:
     if not isinstance(channels, (list, tuple)) or not all(isinstance(count, int) for count in channels):
         channels = [in_channels] * 5
     for size in sizes:
-        yield [torch.empty(2, count, *[max(size >> level, 2)] * (first.weight.dim() - 2), dtype=first.weight.dtype)
+        yield [torch.zeros(2, count, *[max(size >> level, 2)] * (first.weight.dim() - 2), dtype=first.weight.dtype)
                for level, count in enumerate(channels)]

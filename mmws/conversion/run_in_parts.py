@@ -16,7 +16,7 @@ __all__ = ['run_and_record', 'run_in_parts']
 
 
 def run_in_parts(model: nn.Module) -> Consumers:
-    """Run ``model`` itself, not a copy, on empty tensors, and return the consumers of the convolutions that ran.
+    """Run ``model`` itself, not a copy, on zeros, and return the consumers of the convolutions that ran.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
