@@ -23,8 +23,9 @@ try:
     from rich.table import Table
 
     from mmws.errors import WSError, format_exception, one_line_errors
-    from mmws.experiments.sweep import Row, check_placement, prepare_sweep_worker, read_model
+    from mmws.experiments.sweep import Row, check_placement, prepare_sweep_worker
     from mmws.experiments.sweep_library import LIBRARIES, check_network, library_networks
+    from mmws.experiments.sweep_models import read_model
     from mmws.experiments.sweep_table import append_rows, read_rows, totals, write_table
     from mmws.experiments.worker import WorkerPool
     from mmws.files import check_output

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -149,8 +148,10 @@ def _convert_convs_(decisions: dict[nn.Module, Decision], names: dict[nn.Module,
         if reasons[conv] or weight == 'plain':
             report.skipped[names[conv]] = reasons[conv] or "ws option weight='plain'"
         else:
-            convert_conv = partial(standardize_conv_, eps=options.eps, use=decision.use)
-            convert_conv(conv) if weight == 'ws' else reparametrize_conv_(conv, weight)
+            if weight == 'ws':
+                standardize_conv_(conv, options.eps, decision.use)
+            else:
+                reparametrize_conv_(conv, weight)
             report.converted.append(names[conv])
         if isinstance(conv, WeightStandardized) and conv.use_cache != options.cache:
             conv.use_cache = options.cache

@@ -51,7 +51,7 @@ def _first_convs(module: nn.Module) -> list[nn.Module]:
 def _inputs(module: nn.Module, first: Any) -> Iterator[list[Tensor]]:
     """Yield feature pyramids of different sizes, finest level first, with the channels that ``first`` expects."""
     sizes = [64, 14, 7]  # of features and regions
-    in_channels = getattr(first, 'in_channels', first.weight.shape[1])
+    in_channels = first.in_channels if hasattr(first, 'in_channels') else first.weight.shape[1]
     if in_channels <= 4:
         # Some transformers take images of one size only.
         fixed: list[Any] = [getattr(inner, 'img_size', None) for inner in module.modules()]

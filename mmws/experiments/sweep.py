@@ -7,42 +7,29 @@ import gc
 import logging
 import pickle
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from itertools import product
-from typing import Any
 
 import torch
-from mmengine.config import Config, ConfigDict
+from mmengine.config import ConfigDict
 from mmengine.registry import MODELS, DefaultScope
 from torch import distributed, nn
-from torch.overrides import TorchFunctionMode
 
 from mmws.conversion.dry_run import dry_run
 from mmws.conversion.layer_types import is_batch_norm, is_conv
-from mmws.conversion.output_recorder import Consumers, OutputRecorder
+from mmws.conversion.output_recorder import Consumers
 from mmws.conversion.placement import decide
-from mmws.conversion.run_in_parts import run_in_parts
 from mmws.conversion.swap_convs import has_known_forward, standardized_class, standardizes_itself
 from mmws.conversion.unsupported import unsupported_reason
 from mmws.conversion.weight_use import WeightUse
-from mmws.errors import FOREIGN_ERRORS, WSError, format_exception
-from mmws.experiments.demo_samples import demo_batches
+from mmws.errors import FOREIGN_ERRORS, format_exception
+from mmws.experiments.sweep_models import build_structure, fill_uninitialized_
+from mmws.experiments.sweep_run import convs_of, run_on_samples
 from mmws.experiments.worker import prepare_worker, release_memory
-from mmws.openmmlab.config_tree import dicts_in, map_dicts
-from mmws.openmmlab.stock_configs import stock_config
-from mmws.ops.torch_compat import tree_leaves
+from mmws.openmmlab.config_tree import dicts_in
 
-__all__ = ['Row', 'check_placement', 'fill_row_', 'non_finite', 'prepare_sweep_worker', 'read_model']
-
-SIZES = (128, 128), (320, 320)
-"""Height and width of the images in pixels; the second for networks that cannot process the first."""
-_OVERRIDES = {'pretrained': None, 'teacher_ckpt': None, 'checkpoint': None, 'img_size': SIZES[0], 'nms_pre': 50,
-              'max_per_img': 5, 'num_proposals': 5, 'use_torchvision': False}
-"""No weights to download, a small image, few regions to process. The network stays the same."""
-
+__all__ = ['Row', 'check_placement', 'fill_row_', 'prepare_sweep_worker']
 
 @dataclass
 class Row:
@@ -56,7 +43,7 @@ class Row:
     unrun: int = 0  # convolutions that were not run
     skipped: dict[str, int] = field(default_factory=dict)  # plain convolutions by reason
     verdict: str = 'pass'  # or 'cannot build', 'not checked', 'fail'
-    why: str = ''  # if not 'pass'
+    why: str = ''  # if not 'pass'; else the names of the convolutions that were not run
 
 
 def prepare_sweep_worker(packages: Sequence[str] = ('mmdet', 'mmseg')) -> None:
@@ -66,29 +53,6 @@ def prepare_sweep_worker(packages: Sequence[str] = ('mmdet', 'mmseg')) -> None:
         import_module(f'{package}.models')
     gc.freeze()  # no collection visits what is loaded: half a million objects
     distributed.init_process_group('gloo', store=distributed.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
-
-
-def read_model(name: str) -> tuple[str, bytes]:
-    """Return the default scope of a stock config and its pickled ``model``; some stock configs raise exceptions."""
-    config = Config.fromfile(stock_config(name))
-    scope = config.get('default_scope') or name.partition('::')[0]
-    if 'model' not in config:
-        raise WSError('it has no model')
-    return scope, pickle.dumps(map_dicts(_simplify, config.model.to_dict()))
-
-
-def _simplify(part: dict[str, Any], path: str) -> dict[str, Any]:
-    """Apply the overrides and sort the keys, so that equal models have equal pickles."""
-    changed = {key: value for key, value in _OVERRIDES.items() if key in part}
-    if isinstance(part.get('img_size'), int):
-        changed['img_size'] = SIZES[0][0]
-    if part.get('pretrained') is True:  # timm's switch
-        changed['pretrained'] = False
-    if 'num' in part and 'Sampler' in part.get('type', ''):
-        changed['num'] = 8
-    if isinstance(part.get('init_cfg'), dict) and part['init_cfg'].get('type') == 'Pretrained':
-        changed['init_cfg'] = None
-    return dict(sorted({**part, **changed}.items(), key=lambda item: str(item[0])))
 
 
 def check_placement(name: str, scope: str, model: bytes, whole: bool = True) -> Row:
@@ -104,24 +68,16 @@ def check_placement(name: str, scope: str, model: bytes, whole: bool = True) -> 
     with DefaultScope.overwrite_default_scope(scope):
         config = ConfigDict(pickle.loads(model))
         try:
-            stock = _build_structure(copy.deepcopy(config))
+            stock = build_structure(copy.deepcopy(config))
         except (*FOREIGN_ERRORS, OSError) as error:
             row.verdict, row.why = 'cannot build', format_exception(error)
             return row
         converted = MODELS.build({**config, 'type': f'mmws.{config.type}'})
-        _fill_uninitialized_(converted)
+        fill_uninitialized_(converted)
         num_classes = min((part['num_classes'] for _, part in dicts_in(config) if 'num_classes' in part), default=2)
-        consumers, compared, errors = _run_on_samples(converted, scope, num_classes, whole)
+        consumers, compared, errors = run_on_samples(converted, scope, num_classes, whole)
     fill_row_(row, stock, converted, consumers, compared, errors)
     return row
-
-
-@torch.no_grad()
-def _fill_uninitialized_(model: nn.Module) -> None:
-    """Give small random values to parameters that a class left as allocated, as mmdet's TridentConv does."""
-    for parameter in model.parameters():
-        if parameter.numel() and not parameter.abs().max() < 1e3:  # also true for NaN
-            parameter.normal_(std=0.01)
 
 
 def fill_row_(row: Row, stock: nn.Module, converted: nn.Module, consumers: Consumers, compared: Consumers,
@@ -137,7 +93,7 @@ def fill_row_(row: Row, stock: nn.Module, converted: nn.Module, consumers: Consu
         errors: of the runs.
     """
     names = {module: name for name, module in converted.named_modules()}
-    convs = _convs(converted)
+    convs = convs_of(converted)
     unknown = [conv for conv in convs if not has_known_forward(conv) and not standardizes_itself(conv)]
     uses = dry_run(converted).uses if unknown else {}
     errors = [*errors, *_placement_errors(consumers, names, uses), *_placement_errors(compared, names, uses),
@@ -153,90 +109,6 @@ def fill_row_(row: Row, stock: nn.Module, converted: nn.Module, consumers: Consu
     row.verdict, row.why = ('fail' if errors else 'pass'), '; '.join(errors[:5])
     if unrun and not errors:
         row.why = f'not run: {", ".join(unrun)}'
-
-
-def _build_structure(config: ConfigDict) -> nn.Module:
-    """Build a model without values: on the meta device in the end, as not all models can be built there."""
-    with _WithoutRandomValues():
-        model: nn.Module = MODELS.build(config)
-    return model.to('meta')
-
-
-class _WithoutRandomValues(TorchFunctionMode):
-    """Context that leaves weights as allocated. Their random values take most of the time to build a model."""
-
-    def __torch_function__(self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if getattr(function, '__name__', '').endswith(('uniform_', 'normal_')):  # of a tensor, and in torch.nn.init
-            return args[0] if args else kwargs['tensor']
-        return function(*args, **kwargs)
-
-
-def _run_on_samples(model: nn.Module, scope: str, num_classes: int,
-                    whole: bool) -> tuple[Consumers, Consumers, list[str]]:
-    """Return what runs of the model show: consumers, more consumers, and what was not finite.
-
-    The first are of runs until every convolution ran. The second are of a run of evaluation after that.
-    """
-    consumers: Consumers = {}
-    compared: Consumers = {}
-    errors: list[str] = []
-    ran = set()
-    parts = [part for part in (model, *model.children()) if hasattr(part, 'data_preprocessor')]
-    for size, part, mode in product(SIZES, parts, ('loss', 'tensor', 'predict')):
-        complete = consumers.keys() >= set(_convs(part))
-        if complete and (mode == 'tensor' or not whole or (part, mode) in ran):
-            continue
-        with suppress(*FOREIGN_ERRORS):
-            for inputs, samples in demo_batches(part, scope, size, num_classes):
-                seen = _run(model, part, mode, inputs, samples, errors if whole else None)
-                found = compared if complete else consumers
-                for conv, others in seen.items():
-                    found.setdefault(conv, []).extend(other for other in others if other not in found[conv])
-                if seen:
-                    ran.add((part, mode))
-                    break
-    if consumers.keys() >= set(_convs(model)):
-        return consumers, compared, errors
-    return {**run_in_parts(model), **consumers}, compared, errors  # single parts reach the remaining convolutions
-
-
-def _run(model: nn.Module, part: nn.Module, mode: str, inputs: Any, samples: Any,
-         errors: list[str] | None) -> Consumers:
-    """Run ``part``, and return what the run showed, nothing if it failed.
-
-    With ``errors``, the losses also run backward, and what is not finite is added to it.
-    """
-    with_gradients = mode == 'loss' and errors is not None
-    try:
-        part.train(mode == 'loss')
-        with OutputRecorder(model) as recorder, torch.set_grad_enabled(with_gradients):
-            output = part(inputs, samples, mode=mode)
-    except (*FOREIGN_ERRORS, OSError):  # some read files
-        return {}
-    if with_gradients and errors is not None:  # the other outputs may have -inf for what is masked
-        try:
-            errors += non_finite(part, output)
-        except FOREIGN_ERRORS as error:
-            errors.append(f'the backward pass failed: {format_exception(error)}')
-    return recorder.consumers
-
-
-def non_finite(model: nn.Module, output: Any) -> list[str]:
-    """Compute the gradients of an output; return what of both is infinite or NaN."""
-    values = [leaf for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor) and leaf.is_floating_point()]
-    found = ['an output is not finite'] if not all(value.isfinite().all() for value in values) else []
-    total = sum(value.float().mean() for value in values if value.requires_grad)
-    if isinstance(total, torch.Tensor):
-        torch.autograd.backward(total)
-        found += [f'the gradient of {name} is not finite' for name, parameter in model.named_parameters()
-                  if parameter.grad is not None and not parameter.grad.isfinite().all()][:3]
-        model.zero_grad()
-    return found
-
-
-def _convs(model: nn.Module) -> list[nn.Module]:
-    return [module for module in model.modules() if is_conv(module)]
 
 
 def _placement_errors(consumers: Consumers, names: Mapping[nn.Module, str],

@@ -14,7 +14,8 @@ from mmws.conversion.convert import convert_
 from mmws.conversion.layer_types import batch_norms
 from mmws.conversion.output_recorder import OutputRecorder
 from mmws.errors import FOREIGN_ERRORS, WSError, format_exception
-from mmws.experiments.sweep import Row, fill_row_, non_finite
+from mmws.experiments.sweep import Row, fill_row_
+from mmws.experiments.sweep_run import non_finite
 from mmws.experiments.worker import release_memory
 
 __all__ = ['LARGEST', 'LIBRARIES', 'check_network', 'library_networks']

@@ -1,4 +1,4 @@
-"""What a transplant did not fit, and why."""
+"""Reasons for the layers that a transplant did not fit, and the loss of its convolutions."""
 
 from __future__ import annotations
 

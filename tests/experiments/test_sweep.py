@@ -15,7 +15,7 @@ from mmws import WSError
 from mmws.conversion import convert
 from mmws.conversion.module_tree import decide_from_tree
 from mmws.conversion.placement import Placement
-from mmws.experiments import sweep, sweep_library
+from mmws.experiments import sweep, sweep_library, sweep_models, sweep_run
 from mmws.experiments.sweep import Row
 from mmws.experiments.sweep_table import COLUMNS, append_rows, read_rows, render, write_table
 from mmws.experiments.worker import WorkerPool
@@ -55,7 +55,7 @@ def _parameters(name: str) -> int:
 
 def _check(name: str) -> sweep.Row:
     try:
-        return sweep.check_placement(name, *sweep.read_model(name), whole=_parameters(name) < 30e6)
+        return sweep.check_placement(name, *sweep_models.read_model(name), whole=_parameters(name) < 30e6)
     except ImportError as error:  # of the config
         return sweep.Row(name, verdict='cannot build', why=str(error.__cause__ or error))
 
@@ -201,8 +201,8 @@ def test_a_library_that_is_not_installed_and_a_damaged_table_are_named(monkeypat
 
 def test_what_is_not_finite_is_named():
     net = nn.Linear(2, 1)
-    assert sweep.non_finite(net, {'loss': net(torch.ones(2))}) == []
-    assert sweep.non_finite(net, [net(torch.tensor([1.0, float('inf')]))]) == [
+    assert sweep_run.non_finite(net, {'loss': net(torch.ones(2))}) == []
+    assert sweep_run.non_finite(net, [net(torch.tensor([1.0, float('inf')]))]) == [
         'an output is not finite', 'the gradient of weight is not finite']
 
 

@@ -1,0 +1,73 @@
+"""Stock models for the sweep, with small inputs and without downloads. Used by ``sweep.py``."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import MODELS
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from mmws.errors import WSError
+from mmws.openmmlab.config_tree import map_dicts
+from mmws.openmmlab.stock_configs import stock_config
+
+__all__ = ['SIZES', 'build_structure', 'fill_uninitialized_', 'read_model']
+
+SIZES = (128, 128), (320, 320)
+"""Height and width of the images in pixels; the second for networks that cannot process the first."""
+_OVERRIDES = {'pretrained': None, 'teacher_ckpt': None, 'checkpoint': None, 'img_size': SIZES[0], 'nms_pre': 50,
+              'max_per_img': 5, 'num_proposals': 5, 'use_torchvision': False}
+"""No weights to download, a small image, few regions to process. The network stays the same."""
+
+
+def read_model(name: str) -> tuple[str, bytes]:
+    """Return the default scope of a stock config and its pickled ``model``; some stock configs raise exceptions."""
+    config = Config.fromfile(stock_config(name))
+    scope = config.get('default_scope') or name.partition('::')[0]
+    if 'model' not in config:
+        raise WSError('it has no model')
+    return scope, pickle.dumps(map_dicts(_simplify, config.model.to_dict()))
+
+
+def _simplify(part: dict[str, Any], path: str) -> dict[str, Any]:
+    """Apply the overrides and sort the keys, so that equal models have equal pickles."""
+    changed = {key: value for key, value in _OVERRIDES.items() if key in part}
+    if isinstance(part.get('img_size'), int):
+        changed['img_size'] = SIZES[0][0]
+    if part.get('pretrained') is True:  # timm's switch
+        changed['pretrained'] = False
+    if 'num' in part and 'Sampler' in part.get('type', ''):
+        changed['num'] = 8
+    if isinstance(part.get('init_cfg'), dict) and part['init_cfg'].get('type') == 'Pretrained':
+        changed['init_cfg'] = None
+    return dict(sorted({**part, **changed}.items(), key=lambda item: str(item[0])))
+
+
+def build_structure(config: ConfigDict) -> nn.Module:
+    """Build a model without values: on the meta device in the end, as not all models can be built there."""
+    with _WithoutRandomValues():
+        model: nn.Module = MODELS.build(config)
+    return model.to('meta')
+
+
+class _WithoutRandomValues(TorchFunctionMode):
+    """Context that leaves weights as allocated. Their random values take most of the time to build a model."""
+
+    def __torch_function__(self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(function, '__name__', '').endswith(('uniform_', 'normal_')):  # of a tensor, and in torch.nn.init
+            return args[0] if args else kwargs['tensor']
+        return function(*args, **kwargs)
+
+
+@torch.no_grad()
+def fill_uninitialized_(model: nn.Module) -> None:
+    """Give small random values to parameters that a class left as allocated, as mmdet's TridentConv does."""
+    for parameter in model.parameters():
+        if parameter.numel() and not parameter.abs().max() < 1e3:  # also true for NaN
+            parameter.normal_(std=0.01)

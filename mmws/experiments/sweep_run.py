@@ -1,0 +1,88 @@
+"""Real runs of a stock model for the sweep: what consumes each convolution, what is not finite. Used by `sweep.py`."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from itertools import product
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmws.conversion.layer_types import is_conv
+from mmws.conversion.output_recorder import Consumers, OutputRecorder
+from mmws.conversion.run_in_parts import run_in_parts
+from mmws.errors import FOREIGN_ERRORS, format_exception
+from mmws.experiments.demo_samples import demo_batches
+from mmws.experiments.sweep_models import SIZES
+from mmws.ops.torch_compat import tree_leaves
+
+__all__ = ['convs_of', 'non_finite', 'run_on_samples']
+
+
+def run_on_samples(model: nn.Module, scope: str, num_classes: int,
+                    whole: bool) -> tuple[Consumers, Consumers, list[str]]:
+    """Return what runs of the model show: consumers, more consumers, and what was not finite.
+
+    The first are of runs until every convolution ran. The second are of a run of evaluation after that.
+    """
+    consumers: Consumers = {}
+    compared: Consumers = {}
+    errors: list[str] = []
+    ran = set()
+    parts = [part for part in (model, *model.children()) if hasattr(part, 'data_preprocessor')]
+    for size, part, mode in product(SIZES, parts, ('loss', 'tensor', 'predict')):
+        complete = consumers.keys() >= set(convs_of(part))
+        if complete and (mode == 'tensor' or not whole or (part, mode) in ran):
+            continue
+        with suppress(*FOREIGN_ERRORS):
+            for inputs, samples in demo_batches(part, scope, size, num_classes):
+                seen = _run(model, part, mode, inputs, samples, errors if whole else None)
+                found = compared if complete else consumers
+                for conv, others in seen.items():
+                    found.setdefault(conv, []).extend(other for other in others if other not in found[conv])
+                if seen:
+                    ran.add((part, mode))
+                    break
+    if consumers.keys() >= set(convs_of(model)):
+        return consumers, compared, errors
+    return {**run_in_parts(model), **consumers}, compared, errors  # single parts reach the remaining convolutions
+
+
+def _run(model: nn.Module, part: nn.Module, mode: str, inputs: Any, samples: Any,
+         errors: list[str] | None) -> Consumers:
+    """Run ``part``, and return what the run showed, nothing if it failed.
+
+    With ``errors``, the losses also run backward, and what is not finite is added to it.
+    """
+    with_gradients = mode == 'loss' and errors is not None
+    try:
+        part.train(mode == 'loss')
+        with OutputRecorder(model) as recorder, torch.set_grad_enabled(with_gradients):
+            output = part(inputs, samples, mode=mode)
+    except (*FOREIGN_ERRORS, OSError):  # some read files
+        return {}
+    if with_gradients and errors is not None:  # the other outputs may have -inf for what is masked
+        try:
+            errors += non_finite(part, output)
+        except FOREIGN_ERRORS as error:
+            errors.append(f'the backward pass failed: {format_exception(error)}')
+    return recorder.consumers
+
+
+def non_finite(model: nn.Module, output: Any) -> list[str]:
+    """Compute the gradients of an output; return what of both is infinite or NaN."""
+    values = [leaf for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor) and leaf.is_floating_point()]
+    found = ['an output is not finite'] if not all(value.isfinite().all() for value in values) else []
+    total = sum(value.float().mean() for value in values if value.requires_grad)
+    if isinstance(total, torch.Tensor):
+        torch.autograd.backward(total)
+        found += [f'the gradient of {name} is not finite' for name, parameter in model.named_parameters()
+                  if parameter.grad is not None and not parameter.grad.isfinite().all()][:3]
+        model.zero_grad()
+    return found
+
+
+def convs_of(model: nn.Module) -> list[nn.Module]:
+    """Return the convolutions of a model."""
+    return [module for module in model.modules() if is_conv(module)]
