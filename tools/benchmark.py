@@ -50,8 +50,10 @@ def plan(quick: bool, device: str) -> dict[str, list[Scenario]]:
         cost += [Scenario('Mask R-CNN', (800, 1333), 20, every, amp=amp) for amp in (False, True)]
     without_batch_norm = {name: form for name, form in STEP_FORMS.items() if form.converted}  # BN fails on one image
     return {COST: cost, STEP: [
-        Scenario('stock Mask R-CNN', (512, 512), 4, STEP_FORMS, ('training',), with_shares=device == 'cpu'),
-        Scenario('stock DeepLabv3', (256, 256), 4, without_batch_norm, ('training',), with_shares=device == 'cpu')]}
+        Scenario(network, size, rounds, STEP_FORMS if 'Mask' in network else without_batch_norm, ('training',),
+                 with_shares=device == 'cpu')
+        for network, size, rounds in (('stock Mask R-CNN', (512, 512), 4), ('stock DeepLabv3', (256, 256), 4),
+                                      ('demo Mask R-CNN', (128, 128), 20), ('demo DeepLabv3', (128, 128), 20))]}
 
 
 def main() -> None:

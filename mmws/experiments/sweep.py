@@ -13,7 +13,7 @@ from importlib import import_module
 
 import torch
 from mmengine.config import ConfigDict
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import DefaultScope
 from torch import distributed, nn
 
 from mmws.conversion.dry_run import dry_run
@@ -24,7 +24,7 @@ from mmws.conversion.swap_convs import has_known_forward, standardized_class, st
 from mmws.conversion.unsupported import unsupported_reason
 from mmws.conversion.weight_use import WeightUse
 from mmws.errors import FOREIGN_ERRORS, format_exception
-from mmws.experiments.sweep_models import build_structure, fill_uninitialized_
+from mmws.experiments.sweep_models import build_model, build_structure, fill_uninitialized_
 from mmws.experiments.sweep_run import convs_of, run_on_samples
 from mmws.experiments.worker import prepare_worker, release_memory
 from mmws.openmmlab.config_tree import dicts_in
@@ -72,7 +72,7 @@ def check_placement(name: str, scope: str, model: bytes, whole: bool = True) -> 
         except (*FOREIGN_ERRORS, OSError) as error:
             row.verdict, row.why = 'cannot build', format_exception(error)
             return row
-        converted = MODELS.build({**config, 'type': f'mmws.{config.type}'})
+        converted = build_model(ConfigDict({**config, 'type': f'mmws.{config.type}'}))
         fill_uninitialized_(converted)
         num_classes = min((part['num_classes'] for _, part in dicts_in(config) if 'num_classes' in part), default=2)
         consumers, compared, errors = run_on_samples(converted, scope, num_classes, whole)

@@ -12,6 +12,7 @@ from torch import nn
 from mmws.conversion.layer_types import is_conv
 from mmws.conversion.output_recorder import Consumers, OutputRecorder
 from mmws.conversion.run_in_parts import run_in_parts
+from mmws.conversion.swap_convs import standardizes_itself
 from mmws.errors import FOREIGN_ERRORS, format_exception
 from mmws.experiments.demo_samples import demo_batches
 from mmws.experiments.sweep_models import SIZES
@@ -24,16 +25,18 @@ def run_on_samples(model: nn.Module, scope: str, num_classes: int,
                     whole: bool) -> tuple[Consumers, Consumers, list[str]]:
     """Return what runs of the model show: consumers, more consumers, and what was not finite.
 
-    The first are of runs until every convolution ran. The second are of a run of evaluation after that.
+    The first are of runs until every convolution ran. The second are of a run of evaluation after that, if a
+    convolution is standardized.
     """
     consumers: Consumers = {}
     compared: Consumers = {}
     errors: list[str] = []
     ran = set()
+    evaluated = whole and any(map(standardizes_itself, convs_of(model)))
     parts = [part for part in (model, *model.children()) if hasattr(part, 'data_preprocessor')]
     for size, part, mode in product(SIZES, parts, ('loss', 'tensor', 'predict')):
         complete = consumers.keys() >= set(convs_of(part))
-        if complete and (mode == 'tensor' or not whole or (part, mode) in ran):
+        if complete and (mode == 'tensor' or not evaluated or (part, mode) in ran):
             continue
         with suppress(*FOREIGN_ERRORS):
             for inputs, samples in demo_batches(part, scope, size, num_classes):
@@ -78,7 +81,8 @@ def non_finite(model: nn.Module, output: Any) -> list[str]:
     if isinstance(total, torch.Tensor):
         torch.autograd.backward(total)
         found += [f'the gradient of {name} is not finite' for name, parameter in model.named_parameters()
-                  if parameter.grad is not None and not parameter.grad.isfinite().all()][:3]
+                  if parameter.grad is not None and parameter.numel()
+                  and not all(map(torch.isfinite, torch.aminmax(parameter.grad)))][:3]
         model.zero_grad()
     return found
 

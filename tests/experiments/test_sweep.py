@@ -110,7 +110,7 @@ def test_the_check_finds_each_kind_of_mistake(monkeypatch, tamper, message):
         return model
 
     real = MODELS.build
-    monkeypatch.setattr(sweep.MODELS, 'build', build)
+    monkeypatch.setattr(MODELS, 'build', build)
     row = _check('mmseg::fcn/fcn_r18-d8_4xb2-80k_cityscapes-512x1024.py')
     assert row.verdict == 'fail'
     assert message in row.why

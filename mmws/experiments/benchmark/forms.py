@@ -22,6 +22,8 @@ NETWORKS = {
     'Mask R-CNN': 'mask_rcnn_r50_gnws.py',
     'stock Mask R-CNN': 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',
     'stock DeepLabv3': 'mmseg::deeplabv3/deeplabv3_r50-d8_4xb4-40k_voc12aug-512x512.py',
+    'demo Mask R-CNN': 'demo/mask_rcnn_r18_gnws_digits.py',
+    'demo DeepLabv3': 'demo/deeplabv3_r18_gnws_digits.py',
 }
 
 
