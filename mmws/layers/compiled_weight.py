@@ -35,9 +35,10 @@ class CompiledWeight:
     """
 
     def __init__(self, weight: Tensor) -> None:
-        self.kept = _reserve(weight)
-        self.cache, self.number = WeightCache(), next(_numbers)
-        _caches[self.number] = self.cache
+        self.kept, self.cache, number = _reserve(weight), WeightCache(), next(_numbers)
+        _caches[number] = self.cache
+        with torch.inference_mode(False):  # a tensor: torch.compile makes a graph for each value of an int
+            self.number = torch.tensor(number, device='cpu')
 
     def fits(self, weight: Tensor) -> bool:
         """Return False if the weight has another shape, memory format, dtype or device by now."""
@@ -46,7 +47,7 @@ class CompiledWeight:
             kept.shape, kept.stride(), kept.dtype, kept.device)
 
     def refresh(self, weight: Tensor, eps: float) -> Tensor:
-        """Return the standardized weight."""
+        """Return the standardized weight: ``kept`` itself, which nothing may write to."""
         torch.ops.mmws.refresh_(weight, self.kept, self.number, eps)
         return self.kept
 
@@ -60,11 +61,11 @@ def _reserve(weight: Tensor) -> Tensor:
     return torch.frombuffer(memory, dtype=like.dtype, count=like.numel()).as_strided(like.shape, like.stride())
 
 
-def _refresh_(weight: Tensor, kept: Tensor, number: int, eps: float) -> None:
-    _caches[number].write(weight, eps, kept)
+def _refresh_(weight: Tensor, kept: Tensor, number: Tensor, eps: float) -> None:
+    _caches[int(number)].write(weight, eps, kept)
 
 
 _library: Any = torch.library.Library('mmws', 'DEF')  # type: ignore[no-untyped-call]
-_library.define('refresh_(Tensor weight, Tensor(a!) kept, SymInt number, float eps) -> ()')
+_library.define('refresh_(Tensor weight, Tensor(a!) kept, Tensor number, float eps) -> ()')
 _library.impl('refresh_', _refresh_, 'CPU')
 _library.impl('refresh_', lambda weight, kept, number, eps: None, 'Meta')

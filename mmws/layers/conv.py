@@ -84,9 +84,13 @@ class WeightStandardized(nn.Module):
             >>> weight.shape, weight[0].mean().abs() < 1e-6, weight[0].std().round(decimals=3)
             (torch.Size([8, 4, 3, 3]), tensor(True), tensor(1., grad_fn=<RoundBackward1>))
         """
+        return self._standardized(shared=False)
+
+    def _standardized(self, shared: bool) -> Tensor:
+        """Return the standardized weight; if ``shared``, it may be memory that later calls write to."""
         weight = self.weight  # once: a parametrization computes it at each access
         if not self.use_cache or not runs_eagerly(weight):
-            compiled = self._compiled if self.use_cache else None
+            compiled = self._compiled if self.use_cache and shared else None
             if compiled is not None and is_compiled_inference() and compiled.fits(weight):
                 return compiled.refresh(weight, self.eps)
             return standardize_weight(self.swap_layout(weight), self.eps)
@@ -97,7 +101,7 @@ class WeightStandardized(nn.Module):
     def call_with_weight(self, convolve: Callable[[Tensor], Any]) -> Any:
         """Return ``convolve(standardized weight)``; with ``use_cache=False`` autograd saves only the raw weight."""
         if self.use_cache or not runs_eagerly(self.weight) or not torch.is_grad_enabled() or has_saved_tensor_hooks():
-            return convolve(self.standardized_weight())
+            return convolve(self._standardized(shared=True))
         with RecomputedWeight(self.weight, self.eps, self.swap_layout) as standardized:
             return convolve(standardized)
 

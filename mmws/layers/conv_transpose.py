@@ -23,8 +23,8 @@ class TransposedStandardized(WeightStandardized):
     def swap_layout(self, weight: Tensor) -> Tensor:
         return _swap_channels(weight, getattr(self, 'groups', 1))
 
-    def standardized_weight(self) -> Tensor:
-        return self.swap_layout(super().standardized_weight())
+    def _standardized(self, shared: bool) -> Tensor:
+        return self.swap_layout(super()._standardized(shared))
 
     def prepare_compiled(self) -> None:
         """Do nothing: a graph computes the filters from the weight at each call, so there is nothing to keep."""

@@ -120,9 +120,11 @@ class WeightCache:
         with _lock, torch.inference_mode(False):
             clone = _copy_on_write_clone(filters) if DETECTS_WRITES else None
             wide = filters.detach().float() if filters.dtype in HALF else filters.detach()
-            standardized, factors = standardize_filters(wide, eps, out=out if wide.dtype == out.dtype else None)
-            if standardized is not out:
-                out.copy_(standardized)
+            direct = wide.dtype == out.dtype and not out.is_inference()  # a backend's copy of `out` may be one
+            standardized, factors = standardize_filters(wide, eps, out=out if direct else None)
+            if not direct:
+                with torch.inference_mode(out.is_inference()):
+                    out.copy_(standardized)
             self._entry = _Entry(factors, factors, clone, eps, id(filters), 0, 0)  # `out` may be a copy
             _caches.add(self)
 

@@ -103,6 +103,8 @@ def autocast_dtype(tensor: Tensor) -> torch.dtype:
     torch < 2.4 has functions without an argument for it.
     """
     kind = tensor.device.type
+    if tensor.dtype == torch.float64:  # autocast leaves it as it is
+        return tensor.dtype
     if hasattr(torch, 'get_autocast_dtype'):
         return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tensor.dtype
     if torch.is_autocast_enabled() if kind == 'cuda' else torch.is_autocast_cpu_enabled():

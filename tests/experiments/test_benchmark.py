@@ -99,6 +99,7 @@ def test_the_tool_prints_and_writes_the_results(tool, tmp_path, monkeypatch, cap
     assert results[0]['ratio'] == 1
     assert markdown(results, TINY.title) in (tmp_path / 'benchmark.md').read_text()
     assert (tmp_path / 'benchmark.png').read_bytes().startswith(b'\x89PNG')
+    assert '](benchmark.png)' in (tmp_path / 'benchmark.md').read_text()
     printed = capsys.readouterr().out
     assert 'versions: mmws' in printed
     assert 'ResNet-50 32' in printed

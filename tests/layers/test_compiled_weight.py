@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from functools import partial
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from mmws import ConvWS2d, convert_
 from mmws.layers import weight_cache
 from mmws.ops.torch_compat import DETECTS_WRITES
 from tests.helpers.versions import is_older
+from tests.layers.test_weight_cache import CHANGES, NEEDS, build, expected
+from tests.layers.test_weight_cache import X as IMAGE
 
 pytestmark = pytest.mark.skipif(not DETECTS_WRITES or is_older('torch', '2.7'), reason='needs torch >= 2.7')
 X = torch.randn(2, 3, 8, 8)
@@ -89,9 +92,24 @@ def test_a_change_of_the_weight_is_seen_and_nothing_else_is_computed(net, standa
     assert infer(compiled, net, standardized) == 0
 
 
-def test_no_recompilation_in_the_second_epoch(net, standardized):
+@pytest.mark.parametrize('change', [
+    pytest.param(change, id=name, marks=NEEDS.get(name, ())) for name, change in CHANGES.items()])
+def test_each_change_of_the_eager_tests_is_seen(change):
+    torch.compiler.reset()
+    conv = build().eval()
+    compiled = torch.compile(conv, backend='aot_eager')
+    for change_again in (True, True, False):
+        output, _ = expected(conv, IMAGE)
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(IMAGE), output)
+        if change_again:
+            change(conv)
+
+
+@pytest.mark.parametrize('mode', ['default', 'reduce-overhead'])
+def test_no_recompilation_in_the_second_epoch(net, standardized, mode):
     torch._dynamo.utils.counters.clear()
-    compiled, graphs = torch.compile(net, fullgraph=True), []
+    compiled, graphs = torch.compile(net, fullgraph=True, mode=mode), []
     for _ in range(3):
         step(net, compiled)
         assert infer(compiled, net, standardized) == 2
@@ -123,8 +141,56 @@ def test_copies_have_memory_of_their_own(net, standardized, twin):
     assert '_compiled' not in net[0].__getstate__()
 
 
-def test_inference_mode_and_a_layer_in_training_mode(net, standardized):
-    compiled = torch.compile(net)
+class Block(nn.Module):
+    def __init__(self, conv):
+        super().__init__()
+        self.conv, self.norm = conv(4, 4, 3, padding=1), nn.GroupNorm(2, 4)
+
+    def forward(self, x):
+        return x + self.norm(self.conv(x)).relu()
+
+
+@pytest.mark.parametrize('training', [False, True])
+def test_blocks_that_are_compiled_one_by_one_share_their_graphs(training):
+    graphs = []
+    for conv in (nn.Conv2d, ConvWS2d):
+        torch.compiler.reset()
+        torch._dynamo.utils.counters.clear()
+        blocks = nn.Sequential(*(Block(conv) for _ in range(10))).train(training)
+        for block in blocks:
+            block.compile(fullgraph=True, backend='aot_eager')
+        x = torch.randn(1, 4, 8, 8)
+        with torch.set_grad_enabled(training):
+            output = blocks(x)
+            for block in blocks:
+                x = block.forward(x)  # not compiled
+        torch.testing.assert_close(output, x, rtol=1e-4, atol=1e-4)
+        graphs.append(torch._dynamo.utils.counters['stats']['unique_graphs'])
+    assert graphs[0] == graphs[1] <= 2
+
+
+@pytest.mark.parametrize('backend', ['inductor', 'aot_eager', 'eager'])
+def test_a_result_that_is_written_leaves_the_kept_weight_alone(backend):
+    torch.compiler.reset()
+    conv = ConvWS2d(3, 4, 3).eval()
+
+    @partial(torch.compile, backend=backend)
+    def halve(x):
+        return torch.conv2d(x, conv.standardized_weight().mul_(0.5), conv.bias)
+
+    with torch.no_grad():
+        first = halve(X)
+        held = torch.compile(conv.standardized_weight, backend=backend)()
+        before = held.clone()
+        torch.testing.assert_close(halve(X), first)
+        conv.weight.neg_()
+        halve(X)
+    assert torch.equal(held, before)
+
+
+@pytest.mark.parametrize('backend', ['inductor', 'aot_eager', 'eager'])
+def test_inference_mode_and_a_layer_in_training_mode(net, standardized, backend):
+    compiled = torch.compile(net, backend=backend)
     with torch.inference_mode():
         torch.testing.assert_close(compiled(X), net(X), rtol=1e-4, atol=1e-4)
     net.train()
