@@ -89,7 +89,7 @@ def _fill(weight: torch.Tensor) -> torch.Tensor:
 
 @lru_cache(maxsize=None)
 def _random_values() -> torch.Tensor:
-    return torch.randn(2 ** 20, device='cpu') * 0.01
+    return torch.randn(2 ** 20, device='cpu', generator=torch.Generator().manual_seed(0)) * 0.01
 
 
 @torch.no_grad()

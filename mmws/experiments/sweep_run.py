@@ -22,7 +22,7 @@ __all__ = ['convs_of', 'non_finite', 'run_on_samples']
 
 
 def run_on_samples(model: nn.Module, scope: str, num_classes: int,
-                    whole: bool) -> tuple[Consumers, Consumers, list[str]]:
+                   whole: bool) -> tuple[Consumers, Consumers, list[str]]:
     """Return what runs of the model show: consumers, more consumers, and what was not finite.
 
     The first are of runs until every convolution ran. The second are of a run of evaluation after that, if a
