@@ -49,6 +49,7 @@ class Row:
 def prepare_sweep_worker(packages: Sequence[str] = ('mmdet', 'mmseg')) -> None:
     """Prepare a process for checks of models: no output, a process group for mmcv's SyncBN, and all types loaded."""
     prepare_worker(logging.ERROR)
+    torch.set_flush_denormal(True)  # small random weights give such numbers, and processors are slow with them
     for package in packages:
         import_module(f'{package}.models')
     gc.freeze()  # no collection visits what is loaded: half a million objects
