@@ -35,9 +35,9 @@ def demo_samples(scope: str, size: tuple[int, int], num_classes: int, boxes: int
     if scope == 'mmseg':
         label = PixelData(data=torch.randint(num_classes, (1, *size)))
         return [_with_size(import_module('mmseg.structures').SegDataSample(gt_sem_seg=label, gt_edge_map=label), size)]
-    rotated = {'use_box_type': True} if scope == 'mmrotate' else {}
+    kinds = {'use_box_type': True} if scope == 'mmrotate' else {'with_mask': True}  # no masks of rotated boxes
     sample = import_module(f'{scope}.testing').demo_mm_inputs(
-        1, (3, *size), num_items=[boxes], with_mask=True, with_semantic=True, **rotated)['data_samples'][0]
+        1, (3, *size), num_items=[boxes], with_semantic=True, **kinds)['data_samples'][0]
     sample.gt_instances.labels %= num_classes
     sample.gt_sem_seg.sem_seg %= num_classes
     sample.proposals = InstanceData(bboxes=sample.gt_instances.bboxes)

@@ -13,6 +13,7 @@ from importlib import import_module
 
 import torch
 from mmengine.config import ConfigDict
+from mmengine.logging import MessageHub
 from mmengine.registry import DefaultScope
 from torch import distributed, nn
 
@@ -24,8 +25,8 @@ from mmws.conversion.swap_convs import has_known_forward, standardized_class, st
 from mmws.conversion.unsupported import unsupported_reason
 from mmws.conversion.weight_use import WeightUse
 from mmws.errors import FOREIGN_ERRORS, format_exception
-from mmws.experiments.sweep_models import build_model, build_structure, fill_uninitialized_
-from mmws.experiments.sweep_run import convs_of, run_on_samples
+from mmws.experiments.sweep_models import build_model, build_structure
+from mmws.experiments.sweep_run import NOT_FINITE, Runs, convs_of, run_on_samples
 from mmws.experiments.worker import prepare_worker, release_memory
 from mmws.openmmlab.config_tree import dicts_in
 
@@ -41,15 +42,18 @@ class Row:
     converted: int = 0  # standardized convolutions
     norms: int = 0  # BatchNorm layers that became GroupNorm
     unrun: int = 0  # convolutions that were not run
+    backward: int = 0  # 1 if a loss ran backward
     skipped: dict[str, int] = field(default_factory=dict)  # plain convolutions by reason
     verdict: str = 'pass'  # or 'cannot build', 'not checked', 'fail'
-    why: str = ''  # if not 'pass'; else the names of the convolutions that were not run
+    why: str = ''  # if not 'pass'; else the names of the convolutions that were not run, or what is not finite
 
 
 def prepare_sweep_worker(packages: Sequence[str] = ('mmdet', 'mmseg')) -> None:
     """Prepare a process for checks of models: no output, a process group for mmcv's SyncBN, and all types loaded."""
     prepare_worker(logging.ERROR)
     torch.set_flush_denormal(True)  # small random weights give such numbers, and processors are slow with them
+    for name in ('epoch', 'iter'):
+        MessageHub.get_current_instance().update_info(name, 0)  # as the runner does; some losses read them
     for package in packages:
         import_module(f'{package}.models')
     gc.freeze()  # no collection visits what is loaded: half a million objects
@@ -74,40 +78,34 @@ def check_placement(name: str, scope: str, model: bytes, whole: bool = True) -> 
             row.verdict, row.why = 'cannot build', format_exception(error)
             return row
         converted = build_model(ConfigDict({**config, 'type': f'mmws.{config.type}'}))
-        fill_uninitialized_(converted)
         num_classes = min((part['num_classes'] for _, part in dicts_in(config) if 'num_classes' in part), default=2)
-        consumers, compared, errors = run_on_samples(converted, scope, num_classes, whole)
-    fill_row_(row, stock, converted, consumers, compared, errors)
+        runs = run_on_samples(converted, scope, num_classes, whole)
+        if NOT_FINITE in runs.errors:
+            plain = run_on_samples(build_model(copy.deepcopy(config)), scope, num_classes, whole)
+            if NOT_FINITE in plain.errors:
+                runs.errors, row.why = [], f'{NOT_FINITE} without mmws either'
+    fill_row_(row, stock, converted, runs)
     return row
 
 
-def fill_row_(row: Row, stock: nn.Module, converted: nn.Module, consumers: Consumers, compared: Consumers,
-              errors: list[str]) -> None:
-    """Compare a network with its converted form and with the consumers of real runs; write the result to ``row``.
-
-    Args:
-        row: of the table.
-        stock: the network.
-        converted: its converted form.
-        consumers: of the runs that give the reasons in the row.
-        compared: of other runs.
-        errors: of the runs.
-    """
+def fill_row_(row: Row, stock: nn.Module, converted: nn.Module, runs: Runs) -> None:
+    """Compare a network with its converted form and with the consumers of real runs; write the result to ``row``."""
     names = {module: name for name, module in converted.named_modules()}
     convs = convs_of(converted)
     unknown = [conv for conv in convs if not has_known_forward(conv) and not standardizes_itself(conv)]
     uses = dry_run(converted).uses if unknown else {}
-    errors = [*errors, *_placement_errors(consumers, names, uses), *_placement_errors(compared, names, uses),
+    consumers = runs.consumers
+    errors = [*runs.errors, *_placement_errors(consumers, names, uses), *_placement_errors(runs.compared, names, uses),
               *_conversion_errors(stock, converted, names)]
     row.parameters = sum(parameter.numel() for parameter in stock.parameters())
     row.convs, row.converted = len(convs), sum(map(standardizes_itself, convs))
     row.norms = sum(map(is_batch_norm, stock.modules()))
     unrun = [names[conv] for conv in convs if conv not in consumers]
-    row.unrun = len(unrun)
+    row.unrun, row.backward = len(unrun), int(runs.backward)
     row.skipped = dict(Counter(
         decide(consumers[conv]).reason or unsupported_reason(conv, uses.get(conv)) if conv in consumers else 'not run'
         for conv in convs if not standardizes_itself(conv)))
-    row.verdict, row.why = ('fail' if errors else 'pass'), '; '.join(errors[:5])
+    row.verdict, row.why = ('fail' if errors else 'pass'), '; '.join(errors[:5]) or row.why
     if unrun and not errors:
         row.why = f'not run: {", ".join(unrun)}'
 

@@ -15,7 +15,7 @@ from mmws.conversion.layer_types import batch_norms
 from mmws.conversion.output_recorder import OutputRecorder
 from mmws.errors import FOREIGN_ERRORS, WSError, format_exception
 from mmws.experiments.sweep import Row, fill_row_
-from mmws.experiments.sweep_run import non_finite
+from mmws.experiments.sweep_run import Runs, non_finite
 from mmws.experiments.worker import release_memory
 
 __all__ = ['LARGEST', 'LIBRARIES', 'check_network', 'library_networks']
@@ -65,7 +65,7 @@ def check_network(name: str) -> Row | None:
     errors = non_finite(net, output)
     with OutputRecorder(net.eval()) as evaluation, torch.no_grad():
         net(*inputs)
-    fill_row_(row, stock, net, recorder.consumers, evaluation.consumers, errors)
+    fill_row_(row, stock, net, Runs(recorder.consumers, evaluation.consumers, errors, backward=True))
     return row
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -13,17 +14,19 @@ from mmengine.registry import MODELS
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from mmws.errors import WSError
+from mmws.errors import FOREIGN_ERRORS, WSError
 from mmws.openmmlab.config_tree import map_dicts
 from mmws.openmmlab.stock_configs import stock_config
 
-__all__ = ['SIZES', 'build_model', 'build_structure', 'fill_uninitialized_', 'read_model']
+__all__ = ['SIZES', 'build_model', 'build_structure', 'read_model']
 
-SIZES = (128, 128), (320, 320)
-"""Height and width of the images in pixels; the second for networks that cannot process the first."""
+SIZES = (128, 128), (224, 224), (256, 128), (320, 320)
+"""Height and width of the images in pixels; the others for networks that cannot process the first."""
 _OVERRIDES = {'pretrained': None, 'teacher_ckpt': None, 'checkpoint': None, 'img_size': SIZES[0], 'nms_pre': 50,
-              'max_per_img': 5, 'num_proposals': 5, 'use_torchvision': False}
-"""No weights to download, a small image, few regions to process. The network stays the same."""
+              'max_per_img': 5, 'num_proposals': 5, 'use_torchvision': False, 'templates': ['{}']}
+"""No weights to download, a small image, few regions to process, one text a class. The network stays the same."""
+_LARGE = 2 ** 16  # number of values of a weight; smaller ones, such as the boxes of queries, keep torch's values
+_SHORT = 2 ** 20  # number of values that are copied at a time
 
 
 def read_model(name: str) -> tuple[str, bytes]:
@@ -57,14 +60,20 @@ def build_structure(config: ConfigDict) -> nn.Module:
 
 
 def build_model(config: ConfigDict) -> nn.Module:
-    """Build a model with small random values from a short table."""
+    """Build a model whose large weights have small random values from a table."""
     with _RandomValues(_fill):
         model: nn.Module = MODELS.build(config)
+        for name, part in model.named_children():
+            initialize = getattr(part, 'init_weights', None)
+            if name != 'backbone' and initialize is not None:
+                with suppress(*FOREIGN_ERRORS):  # some need the toolkit's files
+                    initialize()  # else the boxes of queries have no area, and losses fail
+    _fill_uninitialized_(model)
     return model
 
 
 class _RandomValues(TorchFunctionMode):
-    """Context with another way to fill weights. torch's random values take a fifth of the time of the sweep."""
+    """Context with another way to fill large weights. torch's random values take a fifth of the time of the sweep."""
 
     def __init__(self, fill: Callable[[torch.Tensor], torch.Tensor]) -> None:
         super().__init__()
@@ -73,7 +82,9 @@ class _RandomValues(TorchFunctionMode):
     def __torch_function__(self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if getattr(function, '__name__', '').endswith(('uniform_', 'normal_')):  # of a tensor, and in torch.nn.init
-            return self.fill(args[0] if args else kwargs['tensor'])
+            tensor = args[0] if args else kwargs['tensor']
+            if tensor.numel() >= _LARGE:
+                return self.fill(tensor)
         return function(*args, **kwargs)
 
 
@@ -81,7 +92,8 @@ class _RandomValues(TorchFunctionMode):
 def _fill(weight: torch.Tensor) -> torch.Tensor:
     if not weight.is_contiguous() or weight.is_meta:
         return weight.normal_(std=0.01)
-    values = _random_values()
+    start = int(torch.randint(_SHORT, (), device='cpu'))  # else all layers have the same values
+    values = _random_values()[start:start + _SHORT]
     for part in torch.split(weight.view(-1), len(values)):
         part.copy_(values[:len(part)])
     return weight
@@ -89,11 +101,11 @@ def _fill(weight: torch.Tensor) -> torch.Tensor:
 
 @lru_cache(maxsize=None)
 def _random_values() -> torch.Tensor:
-    return torch.randn(2 ** 20, device='cpu', generator=torch.Generator().manual_seed(0)) * 0.01
+    return torch.randn(2 * _SHORT, device='cpu', generator=torch.Generator().manual_seed(0)) * 0.01
 
 
 @torch.no_grad()
-def fill_uninitialized_(model: nn.Module) -> None:
+def _fill_uninitialized_(model: nn.Module) -> None:
     """Give small random values to parameters that a class left as allocated, as mmdet's TridentConv does."""
     for parameter in model.parameters():
         if parameter.numel() and not max(map(abs, torch.aminmax(parameter))) < 1e3:  # also true for NaN

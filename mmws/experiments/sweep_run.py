@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
@@ -18,65 +19,71 @@ from mmws.experiments.demo_samples import demo_batches
 from mmws.experiments.sweep_models import SIZES
 from mmws.ops.torch_compat import tree_leaves
 
-__all__ = ['convs_of', 'non_finite', 'run_on_samples']
+__all__ = ['NOT_FINITE', 'Runs', 'convs_of', 'non_finite', 'run_on_samples']
+
+NOT_FINITE = 'an output is not finite'
 
 
-def run_on_samples(model: nn.Module, scope: str, num_classes: int,
-                   whole: bool) -> tuple[Consumers, Consumers, list[str]]:
-    """Return what runs of the model show: consumers, more consumers, and what was not finite.
+@dataclass
+class Runs:
+    """What runs of a model show."""
 
-    The first are of runs until every convolution ran. The second are of a run of evaluation after that, if a
-    convolution is standardized.
-    """
-    consumers: Consumers = {}
-    compared: Consumers = {}
-    errors: list[str] = []
-    ran = set()
+    consumers: Consumers = field(default_factory=dict)  # of runs until every convolution ran
+    compared: Consumers = field(default_factory=dict)  # of a run of evaluation after that
+    errors: list[str] = field(default_factory=list)  # what was not finite
+    backward: bool = False  # a loss ran backward
+
+
+def run_on_samples(model: nn.Module, scope: str, num_classes: int, whole: bool) -> Runs:
+    """Run the model. The run of evaluation after that is left out if no convolution is standardized."""
+    runs, ran = Runs(), set()
+    fitting: dict[nn.Module, tuple[int, int]] = {}  # the first size that a part can process
     evaluated = whole and any(map(standardizes_itself, convs_of(model)))
     parts = [part for part in (model, *model.children()) if hasattr(part, 'data_preprocessor')]
     for size, part, mode in product(SIZES, parts, ('loss', 'tensor', 'predict')):
-        complete = consumers.keys() >= set(convs_of(part))
-        if complete and (mode == 'tensor' or not evaluated or (part, mode) in ran):
+        complete = runs.consumers.keys() >= set(convs_of(part))
+        if complete and (mode == 'tensor' or not evaluated or (part, mode) in ran or fitting.get(part, size) != size):
             continue
         with suppress(*FOREIGN_ERRORS):
             for inputs, samples in demo_batches(part, scope, size, num_classes):
-                seen = _run(model, part, mode, inputs, samples, errors if whole else None)
-                found = compared if complete else consumers
+                seen = _run(model, part, mode, inputs, samples, runs if whole else None)
+                found = runs.compared if complete else runs.consumers
                 for conv, others in seen.items():
                     found.setdefault(conv, []).extend(other for other in others if other not in found[conv])
                 if seen:
                     ran.add((part, mode))
+                    fitting.setdefault(part, size)
                     break
-    if consumers.keys() >= set(convs_of(model)):
-        return consumers, compared, errors
-    return {**run_in_parts(model), **consumers}, compared, errors  # single parts reach the remaining convolutions
+    if not runs.consumers.keys() >= set(convs_of(model)):
+        runs.consumers = {**run_in_parts(model), **runs.consumers}  # single parts reach the remaining convolutions
+    return runs
 
 
-def _run(model: nn.Module, part: nn.Module, mode: str, inputs: Any, samples: Any,
-         errors: list[str] | None) -> Consumers:
+def _run(model: nn.Module, part: nn.Module, mode: str, inputs: Any, samples: Any, runs: Runs | None) -> Consumers:
     """Run ``part``, and return what the run showed, nothing if it failed.
 
-    With ``errors``, the losses also run backward, and what is not finite is added to it.
+    With ``runs``, the losses also run backward, and what is not finite is added to its errors.
     """
-    with_gradients = mode == 'loss' and errors is not None
+    with_gradients = mode == 'loss' and runs is not None
     try:
         part.train(mode == 'loss')
         with OutputRecorder(model) as recorder, torch.set_grad_enabled(with_gradients):
             output = part(inputs, samples, mode=mode)
     except (*FOREIGN_ERRORS, OSError):  # some read files
         return {}
-    if with_gradients and errors is not None:  # the other outputs may have -inf for what is masked
+    if with_gradients and runs is not None:  # the other outputs may have -inf for what is masked
         try:
-            errors += non_finite(part, output)
+            runs.errors += non_finite(part, output)
+            runs.backward = True
         except FOREIGN_ERRORS as error:
-            errors.append(f'the backward pass failed: {format_exception(error)}')
+            runs.errors.append(f'the backward pass failed: {format_exception(error)}')
     return recorder.consumers
 
 
 def non_finite(model: nn.Module, output: Any) -> list[str]:
     """Compute the gradients of an output; return what of both is infinite or NaN."""
     values = [leaf for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor) and leaf.is_floating_point()]
-    found = ['an output is not finite'] if not all(value.isfinite().all() for value in values) else []
+    found = [NOT_FINITE] if not all(value.isfinite().all() for value in values) else []
     total = sum(value.float().mean() for value in values if value.requires_grad)
     if isinstance(total, torch.Tensor):
         torch.autograd.backward(total)

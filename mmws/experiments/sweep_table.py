@@ -84,10 +84,12 @@ def totals(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     for name in [*packages, 'all'] if len(packages) > 1 else packages:
         part = [row for row in rows if name in ('all', _package(row))]
         numbers = (len(part), sum(row.verdict in ('pass', 'fail') for row in part),
-                   sum(row.verdict == 'pass' for row in part), sum(row.convs for row in part),
+                   sum(row.verdict == 'pass' for row in part), sum(row.backward for row in part),
+                   sum(row.convs for row in part),
                    sum(row.converted for row in part), sum(row.unrun for row in part))
         lines.append([name, *(f'{number:,}' for number in numbers)])
-    return ['', 'configs', 'built without mmws', 'passed', 'convolutions', 'standardized', 'not run'], lines
+    return ['', 'configs', 'built without mmws', 'passed', 'with a backward pass', 'convolutions', 'standardized',
+            'not run'], lines
 
 
 def render(name: str, rows: Sequence[Row]) -> str:

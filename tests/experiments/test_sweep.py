@@ -49,13 +49,13 @@ def _exists(name: str) -> bool:
         return False
 
 
-def _parameters(name: str) -> int:
-    return next((int(row['parameters']) for row in SWEEP if row['config'] == name), 0)
+def _is_small(name: str) -> bool:
+    return next((int(row['parameters']) for row in SWEEP if row['config'] == name), 0) < 30e6
 
 
 def _check(name: str) -> sweep.Row:
     try:
-        return sweep.check_placement(name, *sweep_models.read_model(name), whole=_parameters(name) < 30e6)
+        return sweep.check_placement(name, *sweep_models.read_model(name), whole=_is_small(name))
     except ImportError as error:  # of the config
         return sweep.Row(name, verdict='cannot build', why=str(error.__cause__ or error))
 
@@ -68,6 +68,7 @@ def test_exactly_the_convs_that_feed_only_norms_are_standardized(rows, name):
     assert row.verdict == 'pass', row.why
     recorded = next(other for other in SWEEP if other['config'] == name)
     assert (row.convs, row.converted, row.norms) == tuple(int(recorded[key]) for key in ('convs', 'converted', 'norms'))
+    assert row.backward == (int(recorded['backward']) if _is_small(name) else 0)
 
 
 def test_the_sample_has_every_family_and_the_hard_ones():
@@ -157,7 +158,7 @@ def test_the_networks_of_a_library_are_added_to_the_table(tmp_path):
     page = (tmp_path / 'table.md').read_text()
     assert page == render('table.csv', rows)
     assert '## mmdet' in page
-    assert f'| timm | {len(networks)} | {len(networks)} | {len(networks)} |' in page
+    assert f'| timm |{4 * f" {len(networks)} |"}' in page
     (tmp_path / 'other.csv').write_text('a,b\n1,2\n')
     refused = tool('sweep.py', 'other.csv', *names, folder=tmp_path)
     assert 'error: other.csv is not a table of this tool: expected the columns config, ' in refused.stderr
@@ -180,12 +181,28 @@ def test_a_backward_pass_that_fails_is_an_error(monkeypatch):
     assert (row.verdict, row.why) == ('fail', 'the backward pass failed: RuntimeError: no gradient')
 
 
+@pytest.mark.parametrize(('own', 'verdict', 'why'), [
+    (False, 'pass', 'an output is not finite without mmws either'), (True, 'fail', 'an output is not finite')])
+def test_what_is_not_finite_is_an_error_if_it_is_finite_without_mmws(monkeypatch, own, verdict, why):
+    def build(config):
+        model = real(config)
+        if hasattr(model, 'backbone') and (not own or config['type'].startswith('mmws.')):
+            model.backbone.stem[0].weight.data.fill_(float('inf'))
+        return model
+
+    real = MODELS.build
+    monkeypatch.setattr(MODELS, 'build', build)
+    monkeypatch.setattr(sweep_models, '_fill_uninitialized_', lambda model: None)
+    row = _check('mmseg::fcn/fcn_r18-d8_4xb2-80k_cityscapes-512x1024.py')
+    assert (row.verdict, row.why.partition(';')[0]) == (verdict, why)
+
+
 def test_a_large_network_is_in_the_table_and_not_checked(monkeypatch):
     pytest.importorskip('timm')
     monkeypatch.setattr(sweep_library, 'LARGEST', 100_000)
     row = sweep_library.check_network('timm::test_resnet')
     assert (row.verdict, row.why) == ('not checked', 'more than 100,000 parameters')
-    assert '| 1 | 0 | 0 |' in render('table.csv', [row])
+    assert '| 1 | 0 | 0 | 0 |' in render('table.csv', [row])
 
 
 def test_a_library_that_is_not_installed_and_a_damaged_table_are_named(monkeypatch, tmp_path):
@@ -193,7 +210,7 @@ def test_a_library_that_is_not_installed_and_a_damaged_table_are_named(monkeypat
     with pytest.raises(WSError, match='--library timm: it is not installed; pip install timm'):
         sweep_library.library_networks('timm')
     table = tmp_path / 'table.csv'
-    for row in 'a,many,1,1,1,1,,pass,', 'a,1', 'a,1,1,1,1,1,9,pass,,more':
+    for row in 'a,many,1,1,1,1,1,,pass,', 'a,1', 'a,1,1,1,1,1,1,9,pass,,more':
         table.write_text(f'{",".join(COLUMNS)}\n{row}\n')
         with pytest.raises(WSError, match=r'damaged at line 2: .*; delete it or choose another name'):
             read_rows(table)
@@ -231,6 +248,7 @@ def test_the_numbers_in_the_page_are_from_the_table():
             assert f'**{passed:,} of {built:,}** configs of {len(rows):,}' in page
             continue
         assert f'{len(rows):,} stock configs' in page
-        unrun, convs = (sum(int(row[key]) for row in rows) for key in ('unrun', 'convs'))
+        unrun, convs, backward = (sum(int(row[key]) for row in rows) for key in ('unrun', 'convs', 'backward'))
+        assert f'In {backward:,} of them a loss ran backward' in page
         assert f'all but {unrun:,} of their {convs:,} convolutions' in page
         assert f'The other {len(rows) - built} configs do not build' in page
