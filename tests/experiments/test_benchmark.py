@@ -155,7 +155,7 @@ def test_the_shares_of_the_time_have_a_table():
     results = measure(scenario, 'cpu')
     for result in results:
         assert min(result['shares'].values()) > 0
-        assert sum(result['shares'].values()) == pytest.approx(1)
+        assert sum(result['shares'].values()) == pytest.approx(1, abs=0.002)  # each is rounded
     text = markdown(results, scenario.title)
     assert '| share of the time | convolutions | norms | the rest |' in text
     assert f'| mmws | {results[1]["shares"]["convolutions"]:.0%} | ' in text
