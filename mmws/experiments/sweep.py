@@ -83,7 +83,8 @@ def check_placement(name: str, scope: str, model: bytes, whole: bool = True) -> 
         if NOT_FINITE in runs.errors:
             plain = run_on_samples(build_model(copy.deepcopy(config)), scope, num_classes, whole)
             if NOT_FINITE in plain.errors:
-                runs.errors, row.why = [], f'{NOT_FINITE} without mmws either'
+                row.why = f'{NOT_FINITE} without mmws either'
+            runs.errors = [error for error in runs.errors if error not in plain.errors]
     fill_row_(row, stock, converted, runs)
     return row
 

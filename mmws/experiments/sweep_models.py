@@ -73,7 +73,7 @@ def build_model(config: ConfigDict) -> nn.Module:
 
 
 class _RandomValues(TorchFunctionMode):
-    """Context with another way to fill large weights. torch's random values take a fifth of the time of the sweep."""
+    """Context with another way to fill large weights. torch's random values take long."""
 
     def __init__(self, fill: Callable[[torch.Tensor], torch.Tensor]) -> None:
         super().__init__()

@@ -14,6 +14,7 @@ from mmws import ConvWS2d
 from mmws.experiments.benchmark.convs import MmcvConv
 from mmws.experiments.benchmark.forms import ALLOCATOR, COST_FORMS, NETWORKS, STEP_FORMS, Form
 from mmws.experiments.benchmark.report import markdown
+from mmws.experiments.benchmark.shares import time_shares
 from mmws.experiments.benchmark.timing import Scenario, Subject, measure
 from tests.helpers.commands import REPOSITORY
 from tests.helpers.versions import needs_cache
@@ -153,12 +154,26 @@ def test_markdown_leaves_cells_without_measurement_empty():
 def test_the_shares_of_the_time_have_a_table():
     scenario = replace(TINY, with_shares=True, modes=('training', ))
     results = measure(scenario, 'cpu')
+    assert results[1]['shares']['norms'] > results[0]['shares']['norms']  # they include the standardization
     for result in results:
-        assert min(result['shares'].values()) > 0
+        assert min(result['shares']['convolutions'], result['shares']['the rest']) > 0.02
         assert sum(result['shares'].values()) == pytest.approx(1, abs=0.002)  # each is rounded
     text = markdown(results, scenario.title)
     assert '| share of the time | convolutions | norms | the rest |' in text
     assert f'| mmws | {results[1]["shares"]["convolutions"]:.0%} | ' in text
+
+
+def test_each_kind_of_kernel_has_its_share():
+    norm, x = torch.nn.GroupNorm(2, 4), torch.randn(4, 4, 64, 64)
+    conv = torch.nn.Conv2d(4, 4, 3)
+
+    def run():
+        conv(x)
+        for _ in range(10):
+            norm(x).relu()
+
+    run()  # the first run of a kernel takes longer
+    assert min(time_shares(run).values()) > 0.02
 
 
 def test_the_form_without_a_cache_has_layers_without_a_cache():
