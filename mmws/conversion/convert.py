@@ -10,6 +10,7 @@ import torch
 from torch import fx, nn
 from torch.nn.utils.prune import BasePruningMethod
 
+from mmws.conversion.averaged_models import rename_parameters_
 from mmws.conversion.decision import Decision
 from mmws.conversion.layer_types import class_name, is_conv, is_norm
 from mmws.conversion.module_tree import module_names
@@ -92,6 +93,7 @@ def convert_(model: nn.Module, *, norm: str = 'GN', weight: str = 'ws', num_grou
         report.norms, kept = replace_batch_norms_(model, norm, num_groups, placement.producers(), placement.pointwise)
         report.skipped.update(kept)
         watch_loads_(model, {model.get_submodule(name) for name in report.norms})
+    rename_parameters_(model)
     _warn_of_hooks(model, report.converted)
     changed = _norms_after_changed(report, model, placement.decisions)
     warn_of_lost_training(model, [name for norm, (name, kind) in trained.items()

@@ -12,6 +12,7 @@ from typing import Any, Dict, List, Union
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from mmws.conversion.averaged_models import averaged_models
 from mmws.conversion.layer_types import is_any_norm, is_conv, may_be_conv
 from mmws.conversion.weight_recorder import COPY_FUNCTIONS, SHAPE_ONLY, CopiesByWeight, WeightRecorder, describe_call
 from mmws.conversion.weight_use import CONVOLUTIONS, OTHER_CONVOLUTIONS
@@ -33,7 +34,8 @@ class OutputRecorder(TorchFunctionMode):
     Attributes:
         consumers: for each convolution that ran, its consumers in order: norms as modules, functions by name. Functions
             that read only the shape (``zeros_like``) do not count. If a function only copies the output, the consumers
-            of the copy are recorded. What reads the weight of a convolution outside of its forward is a consumer too.
+            of the copy are recorded. What reads the weight of a convolution outside of its forward is a consumer
+            too; the update of an averaged model is none.
         weights: the record of the uses of weights, with the calls of convolution functions outside of modules.
         ran: the norms and the modules with filters that ran.
 
@@ -60,6 +62,8 @@ class OutputRecorder(TorchFunctionMode):
         self._running: list[nn.Module] = []  # norms, and modules with filters, the innermost last
         self._seen_in_function: set[nn.Module] = set()
         self._hooks: list[Any] = []
+        self._averages = averaged_models(model)
+        self._updating_average = False
         self._indexing = indexing_shown_to(lambda function, args: self.__torch_function__(function, (), args))
 
     def __enter__(self) -> OutputRecorder:
@@ -67,6 +71,8 @@ class OutputRecorder(TorchFunctionMode):
             if may_be_conv(module) or is_any_norm(module):
                 self._hooks += [module.register_forward_pre_hook(partial(self._before, module), with_kwargs=True),
                                 module.register_forward_hook(partial(self._after, module))]
+        for average in self._averages:
+            vars(average)['update_parameters'] = partial(self._update_average, average.update_parameters)
         self._indexing.__enter__()
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
@@ -76,6 +82,8 @@ class OutputRecorder(TorchFunctionMode):
         self._indexing.__exit__(*exception)
         for hook in self._hooks:
             hook.remove()
+        for average in self._averages:
+            del vars(average)['update_parameters']
 
     @contextmanager
     def attempt(self) -> Iterator[None]:
@@ -100,7 +108,7 @@ class OutputRecorder(TorchFunctionMode):
     def __torch_function__(self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = function(*args, **kwargs)
-        if any(map(is_any_norm, self._running)):
+        if self._updating_average or any(map(is_any_norm, self._running)):
             return result
         name = describe_call(function)
         outside = self.weights.record(name, args, kwargs, result, self._running)
@@ -119,6 +127,13 @@ class OutputRecorder(TorchFunctionMode):
             self.consumers.setdefault(conv, [])
             self._add_producers(result, [conv])
         return result
+
+    def _update_average(self, update: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        self._updating_average = True
+        try:
+            update(*args, **kwargs)
+        finally:
+            self._updating_average = False
 
     def _producers_of(self, values: Any) -> Iterator[list[nn.Module]]:
         for leaf in tree_leaves(values):

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Any, Tuple
 
 import torch
-from mmengine.structures import InstanceData, PixelData
+from mmengine.structures import InstanceData, LabelData, PixelData
 
 __all__ = ['demo_batches', 'demo_samples']
 
@@ -53,13 +53,36 @@ def _image(scope: str, model: Any, size: tuple[int, int], num_classes: int) -> I
     yield torch.randn(1, 3, *size), demo_samples(scope, size, num_classes)
 
 
+def _detection(model: Any, size: tuple[int, int], num_classes: int) -> Iterator[Batch]:
+    samples = demo_samples('mmdet', size, num_classes)
+    instances = samples[0].gt_instances
+    instances.pairwise_masks = torch.ones(len(instances), 8, size[0] // 4, size[1] // 4)  # of BoxInst
+    yield torch.randn(1, 3, *size), samples
+    samples = [sample for _ in range(2) for sample in demo_samples('mmdet', size, num_classes)]
+    for label, sample in enumerate(samples):
+        del sample.gt_instances.masks  # RTMDet has no use for them
+        sample.gt_label = LabelData(label=torch.tensor([label]))  # of re-identification, which compares images
+    yield torch.randn(2, 3, *size), samples
+    video = import_module('mmdet.testing').demo_track_inputs(
+        image_shapes=(3, *size), num_items=[3], num_classes=num_classes, with_mask=True)
+    yield torch.randn(1, 2, 3, *size), video['data_samples']
+
+
 def _classification(model: Any, size: tuple[int, int], num_classes: int) -> Iterator[Batch]:
-    sample = _with_size(import_module('mmpretrain.structures').DataSample().set_gt_label(0), size)
+    def sample() -> Any:
+        return _with_size(import_module('mmpretrain.structures').DataSample(), size)
+
+    labelled, masked = sample().set_gt_label(0), sample()
+    patch = getattr(getattr(model.backbone, 'patch_embed', None), 'projection', None)  # of a vision transformer
+    masked.mask = torch.randint(2, [length // (patch.stride[0] if patch else length) for length in size])  # 1: hidden
     loss = getattr(getattr(model, 'head', None), 'loss_module', None)
     crops = sum(getattr(loss, 'num_crops', [2]))  # of self-supervised training; SwAV has several sizes
     views = [torch.randn(1, 3, *size) for _ in range(crops)]
-    yield views[0], [sample]
-    yield views, [sample]
+    yield views[0], [labelled]
+    yield views[0], [masked]
+    yield views, [masked]
+    yield [views[0], torch.randn(1, 3, size[0] // 2, size[1] // 2)], [masked]  # the target has its own resolution
+    yield views[0], [sample().set_gt_score(torch.ones(num_classes))]
 
 
 def _pose(model: Any, size: tuple[int, int], num_classes: int) -> Iterator[Batch]:
@@ -86,6 +109,6 @@ def _detection_3d(model: Any, size: tuple[int, int], num_classes: int) -> Iterat
 
 
 _BATCHES: dict[str, Callable[[Any, tuple[int, int], int], Iterator[Batch]]] = {
-    'mmdet': partial(_image, 'mmdet'), 'mmyolo': partial(_image, 'mmdet'), 'mmrotate': partial(_image, 'mmrotate'),
+    'mmdet': _detection, 'mmyolo': _detection, 'mmrotate': partial(_image, 'mmrotate'),
     'mmseg': partial(_image, 'mmseg'), 'mmpretrain': _classification, 'mmpose': _pose, 'mmaction': _action,
     'mmdet3d': _detection_3d}

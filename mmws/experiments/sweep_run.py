@@ -42,25 +42,29 @@ def run_on_samples(model: nn.Module, scope: str, num_classes: int, whole: bool) 
     parts = [part for part in (model, *model.children()) if hasattr(part, 'data_preprocessor')]
     for size, part, mode in product(SIZES, parts, ('loss', 'tensor', 'predict')):
         complete = runs.consumers.keys() >= set(convs_of(part))
-        if complete and (mode == 'tensor' or not evaluated or (part, mode) in ran or fitting.get(part, size) != size):
+        again = evaluated and mode == 'predict' and fitting.get(part, size) == size
+        trains = whole and mode == 'loss' and getattr(part, 'with_head', True)
+        if complete and ((part, mode) in ran or not (again or trains)):
             continue
         with suppress(*FOREIGN_ERRORS):
             for inputs, samples in demo_batches(part, scope, size, num_classes):
                 seen = _run(model, part, mode, inputs, samples, runs if whole else None)
+                if seen is None:
+                    continue
                 found = runs.compared if complete else runs.consumers
                 for conv, others in seen.items():
                     found.setdefault(conv, []).extend(other for other in others if other not in found[conv])
-                if seen:
-                    ran.add((part, mode))
-                    fitting.setdefault(part, size)
-                    break
+                ran.add((part, mode))
+                fitting.setdefault(part, size)
+                break
     if not runs.consumers.keys() >= set(convs_of(model)):
         runs.consumers = {**run_in_parts(model), **runs.consumers}  # single parts reach the remaining convolutions
     return runs
 
 
-def _run(model: nn.Module, part: nn.Module, mode: str, inputs: Any, samples: Any, runs: Runs | None) -> Consumers:
-    """Run ``part``, and return what the run showed, nothing if it failed.
+def _run(model: nn.Module, part: nn.Module, mode: str, inputs: Any, samples: Any,
+         runs: Runs | None) -> Consumers | None:
+    """Run ``part``, and return what the run showed, or None if it failed.
 
     With ``runs``, the losses also run backward, and what is not finite is added to its errors.
     """
@@ -70,7 +74,7 @@ def _run(model: nn.Module, part: nn.Module, mode: str, inputs: Any, samples: Any
         with OutputRecorder(model) as recorder, torch.set_grad_enabled(with_gradients):
             output = part(inputs, samples, mode=mode)
     except (*FOREIGN_ERRORS, OSError):  # some read files
-        return {}
+        return None
     if with_gradients and runs is not None:  # the other outputs may have -inf for what is masked
         try:
             runs.errors += non_finite(part, output)

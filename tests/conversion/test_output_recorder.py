@@ -5,6 +5,7 @@ from contextlib import suppress
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from mmws import convert_
 from mmws.conversion.output_recorder import OutputRecorder
@@ -76,3 +77,30 @@ def test_the_output_is_the_result_of_the_convolution_function():
     with OutputRecorder(net) as recorder:
         net(torch.randn(2, 3, 5, 5))
     assert recorder.consumers == {net[0]: ['mul']}
+
+
+class Momentum(nn.Module):
+    """A network that averages its own convolution in the forward pass, as self-supervised training does."""
+
+    def __init__(self):
+        super().__init__()
+        self.query = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8))
+        self.key = AveragedModel(self.query)
+
+    def forward(self, x):
+        if x.numel() > 0:
+            self.key.update_parameters(self.query)
+        return self.query(x).mean() + self.key(x).mean()
+
+
+def test_the_update_of_an_average_is_no_use_of_a_weight():
+    net = Momentum()
+    update = net.key.update_parameters
+    report = convert_(net, inputs=torch.randn(1, 3, 4, 4))
+    assert report.converted == ['query.0', 'key.module.0']
+    assert net.key.update_parameters == update
+    net(torch.randn(1, 3, 4, 4))
+    assert torch.equal(net.key.module[0].weight, net.query[0].weight)
+    with pytest.raises(RuntimeError, match='channels'), OutputRecorder(net):
+        net(torch.randn(1, 4, 4, 4))
+    assert net.key.update_parameters == update

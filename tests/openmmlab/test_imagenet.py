@@ -1,7 +1,10 @@
 """ImageNet training with mmpretrain: a small real run, its backbone in a detector, and gradient accumulation."""
 
+from __future__ import annotations
+
 import copy
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -9,7 +12,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, DefaultScope
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
@@ -17,6 +20,7 @@ from torch.nn import functional as F  # noqa: N812
 from mmws import convert_
 from mmws.checkpoint import read_checkpoint
 from mmws.openmmlab.safe_globals import allow_log_history
+from mmws.openmmlab.stock_configs import stock_config
 from tests.helpers.commands import REPOSITORY, tool
 
 CONFIG = REPOSITORY / 'configs' / 'resnet50_gnws_in1k.py'
@@ -81,3 +85,39 @@ def test_four_micro_batches_of_one_image_equal_one_batch_of_four(norm, equal):
     micro, large = update(net, images, labels, 4), update(net, images, labels, 1)
     assert not torch.equal(micro, nn.utils.parameters_to_vector(net.parameters()))
     assert torch.allclose(micro, large, rtol=1e-6, atol=1e-6) == equal
+
+
+def moco(**config: Any) -> tuple[nn.Module, list[torch.Tensor]]:
+    """Return a small MoCo v2 and a batch."""
+    stock = Config.fromfile(stock_config('mmpretrain::mocov2/mocov2_resnet50_8xb32-coslr-200e_in1k.py')).model
+    stock.backbone.depth, stock.neck.in_channels, stock.queue_len = 18, 512, 8
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        return MODELS.build({**stock, **config}), [torch.randn(2, 3, 64, 64) for _ in range(2)]
+
+
+@pytest.mark.parametrize('options', [{}, {'norm': 'EstBN'}, {'weight': 'wn'}])
+def test_the_momentum_encoder_of_moco_averages_each_parameter(options):
+    """mmengine's averaged models keep their parameters by name, and the conversion changes names."""
+    model, views = moco(type='mmws.MoCo', ws=options, momentum=0.25)
+    model(views, [None] * 2, mode='loss')
+    before = copy.deepcopy(dict(model.encoder_k.module.named_parameters()))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter))
+    model(views, [None] * 2, mode='loss')['loss'].backward()
+    source = dict(nn.Sequential(model.backbone, model.neck).named_parameters())
+    averages = dict(model.encoder_k.module.named_parameters())
+    assert averages.keys() == source.keys()
+    for name, average in averages.items():
+        assert torch.allclose(average, before[name] * 0.75 + source[name] * 0.25, atol=1e-6), name
+        assert source[name].grad is not None, name
+
+
+def test_a_run_of_moco_shows_what_follows_each_convolution():
+    """The update of its momentum encoder reads every weight; that is not a use of the weight."""
+    model, views = moco()
+    with pytest.warns(UserWarning, match='evaluation mode'):  # MoCo has none
+        report = convert_(model, inputs={'inputs': views, 'data_samples': [None] * 2})
+    assert len(report.converted) == 40
+    assert not report.skipped
