@@ -197,6 +197,16 @@ def test_what_is_not_finite_is_an_error_if_it_is_finite_without_mmws(monkeypatch
     assert (row.verdict, row.why.partition(';')[0]) == (verdict, why)
 
 
+def test_a_loss_that_fails_after_conversion_alone_is_an_error(monkeypatch):
+    monkeypatch.setattr(convert, 'rename_parameters_', lambda model: None)  # the momentum encoder keeps old names
+    name = 'mmpretrain::mocov2/mocov2_resnet50_8xb32-coslr-200e_in1k.py'
+    row = sweep.check_placement(name, *sweep_models.read_model(name))
+    assert (row.verdict, row.why) == ('fail', 'no loss ran backward, but one does without mmws')
+    monkeypatch.undo()
+    row = sweep.check_placement(name, *sweep_models.read_model(name))
+    assert (row.verdict, row.backward) == ('pass', 1)
+
+
 def test_a_large_network_is_in_the_table_and_not_checked(monkeypatch):
     pytest.importorskip('timm')
     monkeypatch.setattr(sweep_library, 'LARGEST', 100_000)
