@@ -86,7 +86,20 @@ def _classification(model: Any, size: tuple[int, int], num_classes: int) -> Iter
 
 
 def _pose(model: Any, size: tuple[int, int], num_classes: int) -> Iterator[Batch]:
-    packed = import_module('mmpose.testing').get_packed_inputs(1, img_shape=size, input_size=size[::-1])
+    testing, transforms = import_module('mmpose.testing'), import_module('mmpose.datasets.transforms')
+    codec, head = getattr(model.head, 'decoder', None), vars(model.head)
+    if codec is not None:  # it makes the labels, for images of its own size
+        data = testing.get_coco_sample(codec.input_size[::-1], with_img_mask=True)
+        joints = next((head[name] for name in ('num_keypoints', 'num_joints', 'out_channels') if name in head), 17)
+        for key in ('keypoints', 'keypoints_visible'):
+            data[key] = data[key].take(range(joints), axis=1, mode='wrap')
+        options = {key: data.get(key) for key in codec.auxiliary_encode_keys}
+        data.update(codec.encode(keypoints=data['keypoints'], keypoints_visible=data['keypoints_visible'], **options))
+        for table in ('field_mapping_table', 'instance_mapping_table', 'label_mapping_table'):
+            data.update({table: getattr(codec, table)} if getattr(codec, table) else {})
+        packed = transforms.PackPoseInputs()({**data, 'input_size': codec.input_size, 'flip_indices': [*range(joints)]})
+        yield torch.randn(1, *packed['inputs'].shape), [packed['data_samples']]
+    packed = testing.get_packed_inputs(1, img_shape=size, input_size=size[::-1])
     yield torch.randn(1, 3, *size), packed['data_samples']
 
 
