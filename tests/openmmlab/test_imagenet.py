@@ -22,6 +22,7 @@ from mmws.checkpoint import read_checkpoint
 from mmws.openmmlab.safe_globals import allow_log_history
 from mmws.openmmlab.stock_configs import stock_config
 from tests.helpers.commands import REPOSITORY, tool
+from tests.helpers.versions import needs_weight_norm
 
 CONFIG = REPOSITORY / 'configs' / 'resnet50_gnws_in1k.py'
 
@@ -95,7 +96,7 @@ def moco(**config: Any) -> tuple[nn.Module, list[torch.Tensor]]:
         return MODELS.build({**stock, **config}), [torch.randn(2, 3, 64, 64) for _ in range(2)]
 
 
-@pytest.mark.parametrize('options', [{}, {'norm': 'EstBN'}, {'weight': 'wn'}])
+@pytest.mark.parametrize('options', [{}, {'norm': 'EstBN'}, pytest.param({'weight': 'wn'}, marks=needs_weight_norm)])
 def test_the_momentum_encoder_of_moco_averages_each_parameter(options):
     """mmengine's averaged models keep their parameters by name, and the conversion changes names."""
     model, views = moco(type='mmws.MoCo', ws=options, momentum=0.25)
