@@ -79,7 +79,8 @@ def write(parts: dict[str, Results], about: dict[str, str], folder: Path) -> Seq
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f'benchmark.{kind}' for kind in ('json', 'md', 'png')]
     write_json(paths[0], {**about, **parts}, indent=1)
-    text = '# Benchmark: `python tools/benchmark.py --out docs`\n\n' + ''.join(f'{name}: {value}  \n' for name, value in about.items())
+    text = '# Benchmark: `python tools/benchmark.py --out docs`\n\n'
+    text += ''.join(f'{name}: {value}  \n' for name, value in about.items())
     text += f'\n![ratio of the time to plain convolutions, for each method and network]({paths[2].name})\n'
     for name, results in parts.items():
         text += f'\n## {name}\n' + ''.join(

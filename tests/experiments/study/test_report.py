@@ -133,7 +133,7 @@ def test_no_result_in_the_notes_is_typed_by_hand():
 @pytest.mark.parametrize('row', [
     '| GroupNorm + WS: the key above | **{nuclei_long: GN+WS}** | **{camvid: GN+WS}** |',
     '| GroupNorm: the key and `ws=dict(weight=\'plain\')` | {nuclei_long: GN} | {camvid: GN} |',
-    '| BatchNorm: the stock network | {nuclei_long: BN} | takes no step |',
+    '| BatchNorm: the stock network | {nuclei_long: BN} | fails at its first step |',
     '- nuclei: {nuclei_long: GN+WS - GN} points of box AP', '- CamVid: {camvid: GN+WS - GN} points of mean IoU',
     'BatchNorm works on nuclei too: {nuclei_long: BN at 8}, GN {nuclei_long: GN at 8}, '
     'GN+WS {nuclei_long: GN+WS at 8}.'])
