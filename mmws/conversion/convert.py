@@ -21,7 +21,7 @@ from mmws.conversion.replace_norms import replace_batch_norms_
 from mmws.conversion.report import Report
 from mmws.conversion.swap_convs import standardize_conv_
 from mmws.conversion.trained_norms import trained_batch_norms, warn_of_lost_training, watch_loads_
-from mmws.conversion.unsupported import unsupported_reason
+from mmws.conversion.unsupported import shared_weight_reasons, unsupported_reason
 from mmws.errors import WSError, shortened
 from mmws.layers.conv import WeightStandardized
 
@@ -83,9 +83,9 @@ def convert_(model: nn.Module, *, norm: str = 'GN', weight: str = 'ws', num_grou
     _check_network(model)
     options = Options.parse({'norm': norm, 'weight': weight, 'num_groups': num_groups, 'eps': eps, 'cache': cache,
                              'exclude': exclude, 'include': include, **unknown})
+    trained = {norm: (name, type(norm)) for norm, name in trained_batch_norms(model).items()}
     placement = find_placement(model, inputs)
     apply_globs_(placement.decisions, model, options)
-    trained = {norm: (name, type(norm)) for norm, name in trained_batch_norms(model).items()}
     report = _convert_convs_(placement.decisions, module_names(model), options)
     report.skipped.update(_unregistered_modules(model))
     report.functions = placement.functions
@@ -146,6 +146,9 @@ def _convert_convs_(decisions: dict[nn.Module, Decision], names: dict[nn.Module,
     report = Report(unseen=not_run, norm=options.norm, weight=weight)
     reasons = {conv: decision.reason or unsupported_reason(conv, decision.use, weight)
                for conv, decision in decisions.items()}
+    shared = shared_weight_reasons(names, reasons, {conv: decisions[conv].use for conv in decisions}, weight)
+    for conv, reason in shared.items():
+        decisions[conv].reason = reasons[conv] = reason
     for conv, decision in decisions.items():
         if reasons[conv] or weight == 'plain':
             report.skipped[names[conv]] = reasons[conv] or "ws option weight='plain'"
@@ -183,4 +186,5 @@ def _unregistered_modules(model: nn.Module) -> dict[str, str]:
     registered = set(model.modules())
     return {f'{name}.{attribute}'.lstrip('.'): 'not a registered submodule'
             for name, module in model.named_modules() for attribute, value in vars(module).items()
-            if isinstance(value, nn.Module) and value not in registered}
+            for inner in (value if isinstance(value, (list, tuple)) else [value])
+            if isinstance(inner, nn.Module) and inner not in registered}

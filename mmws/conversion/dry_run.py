@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import random
+import sys
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +27,7 @@ from mmws.ops.torch_compat import tree_leaves
 __all__ = ['DryRun', 'dry_run']
 
 MODES = (True, False)  # training, evaluation
-PASSES = ((True, False), (True, True), (False, False))  # mode, gradients
+PASSES = ((True, True), (True, False), (False, False))  # mode, gradients
 
 
 @dataclass
@@ -39,6 +41,7 @@ class DryRun:
         uses: how each module with filters uses its weight, but for classes whose forward is known.
         functions: see :class:`mmws.conversion.weight_recorder.WeightRecorder`.
         errors: by the mode, True for training: the exception with which the run of the whole network ended.
+        whole: the modes in which the network ran as a whole on a guessed input.
     """
 
     consumers: Consumers = field(default_factory=dict)
@@ -46,6 +49,7 @@ class DryRun:
     uses: dict[nn.Module, WeightUse] = field(default_factory=dict)
     functions: dict[str, list[str]] = field(default_factory=dict)
     errors: dict[bool, str] = field(default_factory=dict)
+    whole: set[bool] = field(default_factory=set)
 
     def add(self, other: DryRun) -> None:
         """Add what another dry run of the same network showed."""
@@ -75,15 +79,34 @@ def dry_run(model: nn.Module, inputs: Any = None) -> DryRun:
     """
     found, replica = DryRun(), None
     pointwise: set[nn.Module] = set()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _same_random_numbers():
         warnings.simplefilter('ignore')  # guessed inputs cause warnings that mean nothing to the user
         with suppress(Exception):  # the network is foreign code and may raise anything
             replica = copy_to_meta(model, pointwise)
         if replica is not None:
             found = _run_copy(model, replica, pointwise, _run_on_meta)
+    if inputs is None and len(found.whole) == 1:
+        failed, shown = ('evaluation', 'training') if found.whole == {True} else ('training', 'evaluation')
+        warnings.warn(f'convert_: the network does not run on an image in {failed} mode; {shown} mode alone shows what '
+                      'follows the convolutions. Give convert_ `inputs` for both modes (with targets, for example), or '
+                      f'exclude the convolutions whose output {failed} mode uses without a norm', stacklevel=4)
     if inputs is not None:
         found.add(_run_on_inputs(model, inputs))
     return found
+
+
+@contextmanager
+def _same_random_numbers(devices: Collection[torch.device] = ()) -> Iterator[None]:
+    """Context that does not advance the random generators of torch, Python and numpy: no later draw changes."""
+    numpy, state = sys.modules.get('numpy'), random.getstate()
+    numpy_state = numpy.random.get_state() if numpy else None
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        random.setstate(state)
+        if numpy:
+            numpy.random.set_state(numpy_state)
 
 
 def _run_on_meta(replica: nn.Module, copies: CopiesByWeight) -> OutputRecorder:
@@ -99,7 +122,7 @@ def _run_on_inputs(model: nn.Module, inputs: Any) -> DryRun:
     def run(replica: nn.Module, copies: CopiesByWeight) -> OutputRecorder:
         copied = copy.deepcopy((args, kwargs), {id(tensor): tensor.detach().clone() for tensor in tensors})
         with OutputRecorder(replica, copies) as recorder, recorder.attempt():
-            replica(*copied[0], **_preprocessed(replica, copied[1]))
+            recorder.record_output(replica(*copied[0], **_preprocessed(replica, copied[1])))
         return recorder
 
     pointwise: set[nn.Module] = set()
@@ -108,7 +131,7 @@ def _run_on_inputs(model: nn.Module, inputs: Any) -> DryRun:
     except Exception as error:  # the network is foreign code and may raise anything
         raise WSError('convert_: the network cannot be copied to run on the inputs: '
                       f'{format_exception(error)}') from None
-    with torch.random.fork_rng({tensor.device for tensor in tensors if tensor.is_cuda}):
+    with _same_random_numbers({tensor.device for tensor in tensors if tensor.is_cuda}):
         found = _run_copy(model, replica, pointwise, run)
     if len(found.errors) == len(MODES):
         raise WSError(f'convert_: the network does not run on the inputs: {found.errors[MODES[-1]]}; expected the '
@@ -135,28 +158,29 @@ def _run_copy(model: nn.Module, replica: nn.Module, pointwise: set[nn.Module],
               run: Callable[[nn.Module, CopiesByWeight], OutputRecorder]) -> DryRun:
     """Run a copy of ``model`` in both modes; ``pointwise`` gets its norms of that kind.
 
-    In training mode it also runs with gradients, where that can make a difference: for convolutions of unknown classes,
-    and if it does not run on ``inputs`` without.
+    In training mode it runs with gradients, and without where that can make a difference: for convolutions of unknown
+    classes, and if it does not run on ``inputs`` with gradients.
     """
-    found = DryRun()
+    found, ran = DryRun(), set()
     modules, own = list(replica.modules()), list(model.modules())
     original: dict[Any, Any] = dict(zip(modules, own))
     copies = {id(before.weight): [after] for after, before in original.items() if has_conv_sized_weight(before)}
     for training, gradients in PASSES:
-        if gradients and training not in found.errors and not any(map(stand_in, modules)):
+        if training and not gradients and training not in found.errors and not any(map(stand_in, modules)):
             continue
         try:
             replica.train(training)  # not chained: a toolkit's override may return None
             with torch.set_grad_enabled(gradients):
                 recorder = run(replica, copies)
         except Exception as error:  # the network is foreign code and may raise anything
-            if not gradients:
-                found.errors[training] = format_exception(error)
+            found.errors.setdefault(training, format_exception(error))
             continue
-        found.errors.pop(training, None)
+        ran.add(training)
+        found.whole |= {training} if recorder.ran_whole else set()
         found.add(DryRun(functions=recorder.weights.functions, consumers={
             original[conv]: [original.get(consumer, consumer) for consumer in consumers]
             for conv, consumers in recorder.consumers.items() if conv in original}))  # the run may create layers
+    found.errors = {training: message for training, message in found.errors.items() if training not in ran}
     found.pointwise = {original[norm] for norm in pointwise}
     found.uses = {original[module]: use for module in modules if (use := _run_alone(module, copies)) is not None}
     return found

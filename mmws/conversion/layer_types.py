@@ -12,7 +12,7 @@ from mmws.layers.switchable_norm import SwitchableNorm
 from mmws.ops.torch_compat import BatchNorm, ConvNd, InstanceNorm
 
 __all__ = ['act_group_norm', 'batch_norms', 'class_name', 'has_conv_sized_weight', 'is_any_norm', 'is_batch_norm',
-           'is_conv', 'is_norm', 'may_be_conv', 'norm_channels']
+           'is_conv', 'is_norm', 'is_trained', 'may_be_conv', 'norm_channels', 'only_normalizes']
 
 _BATCH_NORMS = {f'torch.nn.modules.batchnorm.{name}' for name in
                 ('BatchNorm1d', 'BatchNorm2d', 'BatchNorm3d', 'SyncBatchNorm')} | {
@@ -20,6 +20,7 @@ _BATCH_NORMS = {f'torch.nn.modules.batchnorm.{name}' for name in
     'mmengine.utils.dl_utils.parrots_wrapper.SyncBatchNorm'}
 # BatchNorm with a built-in activation: the GroupNorm that replaces it, defined in the same Python file.
 _BATCH_NORM_ACTS = {'timm.layers.norm_act.BatchNormAct2d': 'GroupNormAct'}
+_KNOWN_NORMS = 'torch.nn.modules.', 'mmws.layers.'  # Python files
 
 
 def class_name(module: nn.Module) -> str:
@@ -32,10 +33,14 @@ def class_name(module: nn.Module) -> str:
 
 def is_conv(module: nn.Module) -> bool:
     """Return whether ``module`` is a convolution: of torch, a subclass, or another library's, as mmcv's deformable."""
-    weight = getattr(module, 'weight', None)
     return isinstance(module, (ConvNd, WeightStandardized)) or (
         any('Conv' in kind.__name__ for kind in type(module).__mro__) and hasattr(module, 'out_channels')
-        and isinstance(weight, nn.Parameter))
+        and isinstance(module._parameters.get('weight'), nn.Parameter))
+
+
+def is_trained(conv: nn.Module) -> bool:
+    """Return whether the weight of ``conv`` trains; False if it has none at the moment."""
+    return bool(getattr(getattr(conv, 'weight', None), 'requires_grad', False))
 
 
 def has_conv_sized_weight(module: nn.Module) -> bool:
@@ -66,6 +71,16 @@ def is_norm(module: nn.Module) -> bool:
 def is_any_norm(module: nn.Module) -> bool:
     """Return whether ``module`` is a norm, LayerNorm included."""
     return is_norm(module) or isinstance(module, nn.LayerNorm)
+
+
+def only_normalizes(module: nn.Module) -> bool:
+    """Return whether ``module`` is a norm whose forward is known: it normalizes its first argument, and no more.
+
+    A subclass may have another forward, with a shortcut or a scale that convolutions compute. LayerNorm, which does not
+    count without ``include``, is a norm in any case.
+    """
+    known = str(getattr(type(module).forward, '__module__', '')).startswith(_KNOWN_NORMS)
+    return isinstance(module, nn.LayerNorm) or is_batch_norm(module) or (is_norm(module) and known)
 
 
 def batch_norms(model: nn.Module) -> list[nn.Module]:

@@ -13,15 +13,23 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from mmws.conversion.averaged_models import averaged_models
-from mmws.conversion.layer_types import is_any_norm, is_conv, may_be_conv
-from mmws.conversion.weight_recorder import COPY_FUNCTIONS, SHAPE_ONLY, CopiesByWeight, WeightRecorder, describe_call
+from mmws.conversion.layer_types import is_any_norm, is_conv, may_be_conv, only_normalizes
+from mmws.conversion.weight_recorder import (
+    COPY_FUNCTIONS,
+    CopiesByWeight,
+    WeightRecorder,
+    describe_call,
+    reads_values,
+)
 from mmws.conversion.weight_use import CONVOLUTIONS, OTHER_CONVOLUTIONS
 from mmws.ops.torch_compat import indexing_shown_to, tree_leaves
 
-__all__ = ['NORM_FUNCTIONS', 'Consumers', 'OutputRecorder']
+__all__ = ['LEAVES', 'NORM_FUNCTIONS', 'Consumers', 'OutputRecorder']
 
 Consumers = Dict[nn.Module, List[Union[nn.Module, str]]]
-NORM_FUNCTIONS = {'batch_norm', 'group_norm', 'instance_norm'}
+NORM_FUNCTIONS = {'batch_norm': (5, 'training'), 'instance_norm': (5, 'use_input_stats'), 'group_norm': (0, '')}
+"""Functions that normalize; place and name of the argument that tells whether the statistics are those of the input."""
+LEAVES = 'the output leaves the network'
 
 
 class OutputRecorder(TorchFunctionMode):
@@ -38,6 +46,7 @@ class OutputRecorder(TorchFunctionMode):
             too; the update of an averaged model is none.
         weights: the record of the uses of weights, with the calls of convolution functions outside of modules.
         ran: the norms and the modules with filters that ran.
+        ran_whole: whether the network ran as a whole, see :func:`mmws.conversion.run_in_parts.run_and_record`.
 
     The output of a convolution is the result of the convolution function that got its weight, as its forward may call
     other functions too. If none got it (the forward computes another weight), it is the output of the module.
@@ -56,6 +65,7 @@ class OutputRecorder(TorchFunctionMode):
         self.consumers: Consumers = {}
         self.weights = WeightRecorder(model, copies)
         self.ran: set[nn.Module] = set()
+        self.ran_whole = False
         self.model = model
         # By id of the tensor; the weak reference removes the entry with the tensor, as an id can be used again.
         self._producers: dict[int, tuple[weakref.ref[Tensor], list[nn.Module]]] = {}
@@ -108,18 +118,17 @@ class OutputRecorder(TorchFunctionMode):
     def __torch_function__(self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = function(*args, **kwargs)
-        if self._updating_average or any(map(is_any_norm, self._running)):
+        if self._updating_average or any(map(only_normalizes, self._running)):
             return result
         name = describe_call(function)
         outside = self.weights.record(name, args, kwargs, result, self._running)
         self._add_consumer(outside, f'{name} uses its weight directly')
-        if result is not None and not any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):
-            return result
-        for convs in self._producers_of((args, kwargs)):
+        read = (args[:1] or kwargs.get('input')) if name in COPY_FUNCTIONS else (args, kwargs)
+        for convs in self._producers_of(read):
             if name in COPY_FUNCTIONS:
                 self._add_producers(result, convs)
-            elif name not in SHAPE_ONLY:
-                self._add_consumer(convs, name)
+            elif reads_values(name):
+                self._add_consumer(convs, self._consumer(name, args, kwargs))
         is_convolution = name in CONVOLUTIONS or name in OTHER_CONVOLUTIONS
         conv = self.weights.convolution(name, args, kwargs, self._running) if is_convolution else None
         if conv is not None:
@@ -127,6 +136,25 @@ class OutputRecorder(TorchFunctionMode):
             self.consumers.setdefault(conv, [])
             self._add_producers(result, [conv])
         return result
+
+    def producers_of(self, values: Any) -> set[nn.Module]:
+        """Return the convolutions of which ``values`` contains an output."""
+        return {conv for convs in self._producers_of(values) for conv in convs}
+
+    def record_output(self, output: Any) -> None:
+        """Record the output of the whole network: what leaves the network has a use beside its other consumers."""
+        for convs in self._producers_of(output):
+            self._add_consumer(convs, LEAVES)
+
+    def _consumer(self, function: str, args: Any, kwargs: Any) -> nn.Module | str:
+        """Return the norm whose forward calls a norm function, or the name of the function."""
+        norms = [module for module in self._running if is_any_norm(module)]
+        if function not in NORM_FUNCTIONS:
+            return function
+        position, keyword = NORM_FUNCTIONS[function]
+        if position and self.model.training and not (args[position] if len(args) > position else kwargs.get(keyword)):
+            return f'{function} with fixed statistics'
+        return norms[-1] if norms else function
 
     def _update_average(self, update: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         self._updating_average = True
@@ -152,7 +180,7 @@ class OutputRecorder(TorchFunctionMode):
 
     def _before(self, module: nn.Module, called: nn.Module, args: Any, kwargs: Any) -> None:
         self._running.append(module)
-        if is_any_norm(module):
+        if only_normalizes(module):
             for convs in self._producers_of((args, kwargs)):
                 self._add_consumer(convs, module)
 

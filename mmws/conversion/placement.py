@@ -16,10 +16,10 @@ from torch import nn
 
 from mmws.conversion.decision import LAYER_NORM_REASON, Decision
 from mmws.conversion.dry_run import dry_run
-from mmws.conversion.layer_types import is_conv
+from mmws.conversion.layer_types import is_conv, is_trained
 from mmws.conversion.module_tree import decide_from_tree
 from mmws.conversion.options import Options
-from mmws.conversion.output_recorder import NORM_FUNCTIONS
+from mmws.conversion.output_recorder import LEAVES, NORM_FUNCTIONS
 from mmws.conversion.weight_use import merge_texts
 from mmws.errors import WSError, near_matches
 
@@ -43,7 +43,7 @@ class Placement:
 
     def producers(self) -> dict[nn.Module, nn.Module]:
         """Return the convolution before each norm; if there are several, one that trains."""
-        trained_last = sorted(self.decisions, key=lambda conv: bool(conv.weight.requires_grad))
+        trained_last = sorted(self.decisions, key=is_trained)
         return {norm: conv for conv in trained_last for norm in self.decisions[conv].norms}
 
 
@@ -83,7 +83,7 @@ def decide(consumers: list[nn.Module | str]) -> Decision:
     keeps the convolution plain.
     """
     if not consumers:
-        return Decision([], 'no norm follows: the output leaves the network', ran=True)
+        return Decision([], f'no norm follows: {LEAVES}', ran=True)
     norms = [consumer for consumer in consumers if isinstance(consumer, nn.Module)]
     others = [consumer for consumer in consumers if isinstance(consumer, str) and consumer not in NORM_FUNCTIONS]
     if others:

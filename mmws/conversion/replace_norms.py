@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from mmws.conversion.layer_types import act_group_norm, batch_norms, is_batch_norm, norm_channels
+from mmws.conversion.layer_types import act_group_norm, batch_norms, is_batch_norm, is_trained, norm_channels
 from mmws.conversion.module_tree import module_names
 from mmws.errors import near_matches
 from mmws.layers.batch_channel_norm import BatchChannelNorm, EstimatedBatchChannelNorm, EstimatedBatchNorm, group_count
@@ -76,6 +76,8 @@ def replace_batch_norms_(model: nn.Module, kind: str, num_groups: int, producers
 def _unsupported_reason(norm: nn.Module, kind: str) -> str:
     if not is_batch_norm(norm):
         return f'{type(norm).__name__} is an unknown subclass of BatchNorm'
+    if 'forward' in vars(norm) or 'weight' not in norm._parameters:
+        return f'{type(norm).__name__} has a forward of its own, or a weight that other code computes'
     act = act_group_norm(norm) and kind not in ('GN', 'LN')
     return f'{type(norm).__name__} has a built-in activation, only GN and LN can replace it' if act else ''
 
@@ -84,9 +86,11 @@ def _replace_(norm: nn.Module, kind: str, num_groups: int, conv: Any, pointwise:
     """Replace ``norm``, which follows ``conv`` (or None), and describe the change."""
     old = type(norm)
     pointwise = pointwise or (old is nn.BatchNorm1d and not conv)  # the input may be vectors
-    dimensions = conv.weight.dim() - 2 if conv else 1 if old is nn.BatchNorm1d else 3 if old is nn.BatchNorm3d else 2
+    weight = getattr(conv, 'weight', None)
+    of_class = 1 if old is nn.BatchNorm1d else 3 if old is nn.BatchNorm3d else 2
+    dimensions = of_class if weight is None else weight.dim() - 2
     replace_norm_(norm, kind, num_groups, pointwise, dimensions)
-    if kind in ('GN', 'LN', 'IN') and conv and conv.weight.requires_grad:
+    if kind in ('GN', 'LN', 'IN') and is_trained(conv):
         norm.requires_grad_()  # BatchNorm is frozen because of its statistics
     groups = f'{norm.num_groups}, ' if hasattr(norm, 'num_groups') else ''
     undefined = ': InstanceNorm is undefined for a single value per channel' if kind == 'IN' and pointwise else ''
@@ -171,6 +175,8 @@ def _rename_norms_(parent: nn.Module, replaced: Mapping[nn.Module, str], prefix:
     for attribute, old in list(vars(parent).items()):
         if re.fullmatch(r'norm\d*_name', attribute) and parent._modules.get(old) in replaced and old.startswith('bn'):
             new = f'{prefix}{old[2:]}'
+            if new in parent._modules:
+                continue
             renamed = {new if name == old else name: child for name, child in parent._modules.items()}
             parent._modules.clear()
             parent._modules.update(renamed)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmws.conversion.layer_types import has_conv_sized_weight, is_any_norm
+from mmws.conversion.layer_types import has_conv_sized_weight, only_normalizes
 from mmws.conversion.swap_convs import has_known_forward, standardizes_itself
 from mmws.conversion.weight_use import substitute_weight_
 from mmws.ops.torch_compat import tree_leaves
@@ -51,10 +51,12 @@ def _prepare_(replica: nn.Module, model: nn.Module, pointwise: set[nn.Module]) -
     if copied != expected:
         raise RuntimeError(f'copy.deepcopy gives a network with {copied} modules, expected {expected}: a module has a '
                            '__deepcopy__ of its own')
+    if set(replica.modules()) & set(model.modules()):
+        raise RuntimeError('copy.deepcopy returns a module of the network itself, which has a __deepcopy__ of its own')
     for module in replica.modules():
         module._forward_hooks.clear()
         module._forward_pre_hooks.clear()
-        if is_any_norm(module):
+        if only_normalizes(module):
             module.forward = partial(_norm_output, module, pointwise)
         elif has_conv_sized_weight(module) and not has_known_forward(module) and not standardizes_itself(module):
             substitute_weight_(module)

@@ -36,15 +36,21 @@ def run_and_record(model: nn.Module, copies: CopiesByWeight | None) -> OutputRec
         model: the network.
         copies: see :class:`mmws.conversion.weight_recorder.WeightRecorder`.
     """
+    unknown: set[nn.Module] = set()
     with OutputRecorder(model, copies) as recorder:
-        complete, _ = _run(model, recorder, None)
-    recorder.consumers = {
-        conv: consumers for conv, consumers in recorder.consumers.items() if consumers or conv in complete}
+        complete, _ = _run(model, recorder, None, unknown)
+    recorder.ran_whole = recorder.ran_whole or hasattr(model, 'extract_feat')
+    recorder.consumers = {conv: consumers for conv, consumers in recorder.consumers.items()
+                          if (consumers or conv in complete) and conv not in unknown}
     return recorder
 
 
-def _run(module: nn.Module, recorder: OutputRecorder, features: Any) -> tuple[set[nn.Module], Any]:
+def _run(module: nn.Module, recorder: OutputRecorder, features: Any, unknown: set[nn.Module],
+         of_toolkit: bool = False) -> tuple[set[nn.Module], Any]:
     """Run ``module``, then each child with convolutions that did not run.
+
+    ``unknown`` gets the convolutions whose output leaves a part that ran alone. With ``of_toolkit`` the parent has an
+    ``extract_feat``: the features of a part go to the next one.
 
     Returns:
         The convolutions whose consumers are all known, and the output of ``module``.
@@ -57,12 +63,18 @@ def _run(module: nn.Module, recorder: OutputRecorder, features: Any) -> tuple[se
         try:
             with recorder.attempt():
                 features = attempt()
+            recorder.ran_whole |= module is recorder.model
+            if module is not recorder.model and not of_toolkit:
+                unknown |= recorder.producers_of(features)
+            elif not hasattr(module, 'extract_feat') and not of_toolkit:
+                recorder.record_output(features)
             complete = convs & recorder.consumers.keys()
             break
         except Exception:  # the network is foreign code and may raise anything
             pass
     for child in module.children():
-        complete_in_child, features = _run(child, recorder, features)
-        if hasattr(module, 'extract_feat') or hasattr(child, 'extract_feat'):
+        of_toolkit = hasattr(module, 'extract_feat') or hasattr(child, 'extract_feat')
+        complete_in_child, features = _run(child, recorder, features, unknown, of_toolkit)
+        if of_toolkit:
             complete |= complete_in_child
     return complete, features

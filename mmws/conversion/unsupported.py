@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Mapping
+
 from torch import nn
 
 from mmws.conversion.layer_types import class_name, has_conv_sized_weight
@@ -18,7 +21,7 @@ from mmws.conversion.weight_use import WeightUse
 from mmws.errors import format_exception
 from mmws.ops.torch_compat import ConvTransposeNd
 
-__all__ = ['unsupported_reason']
+__all__ = ['shared_weight_reasons', 'unsupported_reason']
 
 
 def unsupported_reason(conv: nn.Module, use: WeightUse | None, weight: str = 'ws') -> str:
@@ -41,6 +44,8 @@ def unsupported_reason(conv: nn.Module, use: WeightUse | None, weight: str = 'ws
             return f'{type(conv).__name__}: its weight has {own.dim()} dimensions, so its rows are no filters'
         if reason := (use or WeightUse()).reason(conv):
             return reason
+    if weight in ('wn', 'spectral') and 'weight' not in conv._parameters:
+        return f'{type(conv).__name__}: its weight is no parameter, other code computes it'
     if weight in ('wn', 'spectral') and use and use.is_transposed() != isinstance(conv, ConvTransposeNd):
         return f'{type(conv).__name__}: weight={weight!r} knows transposed filters by the class only'
     if clash := names_that_clash(conv):
@@ -50,6 +55,34 @@ def unsupported_reason(conv: nn.Module, use: WeightUse | None, weight: str = 'ws
     if filters_of(conv, standardized_class(conv, use))[0].numel() < 2:
         return 'fan-in of 1: the standard deviation is undefined'
     return ''
+
+
+def shared_weight_reasons(names: Mapping[nn.Module, str], reasons: Mapping[nn.Module, str],
+                          uses: Mapping[nn.Module, WeightUse | None], weight: str) -> dict[nn.Module, str]:
+    """Return the reason for each convolution that shares its weight with a module that is not standardized alike.
+
+    Args:
+        names: of all modules of the network.
+        reasons: why each convolution stays plain; empty if it does not.
+        uses: how each convolution uses its weight, if its class has a forward that is not known.
+        weight: the option. torch's parametrizations would end the sharing.
+    """
+    users: dict[int, list[nn.Module]] = defaultdict(list)
+    for module in names:
+        for parameter in module._parameters.values():
+            users[id(parameter)].append(module)
+    found = {}
+    for conv, reason in reasons.items():
+        others = [other for other in users.get(id(conv._parameters.get('weight')), ()) if other is not conv]
+        alike = all(reasons.get(other) == '' and _is_transposed(other, uses[other]) == _is_transposed(conv, uses[conv])
+                    for other in others)
+        if others and not reason and (not alike or weight in ('wn', 'spectral')):
+            found[conv] = f'its weight is also that of {names[others[0]]}'
+    return found
+
+
+def _is_transposed(conv: nn.Module, use: WeightUse | None) -> bool:
+    return use.is_transposed() if use and use.functions else isinstance(conv, ConvTransposeNd)
 
 
 def _class_error(conv: nn.Module, use: WeightUse | None) -> str:

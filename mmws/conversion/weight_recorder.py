@@ -14,10 +14,11 @@ from mmws.conversion.layer_types import is_conv, may_be_conv
 from mmws.conversion.weight_use import CONVOLUTIONS, OTHER_CONVOLUTIONS, WeightUse, stand_in
 from mmws.ops.torch_compat import tree_leaves
 
-__all__ = ['COPY_FUNCTIONS', 'SHAPE_ONLY', 'CopiesByWeight', 'WeightRecorder', 'describe_call']
+__all__ = ['COPY_FUNCTIONS', 'SHAPE_ONLY', 'CopiesByWeight', 'WeightRecorder', 'describe_call', 'reads_values']
 
-COPY_FUNCTIONS = {'contiguous', 'to', 'float', 'type', 'type_as', 'clone', 'detach'}
-"""Functions whose result stands for their first argument."""
+COPY_FUNCTIONS = {'contiguous', 'to', 'half', 'bfloat16', 'float', 'double', 'type', 'type_as', 'cpu', 'cuda', 'clone',
+                  'detach'}
+"""Functions whose result stands for their first argument; the others tell a dtype or a device."""
 SHAPE_ONLY = {'new_zeros', 'new_ones', 'new_full', 'new_empty', 'new_tensor', 'zeros_like', 'ones_like', 'full_like',
               'empty_like', 'rand_like', 'randn_like'}
 """Functions that read only the shape, dtype and device of a tensor, and return a new one."""
@@ -110,6 +111,11 @@ class WeightRecorder:
             text = f'{call}, weight: {name or "computed"}'
             texts += [text] if text not in texts else []
         return None
+
+
+def reads_values(call: str) -> bool:
+    """Return whether a call reads more of a tensor than its shape, dtype, device and place in the graph."""
+    return call not in _METADATA | _OF_PARAMETERS | {'register_hook', 'retain_grad'} and not call.startswith('.is_')
 
 
 def describe_call(function: Any) -> str:

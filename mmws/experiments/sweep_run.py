@@ -73,6 +73,8 @@ def _run(model: nn.Module, part: nn.Module, mode: str, inputs: Any, samples: Any
         part.train(mode == 'loss')
         with OutputRecorder(model) as recorder, torch.set_grad_enabled(with_gradients):
             output = part(inputs, samples, mode=mode)
+            if mode == 'tensor' and part is model:
+                recorder.record_output(output)
     except (*FOREIGN_ERRORS, OSError):  # some read files
         return None
     if with_gradients and runs is not None:  # the other outputs may have -inf for what is masked

@@ -36,7 +36,17 @@ PLAIN = 'no norm follows: '
 
 @pytest.mark.parametrize(('forward', 'reason'), [
     (lambda net, x: net.norm1(net.conv1(x)), ''),
-    (lambda net, x: functional.batch_norm(net.conv1(x), torch.zeros(4), torch.ones(4)), ''),
+    (lambda net, x: functional.batch_norm(net.conv1(x), torch.zeros(4), torch.ones(4), training=net.training), ''),
+    (lambda net, x: functional.batch_norm(net.conv1(x), torch.zeros(4), torch.ones(4)),
+     PLAIN + 'batch_norm with fixed statistics'),
+    (lambda net, x: functional.instance_norm(net.conv1(x)), ''),
+    (lambda net, x: (y := net.conv1(x), net.norm1(y)), 'not only norms follow: the output leaves the network'),
+    (lambda net, x: {'raw': (y := net.conv1(x)), 'normal': net.norm1(y)},
+     'not only norms follow: the output leaves the network'),
+    (lambda net, x: net.norm1(y := net.conv1(x)) * x.mean().type_as(y), ''),
+    (lambda net, x: net.norm1(net.conv1(x).double().half().to(x)), ''),
+    (lambda net, x: net.norm1(y := net.conv1(x)) + (y.mean() if net.training and torch.is_grad_enabled() else 0),
+     'not only norms follow: mean'),
     (lambda net, x: net.norm1(net.conv1(x).contiguous()), ''),
     (lambda net, x: net.norm1(input=net.conv1(x)), ''),
     (lambda net, x: net.norm1(net.conv1(x).relu()), PLAIN + 'relu'),
@@ -50,7 +60,7 @@ PLAIN = 'no norm follows: '
      PLAIN + 'conv2d uses its weight directly'),
     (lambda net, x: net.norm1(net.conv1(x) + torch.zeros_like(net.conv1(x))), PLAIN + 'add'),
     (lambda net, x: checkpoint(lambda y: net.norm1(net.conv1(y)), x, use_reentrant=False), ''),
-], ids=range(12))
+], ids=range(19))
 def test_the_consumers_decide(forward, reason):
     assert reasons(Net(forward)) == {'conv1': reason}
 
