@@ -28,7 +28,7 @@ def copy_to_meta(model: nn.Module, pointwise: set[nn.Module]) -> nn.Module:
         RuntimeError: if the copy has another number of modules. Any exception of a module that cannot be copied.
     """
     memo: dict[int, Any] = {}
-    for tensor in chain(model.parameters(), model.buffers()):
+    for tensor in chain(model.parameters(), model.buffers(), _computed_attributes(model)):
         empty = torch.empty_like(tensor, device='meta')
         memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
     replica = copy.deepcopy(model, memo)
@@ -41,9 +41,15 @@ def copy_to_meta(model: nn.Module, pointwise: set[nn.Module]) -> nn.Module:
 
 def copy_for_run(model: nn.Module, pointwise: set[nn.Module]) -> nn.Module:
     """Copy ``model`` with its values; else as :func:`copy_to_meta`, which also names the exceptions."""
-    replica = copy.deepcopy(model)
+    replica = copy.deepcopy(model, {id(tensor): tensor.detach().clone() for tensor in _computed_attributes(model)})
     _prepare_(replica, model, pointwise)
     return replica
+
+
+def _computed_attributes(model: nn.Module) -> list[Tensor]:
+    """Return the tensors that torch refuses to copy, such as pruned weights and outputs that a module keeps."""
+    return [value for module in model.modules() for value in vars(module).values()
+            if isinstance(value, Tensor) and not value.is_leaf]
 
 
 def _prepare_(replica: nn.Module, model: nn.Module, pointwise: set[nn.Module]) -> None:

@@ -31,6 +31,7 @@ _METADATA = SHAPE_ONLY | {  # and the properties `.is_...`
     '.shape', '.dtype', '.device', '.layout', '.ndim', '.names', '.itemsize', '.nbytes', '.output_nr', '._version'}
 _OF_PARAMETERS = {'.requires_grad', '.is_leaf', '.grad', '.grad_fn'}
 """Properties that a parameter and a standardized weight do not share."""
+_NO_VALUES = _METADATA | _OF_PARAMETERS | {'register_hook', 'retain_grad'}
 CopiesByWeight = Dict[int, List[nn.Module]]
 """The id of a weight of the user's network -> the copied modules that have this weight."""
 
@@ -115,7 +116,7 @@ class WeightRecorder:
 
 def reads_values(call: str) -> bool:
     """Return whether a call reads more of a tensor than its shape, dtype, device and place in the graph."""
-    return call not in _METADATA | _OF_PARAMETERS | {'register_hook', 'retain_grad'} and not call.startswith('.is_')
+    return call not in _NO_VALUES and not call.startswith('.is_')
 
 
 def describe_call(function: Any) -> str:

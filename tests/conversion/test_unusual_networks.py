@@ -119,12 +119,19 @@ def test_a_weight_that_a_plain_convolution_shares():
         assert convert_(net).skipped['0'] == 'its weight is also that of 2'
 
 
-def test_a_pruned_weight_cannot_be_parametrized():
-    net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8))
-    prune.l1_unstructured(net[2], 'weight', 0.5)
-    report = convert_(net, weight='spectral')
+def test_a_pruned_weight_can_be_standardized_but_not_parametrized():
+    def pruned():
+        net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8),
+                            nn.Conv2d(8, 2, 1, bias=False))
+        prune.l1_unstructured(net[2], 'weight', 0.5)
+        return net
+
+    for inputs in (None, torch.zeros(1, 3, 4, 4)):  # it runs, though torch cannot copy it
+        report = convert_(pruned(), inputs=inputs)
+        assert (report.converted, report.unseen) == (['0', '2'], [])
+    report = convert_(pruned(), weight='spectral')
     assert report.converted == ['0']
-    assert report.skipped == {'2': 'Conv2d: its weight is no parameter, other code computes it'}
+    assert report.skipped['2'] == 'Conv2d: its weight is no parameter, other code computes it'
 
 
 class Teacher(nn.Sequential):
