@@ -105,10 +105,18 @@ def write_text(path: str | Path, text: str) -> None:
         partial.write_text(text)
 
 
-def save_figure(figure: Any, path: Path, dpi: int) -> None:
-    """Save a figure of matplotlib in the format that the suffix names. A failure leaves the old file unchanged."""
+def save_figure(figure: Any, path: Path, dpi: int, grey: bool = False) -> None:
+    """Save a figure of matplotlib in the format that the suffix names. A failure leaves the old file unchanged.
+
+    ``grey`` is for a PNG without colours: the file is smaller.
+    """
     with atomic_write(path) as partial:
         figure.savefig(partial, dpi=dpi, format=path.suffix[1:])
+        if grey:
+            from PIL import Image  # matplotlib needs it too
+
+            with Image.open(partial) as image:
+                image.convert('L').save(partial, 'PNG', optimize=True)
 
 
 @contextmanager

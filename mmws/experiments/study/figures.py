@@ -157,5 +157,5 @@ def _save(figure: Figure, path: Path, title: str) -> Path:
         axes.grid(alpha=0.3)
         axes.tick_params(labelsize=7)
     figure.suptitle(title, fontsize=10)
-    save_figure(figure, path, dpi=90)
+    save_figure(figure, path, dpi=90, grey=True)
     return path
