@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from mmws.conversion.decision import LAYER_NORM_REASON, Decision
-from mmws.conversion.layer_types import is_conv, is_norm, norm_channels
+from mmws.conversion.layer_types import is_conv, is_norm, norm_channels, only_normalizes
 
 __all__ = ['decide_from_tree', 'module_names']
 
@@ -49,6 +49,8 @@ def _reason_to_skip(conv: nn.Module, following: nn.Module | None) -> str:
         return LAYER_NORM_REASON
     if not is_norm(following):
         return f'no norm follows: {type(following).__name__}'
+    if not only_normalizes(following):
+        return f'no norm follows: {type(following).__name__} has a forward of its own, which did not run'
     channels = getattr(conv, 'out_channels', norm_channels(following))
     if norm_channels(following) != channels:
         return f'the next norm has {norm_channels(following)} channels, the convolution {channels}'

@@ -73,7 +73,7 @@ def _classification(model: Any, size: tuple[int, int], num_classes: int) -> Iter
         return _with_size(import_module('mmpretrain.structures').DataSample(), size)
 
     labelled, masked = sample().set_gt_label(0), sample()
-    patch = getattr(getattr(model.backbone, 'patch_embed', None), 'projection', None)  # of a vision transformer
+    patch = getattr(getattr(getattr(model, 'backbone', None), 'patch_embed', None), 'projection', None)  # of ViTs
     masked.mask = torch.randint(2, [length // (patch.stride[0] if patch else length) for length in size])  # 1: hidden
     loss = getattr(getattr(model, 'head', None), 'loss_module', None)
     crops = sum(getattr(loss, 'num_crops', [2]))  # of self-supervised training; SwAV has several sizes

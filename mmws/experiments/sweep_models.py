@@ -20,7 +20,7 @@ from mmws.openmmlab.stock_configs import stock_config
 
 __all__ = ['SIZES', 'build_model', 'build_structure', 'read_model']
 
-SIZES = (128, 128), (224, 224), (256, 128), (416, 416)
+SIZES = (128, 128), (224, 224), (256, 128), (320, 320), (416, 416)
 """Height and width of the images in pixels; the others for networks that cannot process the first."""
 _OVERRIDES = {'pretrained': None, 'teacher_ckpt': None, 'checkpoint': None, 'img_size': SIZES[0], 'nms_pre': 50,
               'max_per_img': 5, 'num_proposals': 5, 'use_torchvision': False, 'templates': ['{}']}
