@@ -146,7 +146,8 @@ def _convert_convs_(decisions: dict[nn.Module, Decision], names: dict[nn.Module,
     report = Report(unseen=not_run, norm=options.norm, weight=weight)
     reasons = {conv: decision.reason or unsupported_reason(conv, decision.use, weight)
                for conv, decision in decisions.items()}
-    shared = shared_weight_reasons(names, reasons, {conv: decisions[conv].use for conv in decisions}, weight)
+    uses = {conv: decision.use for conv, decision in decisions.items()}
+    shared = shared_weight_reasons(names, reasons, uses, weight)
     for conv, reason in shared.items():
         decisions[conv].reason = reasons[conv] = reason
     for conv, decision in decisions.items():

@@ -86,10 +86,7 @@ def dry_run(model: nn.Module, inputs: Any = None) -> DryRun:
         if replica is not None:
             found = _run_copy(model, replica, pointwise, _run_on_meta)
     if inputs is None and len(found.whole) == 1:
-        failed, shown = ('evaluation', 'training') if found.whole == {True} else ('training', 'evaluation')
-        warnings.warn(f'convert_: the network does not run on an image in {failed} mode; {shown} mode alone shows what '
-                      'follows the convolutions. Give convert_ `inputs` for both modes (with targets, for example), or '
-                      f'exclude the convolutions whose output {failed} mode uses without a norm', stacklevel=4)
+        _warn_of_failed_mode(False in found.whole, 'an image', '')
     if inputs is not None:
         found.add(_run_on_inputs(model, inputs))
     return found
@@ -137,12 +134,16 @@ def _run_on_inputs(model: nn.Module, inputs: Any) -> DryRun:
         raise WSError(f'convert_: the network does not run on the inputs: {found.errors[MODES[-1]]}; expected the '
                       f'arguments of {type(model).__name__}.forward as a tuple, or as a mapping of keyword arguments')
     for training, message in found.errors.items():
-        failed, ran = ('training', 'evaluation') if training else ('evaluation', 'training')
-        warnings.warn(f'convert_: the network does not run on the inputs in {failed} mode: {message}; {ran} mode alone '
-                      'shows what follows the convolutions. Give inputs for both modes (with targets, for example), or '
-                      f'exclude the convolutions whose output {failed} mode uses without a norm',
-                      stacklevel=5)  # the caller of convert_
+        _warn_of_failed_mode(training, 'the inputs', f': {message}', stacklevel=6)
     return found
+
+
+def _warn_of_failed_mode(training: bool, on: str, why: str, stacklevel: int = 5) -> None:
+    """Warn the caller of convert_ that the network does not run in training mode, or in evaluation mode."""
+    failed, ran = ('training', 'evaluation') if training else ('evaluation', 'training')
+    warnings.warn(f'convert_: the network does not run on {on} in {failed} mode{why}; {ran} mode alone shows what '
+                  'follows the convolutions. Give inputs for both modes (with targets, for example), or exclude the '
+                  f'convolutions whose output {failed} mode uses without a norm', stacklevel=stacklevel)
 
 
 def _preprocessed(replica: Any, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -76,11 +76,12 @@ def is_any_norm(module: nn.Module) -> bool:
 def only_normalizes(module: nn.Module) -> bool:
     """Return whether ``module`` is a norm whose forward is known: it normalizes its first argument, and no more.
 
-    A subclass may have another forward, with a shortcut or a scale that convolutions compute. LayerNorm, which does not
-    count without ``include``, is a norm in any case.
+    A subclass or a patched object may have another forward, with a shortcut or a scale that convolutions compute.
+    LayerNorm, which does not count without ``include``, is a norm in any case.
     """
+    patched = 'forward' in vars(module) and not hasattr(module.forward, 'stands_for_norm')  # of a dry run's copy
     known = str(getattr(type(module).forward, '__module__', '')).startswith(_KNOWN_NORMS)
-    return isinstance(module, nn.LayerNorm) or is_batch_norm(module) or (is_norm(module) and known)
+    return isinstance(module, nn.LayerNorm) or (not patched and (is_batch_norm(module) or (is_norm(module) and known)))
 
 
 def batch_norms(model: nn.Module) -> list[nn.Module]:

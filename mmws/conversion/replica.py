@@ -63,7 +63,9 @@ def _prepare_(replica: nn.Module, model: nn.Module, pointwise: set[nn.Module]) -
         module._forward_hooks.clear()
         module._forward_pre_hooks.clear()
         if only_normalizes(module):
-            module.forward = partial(_norm_output, module, pointwise)
+            forward: Any = partial(_norm_output, module, pointwise)
+            forward.stands_for_norm = True
+            module.forward = forward
         elif has_conv_sized_weight(module) and not has_known_forward(module) and not standardizes_itself(module):
             substitute_weight_(module)
 

@@ -69,7 +69,7 @@ def shared_weight_reasons(names: Mapping[nn.Module, str], reasons: Mapping[nn.Mo
     """
     users: dict[int, list[nn.Module]] = defaultdict(list)
     for module in names:
-        for parameter in filter(lambda parameter: parameter is not None, module._parameters.values()):
+        for parameter in module.parameters(recurse=False):
             users[id(parameter)].append(module)
     found = {}
     for conv, reason in reasons.items():

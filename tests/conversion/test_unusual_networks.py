@@ -182,8 +182,22 @@ def test_a_norm_keeps_its_name_if_the_new_one_exists():
 def test_a_norm_with_a_forward_of_its_own_stays():
     net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8))
     net[1].forward = lambda x: functional.relu(x)
-    assert convert_(net).skipped['1'].startswith('BatchNorm2d has a forward of its own')
+    with pytest.warns(UserWarning, match='nothing was standardized'):
+        skipped = convert_(net).skipped
+    assert skipped['0'] == 'no norm follows: relu'
+    assert skipped['1'].startswith('BatchNorm2d has a forward of its own')
     assert type(net[1]) is nn.BatchNorm2d
+
+
+def test_a_norm_of_an_unknown_class_that_does_not_run():
+    def fails(net, x):
+        raise NotImplementedError
+
+    net = Net(Shortcut(8), fails)
+    del net.other
+    with pytest.warns(UserWarning, match='nothing was standardized'):
+        skipped = convert_(net).skipped
+    assert skipped['conv'] == 'no norm follows: Shortcut has a forward of its own, which did not run'
 
 
 def test_random_numbers_stay_as_they_are():
@@ -191,8 +205,12 @@ def test_random_numbers_stay_as_they_are():
         return net.norm(net.conv(x)) + net.other(x) * (random.random() + np.random.rand() + torch.rand(1, device='cpu'))
 
     net = Net(nn.BatchNorm2d(8), forward)
-    torch.manual_seed(0), random.seed(0), np.random.seed(0)
-    expected = random.random(), np.random.rand(), float(torch.rand(1))
-    torch.manual_seed(0), random.seed(0), np.random.seed(0)
-    convert_(net, inputs=torch.zeros(1, 3, 4, 4))
-    assert (random.random(), np.random.rand(), float(torch.rand(1))) == expected
+    draws = []
+    for converted in (False, True):
+        torch.manual_seed(0)
+        random.seed(0)
+        np.random.seed(0)
+        if converted:
+            convert_(net, inputs=torch.zeros(1, 3, 4, 4))
+        draws.append((random.random(), np.random.rand(), float(torch.rand(1))))
+    assert draws[0] == draws[1]

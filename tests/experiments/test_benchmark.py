@@ -151,6 +151,21 @@ def test_markdown_leaves_cells_without_measurement_empty():
         '| mmws | 1.23 (0.90-1.30) | +2 MiB |  |  |\n| mmcv | 2.00 (0.90-1.30) |  |  |  |\n')
 
 
+def test_figures_in_sentences_are_from_the_raw_results():
+    page = (REPOSITORY / 'docs' / 'speed.md').read_text()
+    results = json.loads((REPOSITORY / 'docs' / 'benchmark.json').read_text())['cost of Weight Standardization']
+    ratio = {(result['scenario'], result['mode'], result['form']): result['ratio'] for result in results}
+    small, large, steps = 'ResNet-50 224', 'ResNet-50 512', 'ResNet-50 224, 8 micro-steps'
+    timm = "timm's trick"
+    gains = sorted(ratio[network, 'training', 'mmws'] - ratio[network, 'training', timm]
+                   for network in (small, large))
+    assert f"timm's trick costs {gains[0]:.2f} to {gains[1]:.2f} less than mmws" in page
+    assert (f"With 8 passes per update mmws has {ratio[steps, 'training', 'mmws']:.2f}, "
+            f"timm's trick {ratio[steps, 'training', timm]:.2f}.") in page
+    for mode, text in ('training', '{:.2f} times the compiled plain'), ('inference', 'costs {:.2f} times the compiled'):
+        assert text.format(ratio[small, mode, 'mmws, compiled'] / ratio[small, mode, 'plain, compiled']) in page
+
+
 def test_the_shares_of_the_time_have_a_table():
     scenario = replace(TINY, with_shares=True, modes=('training', ))
     results = measure(scenario, 'cpu')
