@@ -90,6 +90,14 @@ def test_the_citation_has_the_version():
     assert any(reference['url'].endswith('1903.10520') for reference in citation['references'])
 
 
+@pytest.mark.parametrize(('tag', 'code'), [(f'v{mmws.__version__}', 0), ('v9.9.9', 1)])
+def test_the_release_compares_its_tag_with_the_version(tag, code):
+    jobs = yaml.safe_load((REPOSITORY / '.github' / 'workflows' / 'release.yml').read_text())['jobs']
+    check = next(step['run'] for step in jobs['build']['steps'] if step.get('name') == 'The tag is the version')
+    run = subprocess.run(['bash', '-c', check], cwd=REPOSITORY, env={'PATH': '/usr/bin:/bin', 'GITHUB_REF_NAME': tag})
+    assert run.returncode == code  # no Python with torch on this PATH is needed
+
+
 @pytest.mark.parametrize('path', sorted((REPOSITORY / '.github').rglob('*.yml')), ids=lambda path: path.name)
 def test_the_files_for_github_are_yaml_and_ask_for_the_environment(path):
     content = yaml.safe_load(path.read_text())
