@@ -13,6 +13,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -75,6 +76,9 @@ def main() -> None:
                     rows += append_rows(part, sweep_networks(remaining, pool, progress))
     except KeyboardInterrupt:
         raise SystemExit('interrupted; run the same command again to resume') from None
+    except BrokenProcessPool:
+        raise SystemExit('error: a process was killed, probably for lack of memory; run the same command with fewer '
+                         '--processes to resume') from None
     swept = () if options.only else (*toolkits, *options.library)
     checked = {row.config for row in rows}
     kept = [row for row in old if row.config not in checked and row.config.partition('::')[0] not in swept]
@@ -111,6 +115,8 @@ def sweep_networks(names: list[str], pool: Executor, progress: Progress) -> Iter
 def row_of(future: Future) -> Row | None:
     """Return the row of a check; one that failed, if the check raised an exception."""
     error = future.exception()
+    if isinstance(error, BrokenProcessPool):  # so would be the checks of all other models
+        raise error
     return future.result() if error is None else Row('', verdict='fail', why=format_exception(error))
 
 

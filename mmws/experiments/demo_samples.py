@@ -105,18 +105,31 @@ def _pose(model: Any, size: tuple[int, int], num_classes: int) -> Iterator[Batch
 
 def _action(model: Any, size: tuple[int, int], num_classes: int) -> Iterator[Batch]:
     sample = import_module('mmaction.structures').ActionDataSample()
-    sample.set_metainfo({'num_classes': num_classes, 'img_shape': size})
+    sample.set_metainfo({'num_classes': num_classes, 'img_shape': size, 'img_key': 'video,1'})
+    boxes = torch.tensor([[10.0, 10, 90, 90], [30, 20, 80, 100]])
+    sample.proposals = InstanceData(bboxes=boxes)  # of detectors, each box with any number of actions
+    sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.ones(2, num_classes))
     for set_label in ('set_gt_label', 'set_gt_labels'):  # of mmaction 1.2 and 1.1
         if hasattr(sample, set_label):
             getattr(sample, set_label)(0)
-    for shape in ((1, 1, 3, 8, *size), (1, 8, 3, *size), (1, 1, 2, 16, 17, 3)):  # a clip, frames, a skeleton
+    shapes = [(1, 1, 3, 8, *size), (1, 1, 3, 16, *size), (1, 1, 3, 16, 112, 112), (1, 8, 3, *size), (1, 16, 3, *size),
+              (1, 1, 2, 16, 17, 3), (1, 1, 17, 16, 56, 56), (1, 1, 1, *size)]
+    if hasattr(model, 'roi_head'):
+        shapes = [(1, 3, 32, *size)]
+    for shape in shapes:  # clips, frames, a skeleton as points and as heatmaps, sound
         yield torch.randn(shape), [sample]
 
 
 def _detection_3d(model: Any, size: tuple[int, int], num_classes: int) -> Iterator[Batch]:
     testing = import_module('mmdet3d.testing')
-    for kind in ('lidar', 'depth', 'cam'):
-        data = testing.create_detector_inputs(num_points=5000, with_img=True, img_size=size, bboxes_3d_type=kind)
+    if size != (128, 128):
+        return  # the networks take images of any size; the points are what differs
+    for kind, features, sides in (('lidar', 4, 7), ('lidar', 5, 9), ('depth', 4, 7), ('depth', 6, 7), ('cam', 4, 9)):
+        data = testing.create_detector_inputs(
+            num_points=5000, points_feat_dim=features, with_img=True, img_size=size, num_classes=num_classes,
+            gt_bboxes_dim=sides, with_pts_semantic_mask=True, bboxes_3d_type=kind)
+        boxes = data['data_samples'][0].gt_instances_3d
+        boxes.centers_2d, boxes.depths = torch.rand(len(boxes), 2) * min(size), torch.rand(len(boxes)) + 1
         batch = model.data_preprocessor(data, training=False)
         yield batch['inputs'], batch['data_samples']
 

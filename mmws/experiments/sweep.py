@@ -30,7 +30,7 @@ from mmws.experiments.sweep_run import NOT_FINITE, Runs, convs_of, run_on_sample
 from mmws.experiments.worker import prepare_worker, release_memory
 from mmws.openmmlab.config_tree import dicts_in
 
-__all__ = ['Row', 'check_placement', 'fill_row_', 'prepare_sweep_worker']
+__all__ = ['Row', 'check_placement', 'conversion_errors', 'fill_row_', 'prepare_sweep_worker']
 
 @dataclass
 class Row:
@@ -40,6 +40,7 @@ class Row:
     parameters: int = 0
     convs: int = 0
     converted: int = 0  # standardized convolutions
+    confirmed: int = 0  # of them, those with norms as the only consumers in the autograd graph of a loss
     norms: int = 0  # BatchNorm layers that became GroupNorm
     unrun: int = 0  # convolutions that were not run
     backward: int = 0  # 1 if a loss ran backward
@@ -78,6 +79,7 @@ def check_placement(name: str, scope: str, model: bytes, whole: bool = True) -> 
             row.verdict, row.why = 'cannot build', format_exception(error)
             return row
         converted = build_model(ConfigDict({**config, 'type': f'mmws.{config.type}'}))
+        changes = conversion_errors(stock, converted)
         num_classes = min((part['num_classes'] for _, part in dicts_in(config) if 'num_classes' in part), default=2)
         runs = run_on_samples(converted, scope, num_classes, whole)
         if NOT_FINITE in runs.errors or (whole and not runs.backward and not runs.errors):
@@ -87,21 +89,24 @@ def check_placement(name: str, scope: str, model: bytes, whole: bool = True) -> 
             runs.errors = [error for error in runs.errors if error not in plain.errors]
             if plain.backward and not runs.backward:
                 runs.errors.append('no loss ran backward, but one does without mmws')
+    runs.errors += changes
     fill_row_(row, stock, converted, runs)
     return row
 
 
 def fill_row_(row: Row, stock: nn.Module, converted: nn.Module, runs: Runs) -> None:
-    """Compare a network with its converted form and with the consumers of real runs; write the result to ``row``."""
+    """Compare the placement in a network with the consumers that real runs show; write the result to ``row``."""
     names = {module: name for name, module in converted.named_modules()}
     convs = convs_of(converted)
     unknown = [conv for conv in convs if not has_known_forward(conv) and not standardizes_itself(conv)]
     uses = dry_run(converted).uses if unknown else {}
     consumers = runs.consumers
-    errors = [*runs.errors, *_placement_errors(consumers, names, uses), *_placement_errors(runs.compared, names, uses),
-              *_conversion_errors(stock, converted, names)]
+    errors = list(runs.errors)
+    for witness in (consumers, runs.compared, runs.autograd):
+        errors += _placement_errors(witness, names, uses)
     row.parameters = sum(parameter.numel() for parameter in stock.parameters())
     row.convs, row.converted = len(convs), sum(map(standardizes_itself, convs))
+    row.confirmed = sum(standardizes_itself(conv) and not decide(seen).reason for conv, seen in runs.autograd.items())
     row.norms = sum(map(is_batch_norm, stock.modules()))
     unrun = [names[conv] for conv in convs if conv not in consumers]
     row.unrun, row.backward = len(unrun), int(runs.backward)
@@ -123,19 +128,22 @@ def _placement_errors(consumers: Consumers, names: Mapping[nn.Module, str],
             yield f'{names[conv]} is plain, but only norms consume its output'
 
 
-def _conversion_errors(stock: nn.Module, converted: nn.Module, names: Mapping[nn.Module, str]) -> Iterator[str]:
-    """Yield each unexpected difference. Expected: BatchNorm -> GroupNorm, convolution -> its WS class."""
-    befores, afters = list(stock.modules()), list(converted.modules())
-    if len(befores) != len(afters):
-        yield f'{len(afters)} modules instead of {len(befores)}'
-    for before, after in zip(befores, afters):
+def conversion_errors(stock: nn.Module, converted: nn.Module) -> list[str]:
+    """Return each unexpected difference. Expected: BatchNorm -> GroupNorm, convolution -> its WS class.
+
+    Compare before a run: some networks create modules in their forward.
+    """
+    befores, afters = list(stock.modules()), dict(converted.named_modules())
+    errors = [f'{len(afters)} modules instead of {len(befores)}'] if len(befores) != len(afters) else []
+    for before, (name, after) in zip(befores, afters.items()):
         replaced = is_batch_norm(before) and isinstance(after, nn.GroupNorm)
         own_subclass = getattr(after, 'plain', None) is type(before)
         standardized = own_subclass or (is_conv(before) and type(after) is standardized_class(before))
         if type(after) is not type(before) and not replaced and not standardized:
-            yield f'{names[after]} changed from {type(before).__name__} to {type(after).__name__}'
+            errors.append(f'{name} changed from {type(before).__name__} to {type(after).__name__}')
         shapes = [[parameter.shape for parameter in module.parameters(recurse=False)] for module in (before, after)]
         if shapes[0] != shapes[1]:
-            yield f'{names[after]} has parameters of other shapes'
+            errors.append(f'{name} has parameters of other shapes')
         if is_batch_norm(after):  # the report names a subclass of unknown behaviour, as SparK's, and it stays
-            yield f'{names[after]} is still a BatchNorm'
+            errors.append(f'{name} is still a BatchNorm')
+    return errors

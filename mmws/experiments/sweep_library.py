@@ -14,7 +14,8 @@ from mmws.conversion.convert import convert_
 from mmws.conversion.layer_types import batch_norms
 from mmws.conversion.output_recorder import OutputRecorder
 from mmws.errors import FOREIGN_ERRORS, WSError, format_exception
-from mmws.experiments.sweep import Row, fill_row_
+from mmws.experiments.sweep import Row, conversion_errors, fill_row_
+from mmws.experiments.sweep_autograd import AutogradConsumers
 from mmws.experiments.sweep_run import Runs, non_finite
 from mmws.experiments.worker import release_memory
 
@@ -23,6 +24,8 @@ __all__ = ['LARGEST', 'LIBRARIES', 'check_network', 'library_networks']
 LIBRARIES = ('timm', 'torchvision')
 LARGEST = 90_000_000
 """Parameters of the largest network that is checked."""
+_DETECTORS = tuple(f'torchvision::{kind}' for kind in ('faster', 'fcos', 'keypoint', 'mask', 'retina', 'ssd'))
+_SEGMENTERS = tuple(f'torchvision::{kind}' for kind in ('deeplab', 'fcn', 'lraspp'))
 
 
 def library_networks(library: str) -> list[str]:
@@ -48,8 +51,7 @@ def check_network(name: str) -> Row | None:
     torch.manual_seed(0)
     row = Row(name)
     try:
-        with torch.device('meta'):
-            stock = _build(name)
+        stock = _build_structure(name)
         if not batch_norms(stock):
             return None
         if sum(parameter.numel() for parameter in stock.parameters()) > LARGEST:
@@ -58,42 +60,68 @@ def check_network(name: str) -> Row | None:
     except (*FOREIGN_ERRORS, OSError) as error:
         row.verdict, row.why = 'cannot build', format_exception(error)
         return row
-    inputs = _inputs(name, net)
-    convert_(net, inputs=copy.deepcopy(inputs))
-    with OutputRecorder(net.train()) as recorder:
+    if name.startswith(_DETECTORS) and not hasattr(torch.ops.torchvision, 'nms'):
+        return Row(name, verdict='not checked', why='the operators of torchvision do not load beside this torch')
+    inputs = _inputs(name, stock)
+    guessed = convert_(copy.deepcopy(net))
+    report = convert_(net, inputs=copy.deepcopy(inputs))
+    errors = conversion_errors(stock, net)
+    with OutputRecorder(net.train()) as recorder, AutogradConsumers(net) as graph:
         output = net(*inputs)
-    errors = non_finite(net, output)
+        graph.add(output)
+    errors += non_finite(net, output)
+    if guessed.converted != report.converted:
+        errors.append(f'other convolutions without inputs: {sorted({*guessed.converted} ^ {*report.converted})}')
     with OutputRecorder(net.eval()) as evaluation, torch.no_grad():
         net(*inputs)
-    fill_row_(row, stock, net, Runs(recorder.consumers, evaluation.consumers, errors, backward=True))
+    fill_row_(row, stock, net, Runs(
+        recorder.consumers, evaluation.consumers, graph.consumers, errors, backward=True))
     return row
+
+
+def _runs(stock: nn.Module, shape: tuple[int, ...]) -> bool:
+    """Return whether a network on the meta device can process images of a shape."""
+    try:
+        stock(torch.empty(shape, device='meta'))
+        return True
+    except FOREIGN_ERRORS:
+        return False
+
+
+def _build_structure(name: str) -> nn.Module:
+    """Build a network on the meta device."""
+    try:
+        with torch.device('meta'):
+            return _build(name)
+    except NotImplementedError:  # torchvision's RegNet reads a tensor while it is built
+        return _build(name).to('meta')
 
 
 def _build(name: str) -> nn.Module:
     library, _, network = name.partition('::')
     if library == 'timm':
         return import_module('timm').create_model(network, pretrained=False)  # type: ignore[no-any-return]
-    options = {'weights_backbone': None} if network.startswith(_WITH_BACKBONE) else {}
+    options: dict[str, Any] = {'weights_backbone': None} if name.startswith((*_DETECTORS, *_SEGMENTERS)) else {}
+    if name.startswith(_DETECTORS) and not network.startswith('ssd'):
+        options['min_size'] = 128  # else the images grow to 800 pixels
     return import_module('torchvision.models').get_model(  # type: ignore[no-any-return]
         network, weights=None, **options)
 
 
-_DETECTORS = ('faster', 'fcos', 'keypoint', 'mask', 'retina', 'ssd')
-_WITH_BACKBONE = (*_DETECTORS, 'deeplab', 'fcn', 'lraspp')
-
-
-def _inputs(name: str, net: Any) -> tuple[Any, ...]:
+def _inputs(name: str, stock: Any) -> tuple[Any, ...]:
     """Return the arguments of a training step of two images, as small as the network allows."""
     library, _, network = name.partition('::')
     if library == 'timm':
-        return (torch.randn(2, *net.pretrained_cfg.get('input_size', (3, 224, 224))),)
-    if network.startswith(_DETECTORS):
+        channels, height, width = stock.pretrained_cfg.get('input_size', (3, 224, 224))
+        small = 2, channels, 128, 128
+        return (torch.randn(small if _runs(stock, small) else (2, channels, height, width)),)
+    if name.startswith(_DETECTORS):
         images = [torch.rand(3, 128, 128) for _ in range(2)]
         target = {'boxes': torch.tensor([[10.0, 10, 90, 90]]), 'labels': torch.tensor([1]),
                   'masks': torch.ones(1, 128, 128, dtype=torch.uint8), 'keypoints': torch.full((1, 17, 3), 50.0)}
         return images, [copy.deepcopy(target) for _ in images]
     if network.startswith('raft'):
         return torch.randn(1, 3, 128, 128), torch.randn(1, 3, 128, 128)
-    if network.startswith(('mc3', 'mvit', 'r2plus1d', 'r3d', 's3d', 'swin3d')):
-        return (torch.randn(1, 3, 16, 112, 112),)
+    if network.startswith(('mc3', 'r2plus1d', 'r3d', 's3d')):
+        return (torch.randn(1, 3, 16, *((224, 224) if network == 's3d' else (112, 112))),)
     return (torch.randn(2, 3, 299, 299) if network == 'inception_v3' else torch.randn(2, 3, 224, 224),)

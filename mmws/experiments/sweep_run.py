@@ -16,6 +16,7 @@ from mmws.conversion.run_in_parts import run_in_parts
 from mmws.conversion.swap_convs import standardizes_itself
 from mmws.errors import FOREIGN_ERRORS, format_exception
 from mmws.experiments.demo_samples import demo_batches
+from mmws.experiments.sweep_autograd import AutogradConsumers
 from mmws.experiments.sweep_models import SIZES
 from mmws.ops.torch_compat import tree_leaves
 
@@ -30,6 +31,7 @@ class Runs:
 
     consumers: Consumers = field(default_factory=dict)  # of runs until every convolution ran
     compared: Consumers = field(default_factory=dict)  # of a run of evaluation after that
+    autograd: Consumers = field(default_factory=dict)  # in the graphs of the losses
     errors: list[str] = field(default_factory=list)  # what was not finite
     backward: bool = False  # a loss ran backward
 
@@ -52,12 +54,12 @@ def run_on_samples(model: nn.Module, scope: str, num_classes: int, whole: bool) 
                 if seen is None:
                     continue
                 found = runs.compared if complete else runs.consumers
-                for conv, others in seen.items():
-                    found.setdefault(conv, []).extend(other for other in others if other not in found[conv])
+                add_consumers(found, seen)
                 ran.add((part, mode))
                 fitting.setdefault(part, size)
                 break
-    if not runs.consumers.keys() >= set(convs_of(model)):
+    volumes = any(isinstance(conv, nn.Conv3d) for conv in convs_of(model))  # of 512³ voxels: they would take minutes
+    if not volumes and not runs.consumers.keys() >= set(convs_of(model)):
         runs.consumers = {**run_in_parts(model), **runs.consumers}  # single parts reach the remaining convolutions
     return runs
 
@@ -69,21 +71,30 @@ def _run(model: nn.Module, part: nn.Module, mode: str, inputs: Any, samples: Any
     With ``runs``, the losses also run backward, and what is not finite is added to its errors.
     """
     with_gradients = mode == 'loss' and runs is not None
+    graph = AutogradConsumers(model)
     try:
         part.train(mode == 'loss')
-        with OutputRecorder(model) as recorder, torch.set_grad_enabled(with_gradients):
+        with OutputRecorder(model) as recorder, torch.set_grad_enabled(with_gradients), graph:
             output = part(inputs, samples, mode=mode)
+            graph.add(output)
             if mode == 'tensor' and part is model:
                 recorder.record_output(output)
     except (*FOREIGN_ERRORS, OSError):  # some read files
         return None
     if with_gradients and runs is not None:  # the other outputs may have -inf for what is masked
+        add_consumers(runs.autograd, graph.consumers)
         try:
             runs.errors += non_finite(part, output)
             runs.backward = True
         except FOREIGN_ERRORS as error:
             runs.errors.append(f'the backward pass failed: {format_exception(error)}')
     return recorder.consumers
+
+
+def add_consumers(known: Consumers, new: Consumers) -> None:
+    """Add the consumers that ``new`` has to those of ``known``, in place."""
+    for conv, consumers in new.items():
+        known.setdefault(conv, []).extend(consumer for consumer in consumers if consumer not in known[conv])
 
 
 def non_finite(model: nn.Module, output: Any) -> list[str]:

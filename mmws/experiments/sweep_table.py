@@ -86,17 +86,19 @@ def totals(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
         numbers = (len(part), sum(row.verdict in ('pass', 'fail') for row in part),
                    sum(row.verdict == 'pass' for row in part), sum(row.backward for row in part),
                    sum(row.convs for row in part),
-                   sum(row.converted for row in part), sum(row.unrun for row in part))
+                   sum(row.converted for row in part), sum(row.confirmed for row in part),
+                   sum(row.unrun for row in part))
         lines.append([name, *(f'{number:,}' for number in numbers)])
     return ['', 'configs', 'built without mmws', 'passed', 'with a backward pass', 'convolutions', 'standardized',
-            'not run'], lines
+            'confirmed by autograd', 'not run'], lines
 
 
 def render(name: str, rows: Sequence[Row]) -> str:
     """Return the page: the totals, and for each toolkit or library the reasons of what is not standardized."""
     parts = ['# Conversion of all stock models',
              f'Written by `tools/sweep.py` with [{name}]({name}), a row per config. Each model is built with its own '
-             'type and converted. Both are compared with a real run of the converted model on the CPU.',
+             'type and converted. Both are compared with a real run of the converted model on the CPU. '
+             'A standardized convolution is confirmed by autograd if norms alone follow it in the graph of a loss.',
              table(*totals(rows))]
     for package in sorted({_package(row) for row in rows}):
         part = [row for row in rows if _package(row) == package]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import pickle
+import runpy
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from torch import nn
 
 from mmws import WSError
 from mmws.conversion import convert
+from mmws.conversion.convert import convert_
 from mmws.conversion.module_tree import decide_from_tree
 from mmws.conversion.placement import Placement
 from mmws.experiments import sweep, sweep_library, sweep_models, sweep_run
@@ -20,6 +24,7 @@ from mmws.experiments.sweep import Row
 from mmws.experiments.sweep_table import COLUMNS, append_rows, read_rows, render, write_table
 from mmws.experiments.worker import WorkerPool
 from mmws.openmmlab.stock_configs import stock_config
+from tests.experiments.test_sweep_autograd import scripted_relu
 from tests.helpers.commands import REPOSITORY, tool
 from tests.helpers.versions import is_older
 
@@ -67,6 +72,7 @@ def test_exactly_the_convs_that_feed_only_norms_are_standardized(rows, name):
         pytest.skip('the config needs mmdet >= 3.3 or mmseg >= 1.2')
     assert row.verdict == 'pass', row.why
     recorded = next(other for other in SWEEP if other['config'] == name)
+    assert 0 <= row.confirmed <= row.converted
     assert (row.convs, row.converted, row.norms) == tuple(int(recorded[key]) for key in ('convs', 'converted', 'norms'))
     assert row.backward == (int(recorded['backward']) if _is_small(name) else 0)
 
@@ -93,8 +99,18 @@ class UsesInTest(nn.Sequential):
         return y if self.training else y + self[0](x).mean()
 
 
+class UsesInScript(nn.Sequential):
+    """A function in TorchScript, which the recorder of the conversion does not see, also consumes the output."""
+
+    def forward(self, x):
+        y = super().forward(x)
+        return y + scripted_relu(self[0](x)).mean()
+
+
 @pytest.mark.parametrize(('tamper', 'message'), [
     (lambda model: setattr(model.backbone.stem, '__class__', UsesInTest), 'stem.0 is standardized, but not only norms'),
+    (lambda model: setattr(model.backbone.stem, '__class__', UsesInScript),
+     'stem.0 is standardized, but no norm follows: ReluBackward0'),
     (lambda model: convert.standardize_conv_(model.decode_head.conv_seg), 'conv_seg is standardized, but no norm'),
     (lambda model: setattr(model.backbone.stem[0], '__class__', nn.Conv2d), 'stem.0 is plain, but only norms'),
     (lambda model: setattr(model.decode_head, 'dropout', nn.ReLU()),
@@ -168,8 +184,11 @@ def test_a_network_with_a_mistake_or_without_batch_norm(monkeypatch):
     pytest.importorskip('timm')
     assert sweep_library.check_network('timm::test_vit') is None
     assert sweep_library.check_network('timm::nosuchnet').verdict == 'cannot build'
-    monkeypatch.setattr(sweep_library, 'convert_', lambda net, inputs: None)
+    monkeypatch.setattr(sweep_library, 'convert_', lambda net, inputs=None: convert_(net, exclude=['*']))
     assert 'is plain, but only norms consume its output' in sweep_library.check_network('timm::test_resnet').why
+    monkeypatch.setattr(sweep_library, 'convert_', lambda net, inputs=None: convert_(net, exclude=(
+        [] if inputs else ['conv1.0'])))
+    assert sweep_library.check_network('timm::test_resnet').why == "other convolutions without inputs: ['conv1.0']"
 
 
 def test_a_backward_pass_that_fails_is_an_error(monkeypatch):
@@ -215,6 +234,36 @@ def test_a_large_network_is_in_the_table_and_not_checked(monkeypatch):
     assert '| 1 | 0 | 0 | 0 |' in render('table.csv', [row])
 
 
+def test_a_network_of_a_fixed_image_size_and_detectors_without_operators(monkeypatch):
+    for layer, size in ((nn.Linear(12, 2), 12), (nn.Identity(), 128)):
+        layer.pretrained_cfg = {'input_size': (3, 12, 12)}
+        assert sweep_library._inputs('timm::net', layer.to('meta'))[0].shape == (2, 3, size, size)
+    monkeypatch.setattr(torch.ops, 'torchvision', None)
+    row = sweep_library.check_network('torchvision::fasterrcnn_mobilenet_v3_large_fpn')
+    assert (row.verdict, row.why) == (
+        'not checked', 'the operators of torchvision do not load beside this torch')
+
+
+def test_a_killed_process_costs_no_checked_models(monkeypatch, tmp_path, capsys):
+    script = runpy.run_path(str(REPOSITORY / 'tools' / 'sweep.py'), run_name='sweep')
+    broken: Future = Future()
+    broken.set_exception(BrokenProcessPool('killed'))
+    with pytest.raises(BrokenProcessPool):
+        script['row_of'](broken)
+
+    def killed(names, pool, progress):
+        yield Row('timm::first')
+        raise BrokenProcessPool('killed')
+
+    monkeypatch.setitem(script['main'].__globals__, 'sweep_networks', killed)
+    monkeypatch.setattr('sys.argv', ['sweep.py', str(tmp_path / 'table.csv'), '--library', 'timm'])
+    pytest.importorskip('timm')
+    with pytest.raises(SystemExit, match='a process was killed, probably for lack of memory; run the same command'):
+        script['main']()
+    assert read_rows(tmp_path / 'table.part.csv') == [Row('timm::first')]
+    assert not (tmp_path / 'table.csv').exists()
+
+
 def test_a_library_that_is_not_installed_and_a_damaged_table_are_named(monkeypatch, tmp_path):
     monkeypatch.setattr(sweep_library, 'find_spec', lambda name: None)
     with pytest.raises(WSError, match='--library timm: it is not installed; pip install timm'):
@@ -252,7 +301,9 @@ def test_the_numbers_in_the_page_are_from_the_table():
     for scopes in (TOOLKITS, *others):
         rows = [row for row in SWEEP if row['config'].startswith(scopes)]
         passed = sum(row['verdict'] == 'pass' for row in rows)
-        built = sum(row['verdict'] != 'cannot build' for row in rows)
+        built = sum(row['verdict'] in ('pass', 'fail') for row in rows)
+        confirmed, converted = (sum(int(row[key]) for row in rows) for key in ('confirmed', 'converted'))
+        assert f'{confirmed:,} of {converted:,}' in page
         assert f'**{passed:,} of {built:,}** configs' in page
         if scopes != TOOLKITS:
             assert f'**{passed:,} of {built:,}** configs of {len(rows):,}' in page
