@@ -77,8 +77,8 @@ def main() -> None:
     except KeyboardInterrupt:
         raise SystemExit('interrupted; run the same command again to resume') from None
     except BrokenProcessPool:
-        raise SystemExit('error: a process was killed, probably for lack of memory; run the same command with fewer '
-                         '--processes to resume') from None
+        raise SystemExit('error: a process was killed, probably for lack of memory, or did not start; run the same '
+                         'command with fewer --processes to resume') from None
     swept = () if options.only else (*toolkits, *options.library)
     checked = {row.config for row in rows}
     kept = [row for row in old if row.config not in checked and row.config.partition('::')[0] not in swept]
@@ -115,14 +115,18 @@ def sweep_networks(names: list[str], pool: Executor, progress: Progress) -> Iter
 def row_of(future: Future) -> Row | None:
     """Return the row of a check; one that failed, if the check raised an exception."""
     error = future.exception()
-    if isinstance(error, BrokenProcessPool):  # so would be the checks of all other models
-        raise error
     return future.result() if error is None else Row('', verdict='fail', why=format_exception(error))
 
 
 def finished(tasks: dict[Future, object], progress: Progress, label: str):
-    """Yield the value and the future of each task when it is done."""
+    """Yield the value and the future of each task when it is done.
+
+    Raises:
+        BrokenProcessPool: if a process was killed. All other tasks would fail too.
+    """
     for future in progress.track(as_completed(tasks), len(tasks), description=label):
+        if isinstance(future.exception(), BrokenProcessPool):
+            future.result()
         yield tasks[future], future
 
 

@@ -102,8 +102,8 @@ def fill_row_(row: Row, stock: nn.Module, converted: nn.Module, runs: Runs) -> N
     uses = dry_run(converted).uses if unknown else {}
     consumers = runs.consumers
     errors = list(runs.errors)
-    for witness in (consumers, runs.compared, runs.autograd):
-        errors += _placement_errors(witness, names, uses)
+    for record in (consumers, runs.compared, runs.autograd):
+        errors += _placement_errors(record, names, uses)
     row.parameters = sum(parameter.numel() for parameter in stock.parameters())
     row.convs, row.converted = len(convs), sum(map(standardizes_itself, convs))
     row.confirmed = sum(standardizes_itself(conv) and not decide(seen).reason for conv, seen in runs.autograd.items())

@@ -1,4 +1,4 @@
-"""Consumers of each convolution's output in the autograd graph: the sweep's second witness. Used by `sweep_run.py`."""
+"""Consumers of each convolution's output in the autograd graph: the sweep's second record. Used by `sweep_run.py`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from mmws.conversion.layer_types import is_conv
 from mmws.conversion.output_recorder import Consumers
 from mmws.ops.torch_compat import tree_leaves
 
-__all__ = ['AutogradConsumers']
+__all__ = ['NORM', 'UNSEEN', 'AutogradConsumers']
 
+NORM = 'group_norm'  # any norm; the name is in NORM_FUNCTIONS of the recorder
+UNSEEN = 'its weight gets a gradient, but its output is not seen'
 _COPIES = 'Clone', 'ToCopy'  # names of nodes, before 'Backward'
 _VIEWS = 'View', 'UnsafeView', 'ReshapeAlias'
 
@@ -21,12 +23,13 @@ class AutogradConsumers:
     """Context manager that finds the consumers of each convolution's output in the graph of the losses.
 
     It does not depend on :class:`mmws.conversion.output_recorder.OutputRecorder`, which decides the placement. The
-    recorder sees calls of torch functions from Python. The graph shows each operation that has a gradient, also one
-    that is called from C++, and no other.
+    recorder sees calls of torch functions from Python. The graph shows each operation through which a gradient flows,
+    also one that is called from C++, and no other: no detached use, and nothing inside a reentrant checkpoint. The
+    output of a convolution is that of its module.
 
     Attributes:
-        consumers: for each convolution in the graph: ``'group_norm'`` for a norm of its output, and the names of other
-            operations.
+        consumers: for each convolution in the graph: :data:`NORM` for a norm of its output, the names of other
+            operations, or :data:`UNSEEN`. A convolution that gets no gradient is not there.
 
     Example:
         >>> import torch
@@ -51,26 +54,30 @@ class AutogradConsumers:
     def __exit__(self, *exception: Any) -> None:
         for hook in self._hooks:
             hook.remove()
-        self._convs.clear()  # a node keeps its graph
 
     def add(self, result: Any) -> None:
         """Add the consumers in the graph of ``result``, the losses or the output of the network."""
         roots = [leaf.grad_fn for leaf in tree_leaves(result) if isinstance(leaf, Tensor) and leaf.grad_fn is not None]
         nodes = _graph(roots)
         copies = {node for node in nodes if _is(node, _COPIES)}
-        for node in nodes:
-            source = node.next_functions[0][0] if 'BatchNorm' in node.name() else None
-            copies |= {source} if _is(source, _VIEWS) else set()  # InstanceNorm is the BatchNorm of a view
+        for node in nodes:  # InstanceNorm is the BatchNorm of a view with one image
+            of_one_image = 'BatchNorm' in node.name() and len(getattr(node, '_saved_input', ())) == 1
+            if of_one_image and _is(node.next_functions[0][0], _VIEWS):
+                copies.add(node.next_functions[0][0])
         for root in roots:
             self._add(root, 'the output leaves the network', copies)
         for node in nodes:
-            is_norm = 'BatchNorm' in node.name() or 'GroupNorm' in node.name()
             for source, _ in node.next_functions if node not in copies else ():
-                self._add(source, 'group_norm' if is_norm else node.name(), copies)
+                self._add(source, NORM if _normalizes(node) else node.name(), copies)
+        trained = {id(node.variable) for node in nodes if hasattr(node, 'variable')}
+        for conv in filter(is_conv, self._model.modules()):
+            if id(conv._parameters.get('weight')) in trained and conv not in self.consumers:
+                self.consumers[conv] = [UNSEEN]
 
     def _after(self, conv: nn.Module, called: nn.Module, args: Any, output: Any) -> None:
-        if isinstance(output, Tensor) and output.grad_fn is not None:
-            self._convs[output.grad_fn] = conv
+        for leaf in tree_leaves(output):
+            if isinstance(leaf, Tensor) and leaf.grad_fn is not None:
+                self._convs[leaf.grad_fn] = conv
 
     def _add(self, source: Any, consumer: str, copies: set[Any]) -> None:
         while source in copies:
@@ -78,6 +85,11 @@ class AutogradConsumers:
         if source in self._convs:
             known = self.consumers.setdefault(self._convs[source], [])
             known += [consumer] if consumer not in known else []
+
+
+def _normalizes(node: Any) -> bool:
+    name = node.name()
+    return 'GroupNorm' in name or ('BatchNorm' in name and getattr(node, '_saved_training', True))
 
 
 def _is(node: Any, kinds: tuple[str, ...]) -> bool:

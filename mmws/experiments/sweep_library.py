@@ -61,17 +61,19 @@ def check_network(name: str) -> Row | None:
         row.verdict, row.why = 'cannot build', format_exception(error)
         return row
     if name.startswith(_DETECTORS) and not hasattr(torch.ops.torchvision, 'nms'):
-        return Row(name, verdict='not checked', why='the operators of torchvision do not load beside this torch')
+        return Row(name, verdict='not checked',
+                   why='the operators of torchvision do not load with this version of torch')
     inputs = _inputs(name, stock)
-    guessed = convert_(copy.deepcopy(net))
+    without_inputs = convert_(copy.deepcopy(net))
     report = convert_(net, inputs=copy.deepcopy(inputs))
     errors = conversion_errors(stock, net)
     with OutputRecorder(net.train()) as recorder, AutogradConsumers(net) as graph:
         output = net(*inputs)
-        graph.add(output)
+    graph.add(output)
     errors += non_finite(net, output)
-    if guessed.converted != report.converted:
-        errors.append(f'other convolutions without inputs: {sorted({*guessed.converted} ^ {*report.converted})}')
+    if without_inputs.converted != report.converted:
+        differing = sorted({*without_inputs.converted} ^ {*report.converted})
+        errors.append(f'other convolutions without inputs: {differing}')
     with OutputRecorder(net.eval()) as evaluation, torch.no_grad():
         net(*inputs)
     fill_row_(row, stock, net, Runs(
@@ -109,12 +111,12 @@ def _build(name: str) -> nn.Module:
 
 
 def _inputs(name: str, stock: Any) -> tuple[Any, ...]:
-    """Return the arguments of a training step of two images, as small as the network allows."""
+    """Return the arguments of a training step of two images, small if the network allows."""
     library, _, network = name.partition('::')
     if library == 'timm':
         channels, height, width = stock.pretrained_cfg.get('input_size', (3, 224, 224))
-        small = 2, channels, 128, 128
-        return (torch.randn(small if _runs(stock, small) else (2, channels, height, width)),)
+        small = 2, channels, min(128, height), min(128, width)
+        return (torch.randn(small if _runs(copy.deepcopy(stock), small) else (2, channels, height, width)),)
     if name.startswith(_DETECTORS):
         images = [torch.rand(3, 128, 128) for _ in range(2)]
         target = {'boxes': torch.tensor([[10.0, 10, 90, 90]]), 'labels': torch.tensor([1]),

@@ -58,7 +58,7 @@ def run_on_samples(model: nn.Module, scope: str, num_classes: int, whole: bool) 
                 ran.add((part, mode))
                 fitting.setdefault(part, size)
                 break
-    volumes = any(isinstance(conv, nn.Conv3d) for conv in convs_of(model))  # of 512³ voxels: they would take minutes
+    volumes = any(isinstance(conv, nn.Conv3d) for conv in convs_of(model))  # run_in_parts would take minutes
     if not volumes and not runs.consumers.keys() >= set(convs_of(model)):
         runs.consumers = {**run_in_parts(model), **runs.consumers}  # single parts reach the remaining convolutions
     return runs
@@ -76,12 +76,12 @@ def _run(model: nn.Module, part: nn.Module, mode: str, inputs: Any, samples: Any
         part.train(mode == 'loss')
         with OutputRecorder(model) as recorder, torch.set_grad_enabled(with_gradients), graph:
             output = part(inputs, samples, mode=mode)
-            graph.add(output)
             if mode == 'tensor' and part is model:
                 recorder.record_output(output)
     except (*FOREIGN_ERRORS, OSError):  # some read files
         return None
     if with_gradients and runs is not None:  # the other outputs may have -inf for what is masked
+        graph.add(output)
         add_consumers(runs.autograd, graph.consumers)
         try:
             runs.errors += non_finite(part, output)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mmws.conversion.output_recorder import OutputRecorder
-from mmws.experiments.sweep_autograd import AutogradConsumers
+from mmws.experiments.sweep_autograd import UNSEEN, AutogradConsumers
 
 
 @torch.jit.script
@@ -49,12 +49,45 @@ def test_consumers_of_a_convolution(use, consumers):
 
 
 @pytest.mark.parametrize('norm', [
-    nn.BatchNorm2d(4), nn.SyncBatchNorm(4), nn.InstanceNorm2d(4), nn.InstanceNorm2d(4, affine=True)])
+    nn.BatchNorm2d(4), nn.InstanceNorm2d(4), nn.InstanceNorm2d(4, affine=True)])
 def test_other_norms_count(norm):
     net = Net(lambda conv, norm, x: norm(conv(x)), norm)
     with AutogradConsumers(net) as graph:
         graph.add(net(torch.randn(2, 3, 4, 4)))
     assert graph.consumers == {net.conv: ['group_norm']}
+
+
+@pytest.mark.parametrize(('norm', 'use', 'consumers'), [
+    (nn.BatchNorm2d(4).eval(), lambda conv, norm, x: norm(conv(x)), ['NativeBatchNormBackward0']),
+    (nn.BatchNorm1d(64), lambda conv, norm, x: norm(conv(x).flatten(1)), ['ViewBackward0'])])
+def test_fixed_statistics_and_other_channels_are_no_norm(norm, use, consumers):
+    net = Net(use, norm)
+    with AutogradConsumers(net) as graph:
+        output = net(torch.randn(2, 3, 4, 4))
+        graph.add(output)
+    assert graph.consumers == {net.conv: consumers}
+
+
+def test_a_convolution_with_several_outputs():
+    class Pair(nn.Conv2d):
+        def forward(self, x):
+            return [super(Pair, self).forward(part) for part in x]
+
+    conv, norm = Pair(3, 4, 1), nn.GroupNorm(2, 4)
+    with AutogradConsumers(conv) as graph:
+        graph.add([norm(part).sum() for part in conv([torch.randn(1, 3, 2, 2)] * 2)])
+    assert graph.consumers == {conv: ['group_norm']}
+
+
+def test_a_convolution_that_gets_a_gradient_is_always_named():
+    class Hidden(nn.Conv2d):
+        def forward(self, x):
+            return {1}, super().forward(x).relu
+
+    conv = Hidden(3, 4, 1)
+    with AutogradConsumers(conv) as graph:
+        graph.add(conv(torch.randn(1, 3, 2, 2))[1]())
+    assert graph.consumers == {conv: [UNSEEN]}
 
 
 def test_a_layer_norm_is_no_such_norm():
