@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mmws.conversion.guessed_calls import guessed_calls
 from mmws.conversion.layer_types import has_conv_sized_weight
-from mmws.conversion.output_recorder import Consumers, OutputRecorder
+from mmws.conversion.output_recorder import Consumers, OutputRecorder, add_consumers
 from mmws.conversion.replica import copy_for_run, copy_to_meta
 from mmws.conversion.run_in_parts import run_and_record
 from mmws.conversion.weight_recorder import CopiesByWeight
@@ -53,9 +53,7 @@ class DryRun:
 
     def add(self, other: DryRun) -> None:
         """Add what another dry run of the same network showed."""
-        for conv, consumers in other.consumers.items():
-            known = self.consumers.setdefault(conv, [])
-            known += [consumer for consumer in consumers if consumer not in known]
+        add_consumers(self.consumers, other.consumers)
         merge_texts(self.functions, other.functions)
         for module, use in other.uses.items():
             self.uses.setdefault(module, use).add(use)

@@ -24,12 +24,19 @@ from mmws.conversion.weight_recorder import (
 from mmws.conversion.weight_use import CONVOLUTIONS, OTHER_CONVOLUTIONS
 from mmws.ops.torch_compat import indexing_shown_to, tree_leaves
 
-__all__ = ['LEAVES', 'NORM_FUNCTIONS', 'Consumers', 'OutputRecorder']
+__all__ = ['LEAVES', 'NORM_FUNCTIONS', 'Consumers', 'OutputRecorder', 'add_consumers']
 
 Consumers = Dict[nn.Module, List[Union[nn.Module, str]]]
 NORM_FUNCTIONS = {'batch_norm': (5, 'training'), 'instance_norm': (5, 'use_input_stats'), 'group_norm': (0, '')}
 """Functions that normalize; place and name of the argument that tells whether the statistics are those of the input."""
 LEAVES = 'the output leaves the network'
+
+
+def add_consumers(known: Consumers, new: Consumers) -> None:
+    """Add the consumers that ``new`` has to those of ``known``, in place."""
+    for conv, consumers in new.items():
+        before = known.setdefault(conv, [])
+        before += [consumer for consumer in consumers if consumer not in before]
 
 
 class OutputRecorder(TorchFunctionMode):
@@ -174,9 +181,7 @@ class OutputRecorder(TorchFunctionMode):
                 self._producers[id(leaf)] = weakref.ref(leaf, partial(self._producers.pop, id(leaf))), convs
 
     def _add_consumer(self, convs: list[nn.Module], consumer: nn.Module | str) -> None:
-        for conv in convs:
-            consumers = self.consumers.setdefault(conv, [])
-            consumers += [consumer] if consumer not in consumers else []
+        add_consumers(self.consumers, {conv: [consumer] for conv in convs})
 
     def _before(self, module: nn.Module, called: nn.Module, args: Any, kwargs: Any) -> None:
         self._running.append(module)

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from mmws.conversion.layer_types import is_conv
-from mmws.conversion.output_recorder import Consumers
-from mmws.ops.torch_compat import tree_leaves
+from mmws.conversion.output_recorder import Consumers, add_consumers
+from mmws.ops.torch_compat import saved_value, tree_leaves
 
 __all__ = ['NORM', 'UNSEEN', 'AutogradConsumers']
 
@@ -61,7 +61,7 @@ class AutogradConsumers:
         nodes = _graph(roots)
         copies = {node for node in nodes if _is(node, _COPIES)}
         for node in nodes:  # InstanceNorm is the BatchNorm of a view with one image
-            of_one_image = 'BatchNorm' in node.name() and len(getattr(node, '_saved_input', ())) == 1
+            of_one_image = 'BatchNorm' in node.name() and len(saved_value(node, 'input', ())) == 1
             if of_one_image and _is(node.next_functions[0][0], _VIEWS):
                 copies.add(node.next_functions[0][0])
         for root in roots:
@@ -83,13 +83,12 @@ class AutogradConsumers:
         while source in copies:
             source = source.next_functions[0][0]
         if source in self._convs:
-            known = self.consumers.setdefault(self._convs[source], [])
-            known += [consumer] if consumer not in known else []
+            add_consumers(self.consumers, {self._convs[source]: [consumer]})
 
 
 def _normalizes(node: Any) -> bool:
     name = node.name()
-    return 'GroupNorm' in name or ('BatchNorm' in name and getattr(node, '_saved_training', True))
+    return 'GroupNorm' in name or ('BatchNorm' in name and saved_value(node, 'training', True))
 
 
 def _is(node: Any, kinds: tuple[str, ...]) -> bool:

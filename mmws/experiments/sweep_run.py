@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from mmws.conversion.layer_types import is_conv
-from mmws.conversion.output_recorder import Consumers, OutputRecorder
+from mmws.conversion.output_recorder import Consumers, OutputRecorder, add_consumers
 from mmws.conversion.run_in_parts import run_in_parts
 from mmws.conversion.swap_convs import standardizes_itself
 from mmws.errors import FOREIGN_ERRORS, format_exception
@@ -89,12 +89,6 @@ def _run(model: nn.Module, part: nn.Module, mode: str, inputs: Any, samples: Any
         except FOREIGN_ERRORS as error:
             runs.errors.append(f'the backward pass failed: {format_exception(error)}')
     return recorder.consumers
-
-
-def add_consumers(known: Consumers, new: Consumers) -> None:
-    """Add the consumers that ``new`` has to those of ``known``, in place."""
-    for conv, consumers in new.items():
-        known.setdefault(conv, []).extend(consumer for consumer in consumers if consumer not in known[conv])
 
 
 def non_finite(model: nn.Module, output: Any) -> list[str]:

@@ -22,7 +22,7 @@ __all__ = ['ALLOWS_NAMED_GLOBALS', 'DETECTS_WRITES', 'DYNAMIC', 'NORMALIZE', 'TE
            'ConvTransposeNd', 'InstanceNorm', 'NormBase', 'SpectralParametrization', 'WeightNormParametrization',
            'add_load_state_dict_pre_hook', 'add_safe_globals', 'add_step_pre_hook', 'address', 'autocast_dtype',
            'get_total_norm', 'has_saved_tensor_hooks', 'indexing_shown_to', 'is_compiled_inference', 'is_compiling',
-           'lazy_clone', 'recomputes', 'runs_eagerly', 'storage_users', 'tree_leaves', 'version']
+           'lazy_clone', 'recomputes', 'runs_eagerly', 'saved_value', 'storage_users', 'tree_leaves', 'version']
 
 ConvNd = nn.modules.conv._ConvNd  # to recognize a convolution of any dimension
 ConvTransposeNd = nn.modules.conv._ConvTransposeNd  # to recognize a transposed one: its outputs are on axis 1
@@ -51,6 +51,11 @@ is_compiling: Callable[[], bool] = getattr(
 
 # torch.compiler tells an export from a compilation. Without it (torch < 2.7), a compiled network has the formula.
 TELLS_EXPORTS = DETECTS_WRITES and hasattr(getattr(torch, 'compiler', None), 'is_exporting')
+
+
+def saved_value(node: Any, name: str, default: Any) -> Any:
+    """Return a value that a node of the autograd graph saved; the default if its kind of node has no such value."""
+    return getattr(node, f'_saved_{name}', default)
 
 
 def runs_eagerly(tensor: Tensor) -> bool:
