@@ -90,6 +90,16 @@ def test_the_output_of_a_part_that_runs_alone():
     assert report.skipped['part.conv'] == 'not only norms follow: mul'
 
 
+@pytest.mark.parametrize('frames', [8, 16])
+def test_frames_of_a_clip_in_the_batch(frames):
+    """TSM folds them like this: a batch has to be a multiple of the number of frames."""
+    def forward(net, x):
+        shifted = x.view(-1, frames, *x.shape[1:]).roll(1, dims=1)
+        return net.norm(net.conv(shifted.flatten(0, 1))) + net.other(x)
+
+    assert list(convert_(Net(nn.BatchNorm2d(8), forward)).converted) == ['conv']
+
+
 def test_a_mode_that_fails_on_an_image_is_named():
     def forward(net, x):
         features = net.conv(x)
