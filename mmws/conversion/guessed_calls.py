@@ -56,7 +56,7 @@ def _inputs(module: nn.Module, first: Any) -> Iterator[list[Tensor]]:
         # Some transformers take images of one size only.
         fixed: list[Any] = [getattr(inner, 'img_size', None) for inner in module.modules()]
         fixed = [size[0] if isinstance(size, (list, tuple)) else size for size in fixed if size]
-        sizes = [*[size for size in fixed if isinstance(size, int)][:1], 512, *sizes]
+        sizes = [*[size for size in fixed if isinstance(size, int)][:1], 512 if first.weight.dim() < 5 else 256, *sizes]
     channels: Any = getattr(module, 'in_channels', None)
     if not isinstance(channels, (list, tuple)) or not all(isinstance(count, int) for count in channels):
         channels = [in_channels] * 5

@@ -100,6 +100,20 @@ def test_frames_of_a_clip_in_the_batch(frames):
     assert list(convert_(Net(nn.BatchNorm2d(8), forward)).converted) == ['conv']
 
 
+def test_guessed_volumes_are_small():
+    """A network of sparse convolutions, for example, refuses every guess; on a real device each takes memory."""
+    shapes = []
+
+    class Sparse(nn.Sequential):
+        def forward(self, x):
+            shapes.append(x.shape)
+            raise TypeError('expected a sparse tensor')
+
+    convert_(Sparse(nn.Conv3d(4, 8, 3), nn.BatchNorm3d(8)))
+    assert len(set(shapes)) > 3
+    assert all(shape.numel() < 1e9 / 4 for shape in shapes)  # 1 GB
+
+
 def test_a_mode_that_fails_on_an_image_is_named():
     def forward(net, x):
         features = net.conv(x)
