@@ -24,6 +24,7 @@ from mmws.conversion.trained_norms import trained_batch_norms, warn_of_lost_trai
 from mmws.conversion.unsupported import shared_weight_reasons, unsupported_reason
 from mmws.errors import WSError, shortened
 from mmws.layers.conv import WeightStandardized
+from mmws.ops.torch_compat import tree_leaves
 
 __all__ = ['convert_']
 
@@ -187,5 +188,4 @@ def _unregistered_modules(model: nn.Module) -> dict[str, str]:
     registered = set(model.modules())
     return {f'{name}.{attribute}'.lstrip('.'): 'not a registered submodule'
             for name, module in model.named_modules() for attribute, value in vars(module).items()
-            for inner in (value if isinstance(value, (list, tuple)) else [value])
-            if isinstance(inner, nn.Module) and inner not in registered}
+            for inner in tree_leaves(value) if isinstance(inner, nn.Module) and inner not in registered}

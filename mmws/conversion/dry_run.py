@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from mmws.conversion.guessed_calls import guessed_calls
-from mmws.conversion.layer_types import has_conv_sized_weight
+from mmws.conversion.layer_types import has_conv_sized_weight, is_conv, is_norm
 from mmws.conversion.output_recorder import Consumers, OutputRecorder, add_consumers
 from mmws.conversion.replica import copy_for_run, copy_to_meta
 from mmws.conversion.run_in_parts import run_and_record
 from mmws.conversion.weight_recorder import CopiesByWeight
 from mmws.conversion.weight_use import WeightUse, merge_texts, stand_in
 from mmws.errors import WSError, format_exception
-from mmws.ops.torch_compat import tree_leaves
+from mmws.ops.torch_compat import tree_leaves, without_compiler
 
 __all__ = ['DryRun', 'dry_run']
 
@@ -85,6 +85,10 @@ def dry_run(model: nn.Module, inputs: Any = None) -> DryRun:
             found = _run_copy(model, replica, pointwise, _run_on_meta)
     if inputs is None and len(found.whole) == 1:
         _warn_of_failed_mode(False in found.whole, 'an image', '')
+    if inputs is None and not found.whole and all(any(map(kind, model.modules())) for kind in (is_norm, is_conv)):
+        warnings.warn('convert_: the network does not run on an image. Parts of it ran alone, and the order of its '
+                      'modules decides for the rest; the report names it. Give inputs: convert_(net, inputs=...)',
+                      stacklevel=4)
     if inputs is not None:
         found.add(_run_on_inputs(model, inputs))
     return found
@@ -104,9 +108,9 @@ def _same_random_numbers(devices: Collection[torch.device] = ()) -> Iterator[Non
             numpy.random.set_state(numpy_state)
 
 
-def _run_on_meta(replica: nn.Module, copies: CopiesByWeight) -> OutputRecorder:
+def _run_on_meta(replica: nn.Module, copies: CopiesByWeight, training: bool) -> OutputRecorder:
     with torch.device('meta'):
-        return run_and_record(replica, copies)
+        return run_and_record(replica, copies, training)
 
 
 def _run_on_inputs(model: nn.Module, inputs: Any) -> DryRun:
@@ -114,9 +118,10 @@ def _run_on_inputs(model: nn.Module, inputs: Any) -> DryRun:
     kwargs = dict(inputs) if isinstance(inputs, Mapping) else {}
     tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
 
-    def run(replica: nn.Module, copies: CopiesByWeight) -> OutputRecorder:
+    def run(replica: nn.Module, copies: CopiesByWeight, training: bool) -> OutputRecorder:
         copied = copy.deepcopy((args, kwargs), {id(tensor): tensor.detach().clone() for tensor in tensors})
         with OutputRecorder(replica, copies) as recorder, recorder.attempt():
+            replica.train(training)
             recorder.record_output(replica(*copied[0], **_preprocessed(replica, copied[1])))
         return recorder
 
@@ -154,7 +159,7 @@ def _preprocessed(replica: Any, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run_copy(model: nn.Module, replica: nn.Module, pointwise: set[nn.Module],
-              run: Callable[[nn.Module, CopiesByWeight], OutputRecorder]) -> DryRun:
+              run: Callable[[nn.Module, CopiesByWeight, bool], OutputRecorder]) -> DryRun:
     """Run a copy of ``model`` in both modes; ``pointwise`` gets its norms of that kind.
 
     In training mode it runs with gradients, and without where that can make a difference: for convolutions of unknown
@@ -168,9 +173,8 @@ def _run_copy(model: nn.Module, replica: nn.Module, pointwise: set[nn.Module],
         if training and not gradients and training not in found.errors and not any(map(stand_in, modules)):
             continue
         try:
-            replica.train(training)  # not chained: a toolkit's override may return None
-            with torch.set_grad_enabled(gradients):
-                recorder = run(replica, copies)
+            with torch.set_grad_enabled(gradients), without_compiler():
+                recorder = run(replica, copies, training)
         except Exception as error:  # the network is foreign code and may raise anything
             found.errors.setdefault(training, format_exception(error))
             continue

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mmws.conversion.layer_types import is_conv, may_be_conv
 
-__all__ = ['guessed_calls']
+__all__ = ['guessed_calls', 'is_toolkit_model']
 
 
 def guessed_calls(module: Any, features: Any, gradients: bool = False) -> Iterator[Callable[[], Any]]:
@@ -28,12 +28,17 @@ def guessed_calls(module: Any, features: Any, gradients: bool = False) -> Iterat
         return
 
 
+def is_toolkit_model(module: nn.Module) -> bool:
+    """Return whether ``module`` is a model of a toolkit: features leave its ``extract_feat`` for its heads."""
+    return callable(getattr(module, 'extract_feat', None)) and hasattr(module, 'data_preprocessor')
+
+
 def _calls(module: Any, features: Any, gradients: bool) -> Iterator[Callable[[], Any]]:
     needed = [parameter for parameter in inspect.signature(module.forward).parameters.values()
               if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
     for levels in chain.from_iterable(_inputs(module, first) for first in _first_convs(module)):
         levels = [level.requires_grad_().clone() if gradients else level for level in levels]  # no leaves
-        if callable(getattr(module, 'extract_feat', None)):
+        if is_toolkit_model(module):
             yield partial(module.extract_feat, levels[0])
         elif features is not None:
             yield partial(module, *[features] * len(needed))
@@ -56,7 +61,8 @@ def _inputs(module: nn.Module, first: Any) -> Iterator[list[Tensor]]:
         # Some transformers take images of one size only.
         fixed: list[Any] = [getattr(inner, 'img_size', None) for inner in module.modules()]
         fixed = [size[0] if isinstance(size, (list, tuple)) else size for size in fixed if size]
-        sizes = [*[size for size in fixed if isinstance(size, int)][:1], 512 if first.weight.dim() < 5 else 256, *sizes]
+        largest = 512 if first.weight.dim() < 5 else 256  # more voxels would not fit in the memory
+        sizes = [*[size for size in fixed if isinstance(size, int)][:1], largest, 224, 64, 32, 28, 14, 7]
     channels: Any = getattr(module, 'in_channels', None)
     if not isinstance(channels, (list, tuple)) or not all(isinstance(count, int) for count in channels):
         channels = [in_channels] * 5

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import copy
+import gc
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from types import FrameType, FunctionType, ModuleType
 from typing import Any, Dict, List, Union
 
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from mmws.conversion.averaged_models import averaged_models
-from mmws.conversion.layer_types import is_any_norm, is_conv, may_be_conv, only_normalizes
+from mmws.conversion.layer_types import is_any_norm, is_batch_norm, is_conv, may_be_conv, only_normalizes
 from mmws.conversion.weight_recorder import (
     COPY_FUNCTIONS,
     CopiesByWeight,
@@ -30,6 +32,7 @@ Consumers = Dict[nn.Module, List[Union[nn.Module, str]]]
 NORM_FUNCTIONS = {'batch_norm': (5, 'training'), 'instance_norm': (5, 'use_input_stats'), 'group_norm': (0, '')}
 """Functions that normalize; place and name of the argument that tells whether the statistics are those of the input."""
 LEAVES = 'the output leaves the network'
+_FIXED = 'with fixed statistics'
 
 
 def add_consumers(known: Consumers, new: Consumers) -> None:
@@ -131,7 +134,7 @@ class OutputRecorder(TorchFunctionMode):
         outside = self.weights.record(name, args, kwargs, result, self._running)
         self._add_consumer(outside, f'{name} uses its weight directly')
         read = (args[:1] or kwargs.get('input')) if name in COPY_FUNCTIONS else (args, kwargs)
-        for convs in self._producers_of(read):
+        for convs in self._producers_of(tree_leaves(read)):
             if name in COPY_FUNCTIONS:
                 self._add_producers(result, convs)
             elif reads_values(name):
@@ -146,11 +149,11 @@ class OutputRecorder(TorchFunctionMode):
 
     def producers_of(self, values: Any) -> set[nn.Module]:
         """Return the convolutions of which ``values`` contains an output."""
-        return {conv for convs in self._producers_of(values) for conv in convs}
+        return {conv for convs in self._producers_of(_tensors_of(values)) for conv in convs}
 
     def record_output(self, output: Any) -> None:
         """Record the output of the whole network: what leaves the network has a use beside its other consumers."""
-        for convs in self._producers_of(output):
+        for convs in self._producers_of(_tensors_of(output)):
             self._add_consumer(convs, LEAVES)
 
     def _consumer(self, function: str, args: Any, kwargs: Any) -> nn.Module | str:
@@ -160,7 +163,7 @@ class OutputRecorder(TorchFunctionMode):
             return function
         position, keyword = NORM_FUNCTIONS[function]
         if position and self.model.training and not (args[position] if len(args) > position else kwargs.get(keyword)):
-            return f'{function} with fixed statistics'
+            return f'{function} {_FIXED}'
         return norms[-1] if norms else function
 
     def _update_average(self, update: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
@@ -170,8 +173,8 @@ class OutputRecorder(TorchFunctionMode):
         finally:
             self._updating_average = False
 
-    def _producers_of(self, values: Any) -> Iterator[list[nn.Module]]:
-        for leaf in tree_leaves(values):
+    def _producers_of(self, leaves: Iterable[Any]) -> Iterator[list[nn.Module]]:
+        for leaf in leaves:
             if id(leaf) in self._producers:
                 yield self._producers[id(leaf)][1]
 
@@ -186,8 +189,11 @@ class OutputRecorder(TorchFunctionMode):
     def _before(self, module: nn.Module, called: nn.Module, args: Any, kwargs: Any) -> None:
         self._running.append(module)
         if only_normalizes(module):
-            for convs in self._producers_of((args, kwargs)):
-                self._add_consumer(convs, module)
+            # A BatchNorm of an unknown class stays as it is, and may never use the statistics of its input.
+            fixed = self.model.training and not module.training and not is_batch_norm(module)
+            tracks = getattr(module, 'running_mean', None) is not None
+            for convs in self._producers_of(tree_leaves((args, kwargs))):
+                self._add_consumer(convs, f'{type(module).__name__} {_FIXED}' if fixed and tracks else module)
 
     def _after(self, module: nn.Module, called: nn.Module, args: Any, output: Any) -> None:
         self._running.pop()
@@ -196,3 +202,15 @@ class OutputRecorder(TorchFunctionMode):
             self.consumers.setdefault(module, [])
             if module not in self._seen_in_function:
                 self._add_producers(output, [module])
+
+
+def _tensors_of(output: Any) -> Iterator[Tensor]:
+    """Yield the tensors that an output of any class refers to, in containers and in attributes of objects."""
+    pending, seen = [output], set()
+    while pending:
+        value = pending.pop()
+        if isinstance(value, Tensor):
+            yield value
+        elif id(value) not in seen and not isinstance(value, (nn.Module, ModuleType, FunctionType, FrameType, type)):
+            seen.add(id(value))
+            pending += gc.get_referents(value)

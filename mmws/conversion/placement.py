@@ -7,6 +7,7 @@ the fallback without one.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Collection
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -26,6 +27,7 @@ from mmws.errors import WSError, near_matches
 __all__ = ['Placement', 'apply_globs_', 'decide', 'find_placement']
 
 NOT_RUN = 'it ran alone only, so what follows it is unknown; give convert_ `inputs` that reach it'
+RAN_ALONE = 'it ran alone only, without the optional arguments of its forward; give convert_ `inputs` that reach it'
 MAY_BE_CONV = 'it did not run, so it may be a convolution or not; give convert_ `inputs` that reach it'
 
 
@@ -69,7 +71,10 @@ def find_placement(model: nn.Module, inputs: Any = None) -> Placement:
             decisions.pop(module, None)  # its weight has the size of filters, but it is none
         else:
             reason = use.reason(module) if use.others else NOT_RUN if use.modes else MAY_BE_CONV
-            decisions.setdefault(module, Decision([], reason)).use = use
+            decision = decisions.setdefault(module, Decision([], reason))
+            decision.use = use
+            if use.modes and module not in run.consumers and _has_options(module):
+                decision.reason = decision.reason or RAN_ALONE
         if use.functions:  # other convolutions in its forward
             merge_texts(run.functions, use.computed)
     order = {module: index for index, module in enumerate(model.modules())}
@@ -89,6 +94,12 @@ def decide(consumers: list[nn.Module | str]) -> Decision:
     if others:
         return Decision([], f'{"not only norms follow" if norms else "no norm follows"}: {", ".join(others)}', ran=True)
     return Decision(norms, LAYER_NORM_REASON if any(isinstance(norm, nn.LayerNorm) for norm in norms) else '', ran=True)
+
+
+def _has_options(module: nn.Module) -> bool:
+    """Return whether the network may call ``module`` in another way than with one input."""
+    parameters = list(inspect.signature(module.forward).parameters.values())
+    return len(parameters) != 1 or parameters[0].kind is not inspect.Parameter.POSITIONAL_OR_KEYWORD
 
 
 def apply_globs_(decisions: dict[nn.Module, Decision], model: nn.Module, options: Options) -> None:

@@ -28,7 +28,9 @@ def copy_to_meta(model: nn.Module, pointwise: set[nn.Module]) -> nn.Module:
         RuntimeError: if the copy has another number of modules. Any exception of a module that cannot be copied.
     """
     memo: dict[int, Any] = {}
-    for tensor in chain(model.parameters(), model.buffers(), _computed_attributes(model)):
+    attributes = [value for value in _tensor_attributes(model)  # a number may decide a branch
+                  if not value.is_leaf or (value.is_floating_point() and value.dim())]
+    for tensor in chain(model.parameters(), model.buffers(), attributes):
         empty = torch.empty_like(tensor, device='meta')
         memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
     replica = copy.deepcopy(model, memo)
@@ -41,15 +43,16 @@ def copy_to_meta(model: nn.Module, pointwise: set[nn.Module]) -> nn.Module:
 
 def copy_for_run(model: nn.Module, pointwise: set[nn.Module]) -> nn.Module:
     """Copy ``model`` with its values; else as :func:`copy_to_meta`, which also names the exceptions."""
-    replica = copy.deepcopy(model, {id(tensor): tensor.detach().clone() for tensor in _computed_attributes(model)})
+    # torch refuses to copy computed tensors, such as pruned weights and outputs that a module keeps.
+    computed = [value for value in _tensor_attributes(model) if not value.is_leaf]
+    replica = copy.deepcopy(model, {id(tensor): tensor.detach().clone() for tensor in computed})
     _prepare_(replica, model, pointwise)
     return replica
 
 
-def _computed_attributes(model: nn.Module) -> list[Tensor]:
-    """Return the tensors that torch refuses to copy, such as pruned weights and outputs that a module keeps."""
-    return [value for module in model.modules() for value in vars(module).values()
-            if isinstance(value, Tensor) and not value.is_leaf]
+def _tensor_attributes(model: nn.Module) -> list[Tensor]:
+    """Return the tensors that are neither parameters nor buffers."""
+    return [value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor)]
 
 
 def _prepare_(replica: nn.Module, model: nn.Module, pointwise: set[nn.Module]) -> None:
@@ -60,8 +63,9 @@ def _prepare_(replica: nn.Module, model: nn.Module, pointwise: set[nn.Module]) -
     if set(replica.modules()) & set(model.modules()):
         raise RuntimeError('copy.deepcopy returns a module of the network itself, which has a __deepcopy__ of its own')
     for module in replica.modules():
-        module._forward_hooks.clear()
-        module._forward_pre_hooks.clear()
+        for hooks in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks,
+                      module._backward_pre_hooks):
+            hooks.clear()
         if only_normalizes(module):
             forward: Any = partial(_norm_output, module, pointwise)
             forward.stands_for_norm = True

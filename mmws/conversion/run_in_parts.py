@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmws.conversion.guessed_calls import guessed_calls
+from mmws.conversion.guessed_calls import guessed_calls, is_toolkit_model
 from mmws.conversion.layer_types import is_conv, may_be_conv
 from mmws.conversion.output_recorder import Consumers, OutputRecorder
 from mmws.conversion.weight_recorder import CopiesByWeight
@@ -24,10 +24,10 @@ def run_in_parts(model: nn.Module) -> Consumers:
         True
     """
     with torch.no_grad():
-        return run_and_record(model, None).consumers
+        return run_and_record(model, None, None).consumers
 
 
-def run_and_record(model: nn.Module, copies: CopiesByWeight | None) -> OutputRecorder:
+def run_and_record(model: nn.Module, copies: CopiesByWeight | None, training: bool | None) -> OutputRecorder:
     """Run ``model`` on guessed inputs, on the default device. If it does not run as a whole, its parts run.
 
     A convolution whose output leaves a part that ran alone is omitted: its consumers are unknown.
@@ -35,11 +35,14 @@ def run_and_record(model: nn.Module, copies: CopiesByWeight | None) -> OutputRec
     Args:
         model: the network.
         copies: see :class:`mmws.conversion.weight_recorder.WeightRecorder`.
+        training: the mode to run in; None for the one that the network is in. What ``train()`` reads is recorded too.
     """
     unknown: set[nn.Module] = set()
     with OutputRecorder(model, copies) as recorder:
+        if training is not None:
+            model.train(training)  # not chained: a toolkit's override may return None
         complete, _ = _run(model, recorder, None, unknown)
-    recorder.ran_whole = recorder.ran_whole or hasattr(model, 'extract_feat')
+    recorder.ran_whole = recorder.ran_whole or is_toolkit_model(model)
     recorder.consumers = {conv: consumers for conv, consumers in recorder.consumers.items()
                           if (consumers or conv in complete) and conv not in unknown}
     return recorder
@@ -66,14 +69,14 @@ def _run(module: nn.Module, recorder: OutputRecorder, features: Any, unknown: se
             recorder.ran_whole |= module is recorder.model
             if module is not recorder.model and not of_toolkit:
                 unknown |= recorder.producers_of(features)
-            elif not hasattr(module, 'extract_feat') and not of_toolkit:
+            elif not is_toolkit_model(module) and not of_toolkit:
                 recorder.record_output(features)
             complete = convs & recorder.consumers.keys()
             break
         except Exception:  # the network is foreign code and may raise anything
             pass
     for child in module.children():
-        of_toolkit = hasattr(module, 'extract_feat') or hasattr(child, 'extract_feat')
+        of_toolkit = is_toolkit_model(module) or is_toolkit_model(child)
         complete_in_child, features = _run(child, recorder, features, unknown, of_toolkit)
         if of_toolkit:
             complete |= complete_in_child

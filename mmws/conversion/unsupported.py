@@ -9,6 +9,7 @@ from torch import nn
 
 from mmws.conversion.layer_types import class_name, has_conv_sized_weight
 from mmws.conversion.parametrize_convs import WEIGHTS, weight_form
+from mmws.conversion.report import ITSELF
 from mmws.conversion.swap_convs import (
     VARIANTS,
     filters_of,
@@ -77,7 +78,7 @@ def shared_weight_reasons(names: Mapping[nn.Module, str], reasons: Mapping[nn.Mo
         alike = all(reasons.get(other) == '' and _is_transposed(other, uses[other]) == _is_transposed(conv, uses[conv])
                     for other in others)
         if others and not reason and (not alike or weight in ('wn', 'spectral')):
-            found[conv] = f'its weight is also that of {names[others[0]]}'
+            found[conv] = f'its weight is also that of {names[others[0]] or ITSELF}'
     return found
 
 

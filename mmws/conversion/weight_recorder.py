@@ -29,7 +29,7 @@ _METADATA = SHAPE_ONLY | {  # and the properties `.is_...`
     'is_inference', 'has_names', 'result_type', 'can_cast', 'promote_types',
     # properties
     '.shape', '.dtype', '.device', '.layout', '.ndim', '.names', '.itemsize', '.nbytes', '.output_nr', '._version'}
-_OF_PARAMETERS = {'.requires_grad', '.is_leaf', '.grad', '.grad_fn'}
+_OF_PARAMETERS = {'.requires_grad', '.requires_grad =', 'requires_grad_', '.is_leaf', '.grad', '.grad_fn'}
 """Properties that a parameter and a standardized weight do not share."""
 _NO_VALUES = _METADATA | _OF_PARAMETERS | {'register_hook', 'retain_grad'}
 CopiesByWeight = Dict[int, List[nn.Module]]

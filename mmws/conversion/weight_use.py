@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import inspect
 import weakref
@@ -10,6 +11,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from mmws.errors import format_exception
 
 __all__ = ['CONVOLUTIONS', 'OTHER_CONVOLUTIONS', 'StandIn', 'WeightUse', 'merge_texts', 'stand_in',
            'substitute_weight_', 'with_weight']
@@ -40,6 +43,7 @@ class WeightUse:
         unused: those of them with which a forward pass called no convolution function on the weight.
         kept: True if the forward keeps a reference to the module outside of it.
         error: the first exception with which a run of the module alone ended.
+        refused: the first exception that only another tensor in the weight's place caused.
     """
 
     functions: set[tuple[str, int]] = field(default_factory=set)
@@ -51,6 +55,7 @@ class WeightUse:
     unused: set[bool] = field(default_factory=set)
     kept: bool = False
     error: str = ''
+    refused: str = ''
 
     def add(self, other: WeightUse) -> None:
         """Add what another dry run showed."""
@@ -62,6 +67,7 @@ class WeightUse:
         self.unused |= other.unused
         self.kept |= other.kept
         self.error = self.error or other.error
+        self.refused = self.refused or other.refused
 
     def in_convolution(self) -> bool:
         """Return whether a convolution function got the weight, under any name."""
@@ -79,6 +85,8 @@ class WeightUse:
             return f'{name}: its weight is no parameter, other code computes it'
         if vars(weight):
             return f'{name}: its weight has the attributes {", ".join(vars(weight))}'
+        if self.refused:
+            return f'{name}: its forward accepts its own weight only ({self.refused})'
         if not self.modes:
             why = f' ({self.error})' if self.error else ''
             return (f'{name}: it did not run{why}, so the use of its weight is unknown; give convert_ `inputs` that '
@@ -142,7 +150,18 @@ def substitute_weight_(conv: Any) -> None:
         replica = with_weight(conv, tensor, plain)
         del replica.forward
         before, calls = _attributes(replica), use.calls
-        output = plain.forward(replica, *args, **kwargs)
+        try:
+            output = plain.forward(replica, *args, **kwargs)
+        except Exception as error:  # foreign code, which may raise anything
+            seen = copy.deepcopy(vars(use))
+            try:
+                output = plain.forward(conv, *args, **kwargs)
+            except Exception:
+                raise error from None
+            finally:
+                vars(use).update(seen)  # the run with its own weight proves nothing
+            use.refused = use.refused or format_exception(error)
+            return output
         after = _attributes(replica)
         use.attributes |= {name for name in before.keys() | after.keys()
                            if before.get(name, before) is not after.get(name, after)}

@@ -116,6 +116,8 @@ def fill_row_(row: Row, stock: nn.Module, converted: nn.Module, runs: Runs) -> N
     row.verdict, row.why = ('fail' if errors else 'pass'), '; '.join(errors[:5]) or row.why
     if unrun and not errors:
         row.why = f'not run: {", ".join(unrun)}'
+    if unrun and len(unrun) == len(convs) and not errors:
+        row.verdict, row.why = 'not checked', 'no convolution ran'
 
 
 def _placement_errors(consumers: Consumers, names: Mapping[nn.Module, str],

@@ -6,8 +6,9 @@ without it. If it says nothing of that, both versions have the name; without it,
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial, wraps
 from typing import Any
 
@@ -22,7 +23,8 @@ __all__ = ['ALLOWS_NAMED_GLOBALS', 'DETECTS_WRITES', 'DYNAMIC', 'NORMALIZE', 'TE
            'ConvTransposeNd', 'InstanceNorm', 'NormBase', 'SpectralParametrization', 'WeightNormParametrization',
            'add_load_state_dict_pre_hook', 'add_safe_globals', 'add_step_pre_hook', 'address', 'autocast_dtype',
            'get_total_norm', 'has_saved_tensor_hooks', 'indexing_shown_to', 'is_compiled_inference', 'is_compiling',
-           'lazy_clone', 'recomputes', 'runs_eagerly', 'saved_value', 'storage_users', 'tree_leaves', 'version']
+           'lazy_clone', 'recomputes', 'runs_eagerly', 'saved_value', 'storage_users', 'tree_leaves', 'version',
+           'without_compiler']
 
 ConvNd = nn.modules.conv._ConvNd  # to recognize a convolution of any dimension
 ConvTransposeNd = nn.modules.conv._ConvTransposeNd  # to recognize a transposed one: its outputs are on axis 1
@@ -56,6 +58,15 @@ TELLS_EXPORTS = DETECTS_WRITES and hasattr(getattr(torch, 'compiler', None), 'is
 def saved_value(node: Any, name: str, default: Any) -> Any:
     """Return a value that a node of the autograd graph saved; the default if its kind of node has no such value."""
     return getattr(node, f'_saved_{name}', default)
+
+
+def without_compiler() -> Any:
+    """Return a context in which modules that are compiled already run without their compiled code.
+
+    torch < 2.6 has none: a compiled network cannot be recorded there.
+    """
+    stance = getattr(getattr(torch, 'compiler', None), 'set_stance', None)
+    return stance('force_eager') if stance and 'torch._dynamo' in sys.modules else nullcontext()
 
 
 def runs_eagerly(tensor: Tensor) -> bool:

@@ -20,7 +20,7 @@ from tests.helpers.versions import WN, needs_weight_norm
 
 def small():
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8),
-                         nn.Flatten(), nn.Linear(8 * 16, 2))
+                         nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(8 * 16, 2))
 
 
 def step(model, *inputs, **keywords):

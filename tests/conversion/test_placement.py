@@ -125,6 +125,8 @@ def test_heads_run_on_the_features_of_a_detector_and_parts_of_heads_alone():
             return [self.predict(self.tower[0](feat)) for feat in feats]
 
     class Detector(Net):
+        data_preprocessor = None
+
         def extract_feat(self, x):
             return (self.norm1(self.conv1(x)),)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import random
 import warnings
+from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -238,3 +240,170 @@ def test_random_numbers_stay_as_they_are():
             convert_(net, inputs=torch.zeros(1, 3, 4, 4))
         draws.append((random.random(), np.random.rand(), float(torch.rand(1))))
     assert draws[0] == draws[1]
+
+
+@dataclass
+class Outputs:
+    features: torch.Tensor
+    raw: torch.Tensor
+
+
+class Outs(dict):
+    """A container that torch does not know."""
+
+
+IMAGE = torch.zeros(2, 3, 4, 4)
+LEAVES = {'conv': 'not only norms follow: the output leaves the network'}
+
+
+@pytest.mark.parametrize('inputs', [None, IMAGE], ids=['guessed', 'given'])
+@pytest.mark.parametrize('container', [
+    Outputs, lambda z, y: SimpleNamespace(z=z, y=y), lambda z, y: Outs(z=z, y=y), lambda z, y: {z, y},
+    lambda z, y: iter([z, y]), lambda z, y: (z, [Outs(y=SimpleNamespace(value=y))]),
+    lambda z, y: Outputs(z, y) if torch.is_grad_enabled() else z],
+    ids=['dataclass', 'object', 'dict', 'set', 'iterator', 'nested', 'in training'])
+def test_outputs_of_any_class(container, inputs):
+    net = Net(nn.BatchNorm2d(8), lambda net, x: container(net.norm(y := net.conv(x)), y))
+    del net.other
+    report = convert_(net, inputs=inputs)
+    assert (report.converted, report.skipped) == ([], LEAVES)
+
+
+def test_an_output_that_refers_to_the_network():
+    net = Net(nn.BatchNorm2d(8), lambda net, x: SimpleNamespace(z=net.norm(net.conv(x)), net=net, call=net.forward))
+    del net.other
+    assert convert_(net, inputs=IMAGE).converted == ['conv']
+
+
+class Averaged(Net):
+    """Its ``train()`` reads the weight, which its forward uses in another form in evaluation."""
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.average = self.conv.weight.detach() * 0.5
+        return self
+
+
+class Freezing(Net):
+    def train(self, mode=True):
+        super().train(mode)
+        self.conv.weight.requires_grad = False
+        self.conv.requires_grad_(False)
+        return self
+
+
+@pytest.mark.parametrize('inputs', [None, IMAGE], ids=['guessed', 'given'])
+def test_a_weight_that_train_reads(inputs):
+    def forward(net, x):
+        return net.norm(net.conv(x) if net.training else nn.functional.conv2d(x, net.average))
+
+    report = convert_(Averaged(nn.BatchNorm2d(8), forward), inputs=inputs)
+    assert report.skipped['conv'] == 'not only norms follow: detach uses its weight directly'
+    freezing = Freezing(nn.BatchNorm2d(8), lambda net, x: net.norm(net.conv(x)))
+    assert 'conv' in convert_(freezing, inputs=inputs).converted
+
+
+class OwnWeight(nn.Conv2d):
+    """Another tensor in the place of its weight raises an exception."""
+
+    def forward(self, x):
+        return nn.functional.conv2d(x, self.get_parameter('weight'), self.bias)
+
+
+@pytest.mark.parametrize('inputs', [None, IMAGE], ids=['guessed', 'given'])
+def test_a_convolution_that_refuses_another_weight_does_not_end_the_run(inputs):
+    net = Net(nn.BatchNorm2d(8), lambda net, x: net.norm(y := net.other(net.conv(x))) + y)
+    net.conv, net.other = OwnWeight(3, 8, 1), nn.Conv2d(8, 8, 1)
+    report = convert_(net, inputs=inputs)
+    assert report.converted == []
+    assert report.skipped['conv'].startswith('no norm follows: conv2d')
+    assert report.skipped['other'] == 'not only norms follow: add'
+    report = convert_(nn.Sequential(OwnWeight(3, 8, 1), nn.BatchNorm2d(8)), inputs=inputs)
+    assert report.skipped['0'].startswith('OwnWeight: its forward accepts its own weight only (AttributeError')
+
+
+class Styled(nn.Conv2d):
+    def forward(self, x, style=None):
+        weight = self.weight if style is None else self.weight * style
+        return nn.functional.conv2d(x, weight, self.bias)
+
+
+def test_a_convolution_with_options_that_ran_alone():
+    net = Net(nn.BatchNorm2d(8), lambda net, pair: net.norm(net.conv(pair['image'], pair['style'])))
+    del net.other
+    net.conv = Styled(3, 8, 1)
+    assert convert_(net).skipped['conv'].startswith('it ran alone only, without the optional arguments')
+    report = convert_(net, inputs=({'image': IMAGE, 'style': torch.ones(8, 3, 1, 1)},))
+    assert report.skipped['conv'] == 'Styled: weight also read by mul()'
+
+
+def test_a_network_that_does_not_run_on_an_image_causes_a_warning():
+    net = Net(nn.BatchNorm2d(8), lambda net, pair: net.norm(net.conv(pair['image'])))
+    del net.other
+    with pytest.warns(UserWarning, match='does not run on an image. Parts of it ran alone'):
+        assert convert_(copy.deepcopy(net)).unseen == ['conv']
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert convert_(net, inputs=({'image': IMAGE},)).converted == ['conv']
+
+
+@pytest.mark.parametrize('size', [28, 32, 224])
+def test_a_tensor_that_is_a_plain_attribute_and_images_of_one_size(size):
+    def forward(net, x):
+        return net.linear(net.norm(net.conv(x - net.mean)).flatten(1))
+
+    net = Net(nn.BatchNorm2d(8), forward)
+    net.mean, net.linear = torch.zeros(1, 3, 1, 1), nn.Linear(8 * size**2, 2, device='meta')
+    del net.other
+    report = convert_(net)
+    assert (report.converted, report.unseen) == (['conv'], [])
+
+
+class EvalBatchNorm(nn.BatchNorm2d):
+    def train(self, mode=True):
+        return super().train(False)
+
+
+@pytest.mark.parametrize('inputs', [None, IMAGE], ids=['guessed', 'given'])
+def test_a_norm_that_stays_and_has_fixed_statistics(inputs):
+    report = convert_(nn.Sequential(nn.Conv2d(3, 8, 1), EvalBatchNorm(8)), inputs=inputs)
+    assert report.skipped['0'].endswith('EvalBatchNorm with fixed statistics')
+
+
+def test_a_network_with_its_own_extract_feat():
+    net = Net(nn.BatchNorm2d(8), lambda net, x: net.norm(y := net.conv(x)) + y)
+    net.extract_feat = lambda x: net.norm(net.conv(x))
+    assert convert_(net).skipped['conv'] == 'not only norms follow: add'
+
+
+def test_backward_hooks():
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8))
+    calls = []
+    net[0].register_full_backward_hook(lambda *_: calls.append('backward'))
+    net[0].register_full_backward_pre_hook(lambda *_: calls.append('before'))
+    assert convert_(net).converted == ['0']
+    net(IMAGE).sum().backward()
+    assert calls == ['before', 'backward']
+
+
+@pytest.mark.skipif(not hasattr(torch.compiler, 'set_stance'), reason='torch < 2.6 cannot switch the compiler off')
+@pytest.mark.parametrize('inputs', [None, IMAGE], ids=['guessed', 'given'])
+def test_a_network_that_is_compiled_already(inputs):
+    net = Net(nn.BatchNorm2d(8), lambda net, x: net.norm(net.conv(x)) + net.other(x))
+    compiled = torch.compile(net, backend='eager')
+    report = convert_(compiled, inputs=inputs)
+    assert [*report.converted, *report.skipped] == ['_orig_mod.conv', '_orig_mod.other']
+    image = torch.randn(2, 3, 4, 4)
+    torch.testing.assert_close(compiled(image), net(image))
+
+
+def test_modules_in_a_dict_are_named():
+    net = Net(nn.BatchNorm2d(8), lambda net, x: net.norm(net.conv(x)))
+    net.teachers = {'a': [nn.Conv2d(3, 8, 1)]}
+    assert convert_(net).skipped['teachers'] == 'not a registered submodule'
+
+
+def test_the_name_of_a_network_that_shares_a_weight():
+    net = Net(nn.BatchNorm2d(8), lambda net, x: net.norm(net.conv(x)))
+    net.weight = net.conv.weight
+    assert convert_(net).skipped['conv'] == 'its weight is also that of the network itself'

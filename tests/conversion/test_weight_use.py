@@ -393,7 +393,7 @@ class KeepsItselfWeakly(nn.Conv2d):
     (Branches(3, 8, 3), 'not only norms follow: maximum'),
     (OtherGroups(8, 4, 3, groups=2), 'OtherGroups: its weight has another layout in conv_transpose2d'),
     (Average(3, 8, 3), 'Average: in evaluation mode no convolution function got its weight'),
-    (Fused(3, 8, 3), 'Fused: in evaluation mode no convolution function got its weight'),
+    (Fused(3, 8, 3), 'not only norms follow: detach uses its weight directly'),
     (NeedsGradient(3, 8, 3), 'NeedsGradient: weight also read by mul()'),
     (AsParameter(3, 8, 3), 'AsParameter: weight also read by .requires_grad'),
     (AsLeaf(3, 8, 3), 'AsLeaf: weight also read by .is_leaf'),
