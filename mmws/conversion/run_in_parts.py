@@ -42,7 +42,7 @@ def run_and_record(model: nn.Module, copies: CopiesByWeight | None, training: bo
         if training is not None:
             model.train(training)  # not chained: a toolkit's override may return None
         complete, _ = _run(model, recorder, None, unknown)
-    recorder.ran_whole = recorder.ran_whole or is_toolkit_model(model)
+    recorder.ran_whole = recorder.ran_whole or any(map(is_toolkit_model, model.modules()))
     recorder.consumers = {conv: consumers for conv, consumers in recorder.consumers.items()
                           if (consumers or conv in complete) and conv not in unknown}
     return recorder

@@ -81,9 +81,9 @@ def check_placement(name: str, scope: str, model: bytes, whole: bool = True) -> 
         converted = build_model(ConfigDict({**config, 'type': f'mmws.{config.type}'}))
         changes = conversion_errors(stock, converted)
         num_classes = min((part['num_classes'] for _, part in dicts_in(config) if 'num_classes' in part), default=2)
-        runs = run_on_samples(converted, scope, num_classes, whole)
+        runs = run_on_samples(converted, stock, scope, num_classes, whole)
         if NOT_FINITE in runs.errors or (whole and not runs.backward and not runs.errors):
-            plain = run_on_samples(build_model(copy.deepcopy(config)), scope, num_classes, whole)
+            plain = run_on_samples(build_model(copy.deepcopy(config)), stock, scope, num_classes, whole)
             if NOT_FINITE in plain.errors:
                 row.why = f'{NOT_FINITE} without mmws either'
             runs.errors = [error for error in runs.errors if error not in plain.errors]

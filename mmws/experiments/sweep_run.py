@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import product
@@ -36,13 +37,19 @@ class Runs:
     backward: bool = False  # a loss ran backward
 
 
-def run_on_samples(model: nn.Module, scope: str, num_classes: int, whole: bool) -> Runs:
-    """Run the model. The run of evaluation after that is left out if no convolution is standardized."""
+def run_on_samples(model: nn.Module, structure: nn.Module, scope: str, num_classes: int, whole: bool) -> Runs:
+    """Run the model. The run of evaluation after that is left out if no convolution is standardized.
+
+    ``structure`` is the stock model on the meta device, which tells the sizes that it can process.
+    """
     runs, ran = Runs(), set()
+    sizes = list(SIZES)
     fitting: dict[nn.Module, tuple[int, int]] = {}  # the first size that a part can process
     evaluated = whole and any(map(standardizes_itself, convs_of(model)))
     parts = [part for part in (model, *model.children()) if hasattr(part, 'data_preprocessor')]
     for size, part, mode in product(SIZES, parts, ('loss', 'tensor', 'predict')):
+        if size not in sizes:
+            continue
         complete = runs.consumers.keys() >= set(convs_of(part))
         again = evaluated and mode == 'predict' and fitting.get(part, size) == size
         trains = whole and mode == 'loss' and getattr(part, 'with_head', True)
@@ -58,10 +65,22 @@ def run_on_samples(model: nn.Module, scope: str, num_classes: int, whole: bool) 
                 ran.add((part, mode))
                 fitting.setdefault(part, size)
                 break
+            else:
+                sizes = _sizes_from_first_fit(structure) if len(sizes) == len(SIZES) and not ran else sizes
     volumes = any(isinstance(conv, nn.Conv3d) for conv in convs_of(model))  # run_in_parts would take minutes
     if not volumes and not runs.consumers.keys() >= set(convs_of(model)):
         runs.consumers = {**run_in_parts(model), **runs.consumers}  # single parts reach the remaining convolutions
     return runs
+
+
+def _sizes_from_first_fit(structure: nn.Module) -> list[tuple[int, int]]:
+    """Return the sizes from the first one that the features can be computed for; all if it is not known."""
+    replica: Any = copy.deepcopy(structure)
+    for index, size in enumerate(SIZES):
+        with suppress(*FOREIGN_ERRORS), torch.no_grad():
+            replica.extract_feat(torch.empty(1, 3, *size, device='meta'))
+            return list(SIZES[index:])
+    return list(SIZES)
 
 
 def _run(model: nn.Module, part: nn.Module, mode: str, inputs: Any, samples: Any,

@@ -97,7 +97,7 @@ def render(name: str, rows: Sequence[Row]) -> str:
     """Return the page: the totals, and for each toolkit or library the reasons of what is not standardized."""
     parts = ['# Conversion of all stock models',
              f'Written by `tools/sweep.py` with [{name}]({name}), a row per config. Each model is built with its own '
-             'type and converted. Both are compared with a real run of the converted model on the CPU. '
+             'type and converted. The placement is compared with a real run of the converted model on the CPU. '
              'A standardized convolution is confirmed by autograd if only norms use its output in the graph of a loss.',
              table(*totals(rows))]
     for package in sorted({_package(row) for row in rows}):

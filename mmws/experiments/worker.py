@@ -43,13 +43,13 @@ def _end_with(parent: BaseProcess | None) -> None:
         os._exit(1)
 
 
-def release_memory() -> None:
+def release_memory(above: float = 2) -> None:
     """Free the memory of earlier work: reference cycles hold models, and glibc keeps what is freed.
 
-    A process of more than 1.25 GiB returns it to the system. Memory that is kept costs no time in the next work.
+    A process of more than ``above`` GiB returns it to the system. Memory that is kept costs no time in the next work.
     """
     gc.collect()
-    if Process().memory_info().rss < 1.25 * 2 ** 30:
+    if Process().memory_info().rss < above * 2 ** 30:
         return
     with suppress(AttributeError, OSError, TypeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
