@@ -370,9 +370,26 @@ def test_a_norm_that_stays_and_has_fixed_statistics(inputs):
     assert report.skipped['0'].endswith('EvalBatchNorm with fixed statistics')
 
 
+class NormEval(Net):
+    def train(self, mode=True):
+        super().train(mode)
+        self.norm.eval()
+        return self
+
+
+@pytest.mark.parametrize('inputs', [None, IMAGE], ids=['guessed', 'given'])
+def test_a_norm_in_evaluation_mode_that_is_replaced(inputs):
+    net = NormEval(nn.BatchNorm2d(8), lambda net, x: net.norm(net.conv(x)) + net.other(x))
+    assert convert_(net, inputs=inputs).converted == ['conv']
+
+
+class WithFeatures(Net):
+    def extract_feat(self, x):
+        return self.norm(self.conv(x))
+
+
 def test_a_network_with_its_own_extract_feat():
-    net = Net(nn.BatchNorm2d(8), lambda net, x: net.norm(y := net.conv(x)) + y)
-    net.extract_feat = lambda x: net.norm(net.conv(x))
+    net = WithFeatures(nn.BatchNorm2d(8), lambda net, x: net.extract_feat(x) + net.conv(x))
     assert convert_(net).skipped['conv'] == 'not only norms follow: add'
 
 
