@@ -403,7 +403,8 @@ def test_backward_hooks():
     assert calls == ['before', 'backward']
 
 
-@pytest.mark.skipif(not hasattr(torch.compiler, 'set_stance'), reason='torch < 2.6 cannot switch the compiler off')
+@pytest.mark.skipif(not hasattr(getattr(torch, 'compiler', None), 'set_stance'),
+                    reason='torch < 2.6 cannot switch the compiler off')
 @pytest.mark.parametrize('inputs', [None, IMAGE], ids=['guessed', 'given'])
 def test_a_network_that_is_compiled_already(inputs):
     net = Net(nn.BatchNorm2d(8), lambda net, x: net.norm(net.conv(x)) + net.other(x))
