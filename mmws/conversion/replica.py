@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mmws.conversion.layer_types import has_conv_sized_weight, only_normalizes
 from mmws.conversion.swap_convs import has_known_forward, standardizes_itself
 from mmws.conversion.weight_use import substitute_weight_
-from mmws.ops.torch_compat import tree_leaves
+from mmws.ops.torch_compat import clear_backward_hooks, tree_leaves
 
 __all__ = ['copy_for_run', 'copy_to_meta']
 
@@ -63,9 +63,9 @@ def _prepare_(replica: nn.Module, model: nn.Module, pointwise: set[nn.Module]) -
     if set(replica.modules()) & set(model.modules()):
         raise RuntimeError('copy.deepcopy returns a module of the network itself, which has a __deepcopy__ of its own')
     for module in replica.modules():
-        for hooks in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks,
-                      module._backward_pre_hooks):
-            hooks.clear()
+        module._forward_hooks.clear()
+        module._forward_pre_hooks.clear()
+        clear_backward_hooks(module)
         if only_normalizes(module):
             forward: Any = partial(_norm_output, module, pointwise)
             forward.stands_for_norm = True

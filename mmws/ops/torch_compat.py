@@ -22,8 +22,8 @@ from torch.utils import _pytree
 __all__ = ['ALLOWS_NAMED_GLOBALS', 'DETECTS_WRITES', 'DYNAMIC', 'NORMALIZE', 'TELLS_EXPORTS', 'BatchNorm', 'ConvNd',
            'ConvTransposeNd', 'InstanceNorm', 'NormBase', 'SpectralParametrization', 'WeightNormParametrization',
            'add_load_state_dict_pre_hook', 'add_safe_globals', 'add_step_pre_hook', 'address', 'autocast_dtype',
-           'get_total_norm', 'has_saved_tensor_hooks', 'indexing_shown_to', 'is_compiled_inference', 'is_compiling',
-           'lazy_clone', 'recomputes', 'runs_eagerly', 'saved_value', 'storage_users', 'tree_leaves', 'version',
+           'clear_backward_hooks', 'get_total_norm', 'has_saved_tensor_hooks', 'indexing_shown_to', 'is_compiled_inference',
+           'is_compiling', 'lazy_clone', 'recomputes', 'runs_eagerly', 'saved_value', 'storage_users', 'tree_leaves', 'version',
            'without_compiler']
 
 ConvNd = nn.modules.conv._ConvNd  # to recognize a convolution of any dimension
@@ -58,6 +58,12 @@ TELLS_EXPORTS = DETECTS_WRITES and hasattr(getattr(torch, 'compiler', None), 'is
 def saved_value(node: Any, name: str, default: Any) -> Any:
     """Return a value that a node of the autograd graph saved; the default if its kind of node has no such value."""
     return getattr(node, f'_saved_{name}', default)
+
+
+def clear_backward_hooks(module: nn.Module) -> None:
+    """Remove the backward hooks: they copy the output of a convolution, which hides what consumes it."""
+    module._backward_hooks.clear()
+    module._backward_pre_hooks.clear()
 
 
 def without_compiler() -> Any:
