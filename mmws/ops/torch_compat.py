@@ -22,9 +22,9 @@ from torch.utils import _pytree
 __all__ = ['ALLOWS_NAMED_GLOBALS', 'DETECTS_WRITES', 'DYNAMIC', 'NORMALIZE', 'TELLS_EXPORTS', 'BatchNorm', 'ConvNd',
            'ConvTransposeNd', 'InstanceNorm', 'NormBase', 'SpectralParametrization', 'WeightNormParametrization',
            'add_load_state_dict_pre_hook', 'add_safe_globals', 'add_step_pre_hook', 'address', 'autocast_dtype',
-           'clear_backward_hooks', 'get_total_norm', 'has_saved_tensor_hooks', 'indexing_shown_to', 'is_compiled_inference',
-           'is_compiling', 'lazy_clone', 'recomputes', 'runs_eagerly', 'saved_value', 'storage_users', 'tree_leaves', 'version',
-           'without_compiler']
+           'clear_backward_hooks', 'get_total_norm', 'has_saved_tensor_hooks', 'indexing_shown_to',
+           'is_compiled_inference', 'is_compiling', 'lazy_clone', 'recomputes', 'runs_eagerly', 'saved_value',
+           'storage_users', 'tree_leaves', 'version', 'without_compiler']
 
 ConvNd = nn.modules.conv._ConvNd  # to recognize a convolution of any dimension
 ConvTransposeNd = nn.modules.conv._ConvTransposeNd  # to recognize a transposed one: its outputs are on axis 1
