@@ -75,6 +75,7 @@ def test_exactly_the_convs_that_feed_only_norms_are_standardized(rows, name):
         pytest.skip('the config needs mmdet >= 3.3 or mmseg >= 1.2')
     assert row.verdict == 'pass', row.why
     recorded = next(other for other in SWEEP if other['config'] == name)
+    assert row.confirmed <= row.converted
     assert (row.confirmed > 0) == (_is_small(name) and int(recorded['confirmed']) > 0)  # branches depend on the values
     assert (row.convs, row.converted, row.norms) == tuple(int(recorded[key]) for key in ('convs', 'converted', 'norms'))
     assert row.backward == (int(recorded['backward']) if _is_small(name) else 0)
@@ -235,6 +236,18 @@ def test_a_large_network_is_in_the_table_and_not_checked(monkeypatch):
     row = sweep_library.check_network('timm::test_resnet')
     assert (row.verdict, row.why) == ('not checked', 'more than 100,000 parameters')
     assert '| 1 | 0 | 0 | 0 |' in render('table.csv', [row])
+
+
+@pytest.mark.parametrize(('side', 'first'), [(128, 0), (224, 1), (256, 3), (5000, 0)])
+def test_sizes_that_a_network_cannot_process_are_left_out(side, first):
+    """Sizes below ``side`` pixels fail; if all do, the reason is another one, and all are tried."""
+    class Features(nn.Conv2d):
+        def extract_feat(self, x):
+            return super().forward(x)
+
+    structure = Features(3, 8, side, device='meta')
+    assert sweep_run._sizes_from_first_fit(structure) == list(sweep_run.SIZES[first:])
+    assert sweep_run._sizes_from_first_fit(nn.Identity()) == list(sweep_run.SIZES)
 
 
 def test_a_model_of_which_no_convolution_ran_is_not_checked():

@@ -8,6 +8,7 @@ from torch import nn
 
 from mmws.conversion.output_recorder import OutputRecorder
 from mmws.experiments.sweep_autograd import UNSEEN, AutogradConsumers
+from tests.helpers.versions import needs_torch
 
 
 @torch.jit.script
@@ -49,7 +50,8 @@ def test_consumers_of_a_convolution(use, consumers):
 
 
 @pytest.mark.parametrize('norm', [
-    nn.BatchNorm2d(4), nn.InstanceNorm2d(4), nn.InstanceNorm2d(4, affine=True)])
+    nn.BatchNorm2d(4), nn.InstanceNorm2d(4), nn.InstanceNorm2d(4, affine=True),
+    pytest.param(nn.SyncBatchNorm(4), marks=needs_torch('2.6', 'SyncBatchNorm on the CPU'))])
 def test_other_norms_count(norm):
     net = Net(lambda conv, norm, x: norm(conv(x)), norm)
     with AutogradConsumers(net) as graph:
