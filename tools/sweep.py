@@ -69,7 +69,7 @@ def main() -> None:
     try:
         with Progress(*BAR) as progress:
             if remaining := [name for name in configs if name not in done]:
-                with WorkerPool(options.processes, prepare_sweep_worker, (toolkits,)) as pool:
+                with WorkerPool(options.processes, prepare_sweep_worker, (toolkits, True)) as pool:
                     rows += append_rows(part, sweep(remaining, pool, progress))
             if remaining := [name for name in networks if name not in done]:
                 with WorkerPool(options.processes) as pool:

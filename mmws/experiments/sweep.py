@@ -27,7 +27,7 @@ from mmws.conversion.weight_use import WeightUse
 from mmws.errors import FOREIGN_ERRORS, format_exception
 from mmws.experiments.sweep_models import build_model, build_structure
 from mmws.experiments.sweep_run import NOT_FINITE, Runs, convs_of, run_on_samples
-from mmws.experiments.worker import prepare_worker, release_memory
+from mmws.experiments.worker import keep_memory, prepare_worker, release_memory
 from mmws.openmmlab.config_tree import dicts_in
 
 __all__ = ['Row', 'check_placement', 'conversion_errors', 'fill_row_', 'prepare_sweep_worker']
@@ -49,9 +49,14 @@ class Row:
     why: str = ''  # if not 'pass'; else the names of the convolutions that were not run, or what is not finite
 
 
-def prepare_sweep_worker(packages: Sequence[str] = ('mmdet', 'mmseg')) -> None:
-    """Prepare a process for checks of models: no output, a process group for mmcv's SyncBN, and all types loaded."""
+def prepare_sweep_worker(packages: Sequence[str] = ('mmdet', 'mmseg'), keep_freed: bool = False) -> None:
+    """Prepare a process for checks of models: no output, a process group for mmcv's SyncBN, and all types loaded.
+
+    ``keep_freed`` takes more memory and less time, see :func:`keep_memory`.
+    """
     prepare_worker(logging.ERROR)
+    if keep_freed:
+        keep_memory()
     torch.set_flush_denormal(True)  # small random weights give such numbers, and processors are slow with them
     for name in ('epoch', 'iter'):
         MessageHub.get_current_instance().update_info(name, 0)  # as the runner does; some losses read them

@@ -20,7 +20,7 @@ from mmws.openmmlab.stock_configs import stock_config
 
 __all__ = ['SIZES', 'build_model', 'build_structure', 'read_model']
 
-SIZES = (128, 128), (224, 224), (256, 128), (320, 320), (416, 416)
+SIZES = (128, 128), (224, 224), (256, 128), (320, 320), (384, 384), (416, 416)
 """Height and width of the images in pixels; the others for networks that cannot process the first."""
 _OVERRIDES = {'pretrained': None, 'teacher_ckpt': None, 'checkpoint': None, 'img_size': SIZES[0], 'nms_pre': 50,
               'max_per_img': 5, 'num_proposals': 5, 'use_torchvision': False, 'templates': ['{}']}
@@ -40,11 +40,13 @@ def read_model(name: str) -> tuple[str, bytes]:
 
 def _simplify(part: dict[str, Any], path: str) -> dict[str, Any]:
     """Apply the overrides and sort the keys, so that equal models have equal pickles."""
-    changed = {key: value for key, value in _OVERRIDES.items() if key in part}
+    changed: dict[str, Any] = {key: value for key, value in _OVERRIDES.items() if key in part}
     if isinstance(part.get('img_size'), int):
         changed['img_size'] = SIZES[0][0]
     if part.get('pretrained') is True:  # timm's switch
         changed['pretrained'] = False
+    if part.get('type') == 'SOLOV2Head':  # SOLO's other heads have an output channel per cell
+        changed['num_grids'] = [8, 8, 4, 4, 4]
     if 'num' in part and 'Sampler' in part.get('type', ''):
         changed['num'] = 8
     if isinstance(part.get('init_cfg'), dict) and part['init_cfg'].get('type') == 'Pretrained':

@@ -42,31 +42,35 @@ def run_on_samples(model: nn.Module, structure: nn.Module, scope: str, num_class
 
     ``structure`` is the stock model on the meta device, which tells the sizes that it can process.
     """
-    runs, ran = Runs(), set()
-    sizes = list(SIZES)
+    runs = Runs()
+    ran: set[tuple[nn.Module, str]] = set()  # parts and modes
+    sizes: list[tuple[int, int]] = []  # that the network can process, known after the first failure
+    no_operator: set[tuple[nn.Module, str]] = set()  # those that need an operator which the CPU does not have
     fitting: dict[nn.Module, tuple[int, int]] = {}  # the first size that a part can process
     evaluated = whole and any(map(standardizes_itself, convs_of(model)))
     parts = [part for part in (model, *model.children()) if hasattr(part, 'data_preprocessor')]
     for size, part, mode in product(SIZES, parts, ('loss', 'tensor', 'predict')):
-        if size not in sizes:
-            continue
         complete = runs.consumers.keys() >= set(convs_of(part))
         again = evaluated and mode == 'predict' and fitting.get(part, size) == size
         trains = whole and mode == 'loss' and getattr(part, 'with_head', True)
-        if complete and ((part, mode) in ran or not (again or trains)):
+        if (part, mode) in no_operator or (complete and ((part, mode) in ran or not (again or trains))):
             continue
         with suppress(*FOREIGN_ERRORS):
             for inputs, samples in demo_batches(part, scope, size, num_classes):
-                seen = _run(model, part, mode, inputs, samples, runs if whole else None)
-                if seen is None:
+                if sizes and size not in sizes:
+                    break
+                try:
+                    seen = _run(model, part, mode, inputs, samples, runs if whole else None)
+                except (*FOREIGN_ERRORS, OSError) as error:  # some read files
+                    if 'cpu' in str(error).lower():
+                        no_operator.add((part, mode))
+                    sizes = sizes or ([*SIZES] if ran else _sizes_from_first_fit(structure))
                     continue
                 found = runs.compared if complete else runs.consumers
                 add_consumers(found, seen)
                 ran.add((part, mode))
                 fitting.setdefault(part, size)
                 break
-            else:
-                sizes = _sizes_from_first_fit(structure) if len(sizes) == len(SIZES) and not ran else sizes
     volumes = any(isinstance(conv, nn.Conv3d) for conv in convs_of(model))  # run_in_parts would take minutes
     if not volumes and not runs.consumers.keys() >= set(convs_of(model)):
         runs.consumers = {**run_in_parts(model), **runs.consumers}  # single parts reach the remaining convolutions
@@ -83,22 +87,18 @@ def _sizes_from_first_fit(structure: nn.Module) -> list[tuple[int, int]]:
     return list(SIZES)
 
 
-def _run(model: nn.Module, part: nn.Module, mode: str, inputs: Any, samples: Any,
-         runs: Runs | None) -> Consumers | None:
-    """Run ``part``, and return what the run showed, or None if it failed.
+def _run(model: nn.Module, part: nn.Module, mode: str, inputs: Any, samples: Any, runs: Runs | None) -> Consumers:
+    """Run ``part``, and return what the run showed.
 
     With ``runs``, the losses also run backward, and what is not finite is added to its errors.
     """
     with_gradients = mode == 'loss' and runs is not None
     graph = AutogradConsumers(model)
-    try:
-        part.train(mode == 'loss')
-        with OutputRecorder(model) as recorder, torch.set_grad_enabled(with_gradients), graph:
-            output = part(inputs, samples, mode=mode)
-            if mode == 'tensor' and part is model:
-                recorder.record_output(output)
-    except (*FOREIGN_ERRORS, OSError):  # some read files
-        return None
+    part.train(mode == 'loss')
+    with OutputRecorder(model) as recorder, torch.set_grad_enabled(with_gradients), graph:
+        output = part(inputs, samples, mode=mode)
+        if mode == 'tensor' and part is model:
+            recorder.record_output(output)
     if with_gradients and runs is not None:  # the other outputs may have -inf for what is masked
         graph.add(output)
         add_consumers(runs.autograd, graph.consumers)

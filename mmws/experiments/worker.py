@@ -21,7 +21,9 @@ from typing import Any
 import torch
 from psutil import Process
 
-__all__ = ['WorkerPool', 'prepare_worker', 'release_memory', 'terminate_workers']
+__all__ = ['WorkerPool', 'keep_memory', 'prepare_worker', 'release_memory', 'terminate_workers']
+
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX of glibc's malloc.h
 
 
 def prepare_worker(log_level: int = logging.WARNING) -> None:
@@ -41,6 +43,18 @@ def _end_with(parent: BaseProcess | None) -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
+
+
+def keep_memory() -> None:
+    """Keep the memory of tensors that are freed for the next ones; see :func:`release_memory`.
+
+    glibc returns each large block to the system at once, and the system clears it again, page by page, for the next
+    tensor.
+    """
+    with suppress(AttributeError, OSError, TypeError):  # another C library
+        library = ctypes.CDLL(None)
+        library.mallopt(_MMAP_MAX, 0)
+        library.mallopt(_TRIM_THRESHOLD, 2 ** 31 - 1)
 
 
 def release_memory(above: float = 2) -> None:

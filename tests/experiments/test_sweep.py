@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import pickle
+import platform
+import resource
 import runpy
+from collections import Counter
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -24,7 +27,7 @@ from mmws.conversion.placement import Placement
 from mmws.experiments import sweep, sweep_library, sweep_models, sweep_run
 from mmws.experiments.sweep import Row
 from mmws.experiments.sweep_table import COLUMNS, append_rows, read_rows, render, write_table
-from mmws.experiments.worker import WorkerPool, release_memory
+from mmws.experiments.worker import WorkerPool, keep_memory, release_memory
 from mmws.openmmlab.stock_configs import stock_config
 from tests.experiments.test_sweep_autograd import scripted_relu
 from tests.helpers.commands import REPOSITORY, tool
@@ -248,6 +251,39 @@ def test_sizes_that_a_network_cannot_process_are_left_out(side, first):
     structure = Features(3, 8, side, device='meta')
     assert sweep_run._sizes_from_first_fit(structure) == list(sweep_run.SIZES[first:])
     assert sweep_run._sizes_from_first_fit(nn.Identity()) == list(sweep_run.SIZES)
+
+
+@pytest.mark.parametrize(('message', 'count'), [
+    ('roi_pool: implementation for device cpu not found', 1), ('index out of range', len(sweep_run.SIZES))])
+def test_a_run_without_its_operator_is_not_tried_at_other_sizes(message, count):
+    runs = []
+
+    class Failing(nn.Conv2d):
+        data_preprocessor = None
+
+        def forward(self, inputs, samples, *, mode):
+            runs.append(mode)
+            raise RuntimeError(message)
+
+    net = Failing(3, 8, 1)
+    sweep_run.run_on_samples(net, net, 'unknown', 2, whole=True)
+    assert Counter(runs) == dict.fromkeys(('loss', 'tensor', 'predict'), count)
+
+
+def _new_pages_of_tensors(_):
+    faults = []
+    for _ in range(4):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(10, 5_000_000)  # 200 MB, 48,000 pages
+        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    return faults
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='another C library')
+def test_keep_memory_uses_the_same_pages_for_the_next_tensor():
+    with WorkerPool(1, keep_memory) as pool:
+        first, *_, last = next(pool.map(_new_pages_of_tensors, [None]))
+    assert last < first / 10  # the second may not fit, for some bytes
 
 
 def test_a_model_of_which_no_convolution_ran_is_not_checked():
