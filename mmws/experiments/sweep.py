@@ -26,7 +26,7 @@ from mmws.conversion.unsupported import unsupported_reason
 from mmws.conversion.weight_use import WeightUse
 from mmws.errors import FOREIGN_ERRORS, format_exception
 from mmws.experiments.sweep_models import build_model, build_structure
-from mmws.experiments.sweep_run import NOT_FINITE, Runs, convs_of, run_on_samples
+from mmws.experiments.sweep_run import NOT_FINITE, Runs, convs_of, has_losses, run_losses, run_on_samples
 from mmws.experiments.worker import keep_memory, prepare_worker, release_memory
 from mmws.openmmlab.config_tree import dicts_in
 
@@ -87,8 +87,9 @@ def check_placement(name: str, scope: str, model: bytes, whole: bool = True) -> 
         changes = conversion_errors(stock, converted)
         num_classes = min((part['num_classes'] for _, part in dicts_in(config) if 'num_classes' in part), default=2)
         runs = run_on_samples(converted, stock, scope, num_classes, whole)
-        if NOT_FINITE in runs.errors or (whole and not runs.backward and not runs.errors):
-            plain = run_on_samples(build_model(copy.deepcopy(config)), stock, scope, num_classes, whole)
+        trains = whole and has_losses(converted)
+        if NOT_FINITE in runs.errors or (trains and not runs.backward and not runs.errors):
+            plain = run_losses(build_model(copy.deepcopy(config)), stock, scope, num_classes)
             if NOT_FINITE in plain.errors:
                 row.why = f'{NOT_FINITE} without mmws either'
             runs.errors = [error for error in runs.errors if error not in plain.errors]

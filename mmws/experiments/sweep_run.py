@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import product
@@ -21,7 +22,7 @@ from mmws.experiments.sweep_autograd import AutogradConsumers
 from mmws.experiments.sweep_models import SIZES
 from mmws.ops.torch_compat import tree_leaves
 
-__all__ = ['NOT_FINITE', 'Runs', 'convs_of', 'non_finite', 'run_on_samples']
+__all__ = ['NOT_FINITE', 'Runs', 'convs_of', 'has_losses', 'non_finite', 'run_losses', 'run_on_samples']
 
 NOT_FINITE = 'an output is not finite'
 
@@ -42,14 +43,36 @@ def run_on_samples(model: nn.Module, structure: nn.Module, scope: str, num_class
 
     ``structure`` is the stock model on the meta device, which tells the sizes that it can process.
     """
+    runs = _run_modes(model, structure, scope, num_classes, whole, ('loss', 'tensor', 'predict'))
+    volumes = any(isinstance(conv, nn.Conv3d) for conv in convs_of(model))  # run_in_parts would take minutes
+    if not volumes and not runs.consumers.keys() >= set(convs_of(model)):
+        runs.consumers = {**run_in_parts(model), **runs.consumers}  # single parts reach the remaining convolutions
+    return runs
+
+
+def run_losses(model: nn.Module, structure: nn.Module, scope: str, num_classes: int) -> Runs:
+    """Do as :func:`run_on_samples` with the losses only."""
+    return _run_modes(model, structure, scope, num_classes, True, ('loss',))
+
+
+def has_losses(model: nn.Module) -> bool:
+    """Return whether the model or a part has losses; mmpretrain's models without a head do not."""
+    return any(getattr(part, 'with_head', True) for part in _parts(model))
+
+
+def _parts(model: nn.Module) -> list[nn.Module]:
+    return [part for part in (model, *model.children()) if hasattr(part, 'data_preprocessor')]
+
+
+def _run_modes(model: nn.Module, structure: nn.Module, scope: str, num_classes: int, whole: bool,
+               modes: Sequence[str]) -> Runs:
     runs = Runs()
     ran: set[tuple[nn.Module, str]] = set()  # parts and modes
     sizes: list[tuple[int, int]] = []  # that the network can process, known after the first failure
     no_operator: set[tuple[nn.Module, str]] = set()  # those that need an operator which the CPU does not have
     fitting: dict[nn.Module, tuple[int, int]] = {}  # the first size that a part can process
     evaluated = whole and any(map(standardizes_itself, convs_of(model)))
-    parts = [part for part in (model, *model.children()) if hasattr(part, 'data_preprocessor')]
-    for size, part, mode in product(SIZES, parts, ('loss', 'tensor', 'predict')):
+    for size, part, mode in product(SIZES, _parts(model), modes):
         complete = runs.consumers.keys() >= set(convs_of(part))
         again = evaluated and mode == 'predict' and fitting.get(part, size) == size
         trains = whole and mode == 'loss' and getattr(part, 'with_head', True)
@@ -71,9 +94,6 @@ def run_on_samples(model: nn.Module, structure: nn.Module, scope: str, num_class
                 ran.add((part, mode))
                 fitting.setdefault(part, size)
                 break
-    volumes = any(isinstance(conv, nn.Conv3d) for conv in convs_of(model))  # run_in_parts would take minutes
-    if not volumes and not runs.consumers.keys() >= set(convs_of(model)):
-        runs.consumers = {**run_in_parts(model), **runs.consumers}  # single parts reach the remaining convolutions
     return runs
 
 

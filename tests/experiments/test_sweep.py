@@ -223,6 +223,13 @@ def test_what_is_not_finite_is_an_error_if_it_is_finite_without_mmws(monkeypatch
     assert (row.verdict, row.why.partition(';')[0]) == (verdict, why)
 
 
+def test_a_model_without_losses_is_not_run_without_mmws(monkeypatch):
+    monkeypatch.setattr(sweep, 'run_losses', lambda *_: pytest.fail('it has no losses'))
+    name = 'mmpretrain::eva02/eva02-tiny-p14_headless.py'
+    row = sweep.check_placement(name, *sweep_models.read_model(name))
+    assert (row.verdict, row.backward) == ('pass', 0)
+
+
 def test_a_loss_that_fails_after_conversion_alone_is_an_error(monkeypatch):
     monkeypatch.setattr(convert, 'rename_parameters_', lambda model: None)  # the momentum encoder keeps old names
     name = 'mmpretrain::mocov2/mocov2_resnet50_8xb32-coslr-200e_in1k.py'
