@@ -66,6 +66,7 @@ def _inputs(module: nn.Module, first: Any) -> Iterator[list[Tensor]]:
     channels: Any = getattr(module, 'in_channels', None)
     if not isinstance(channels, (list, tuple)) or not all(isinstance(count, int) for count in channels):
         channels = [in_channels] * 5
-    for batch, size in [*((2, size) for size in sizes), (16, 64)]:  # TSM's batch is clips of 8 or 16 frames
+    clip = 16, 64 if in_channels <= 4 else 14  # TSM's batch is clips of 8 or 16 frames
+    for batch, size in [*((2, size) for size in sizes), clip]:
         yield [torch.zeros(batch, count, *[max(size >> level, 2)] * (first.weight.dim() - 2), dtype=first.weight.dtype)
                for level, count in enumerate(channels)]

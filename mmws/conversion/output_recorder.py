@@ -133,11 +133,11 @@ class OutputRecorder(TorchFunctionMode):
         name = describe_call(function)
         outside = self.weights.record(name, args, kwargs, result, self._running)
         self._add_consumer(outside, f'{name} uses its weight directly')
-        read = (args[:1] or kwargs.get('input')) if name in COPY_FUNCTIONS else (args, kwargs)
-        for convs in self._producers_of(tree_leaves(read)):
-            if name in COPY_FUNCTIONS:
+        if name in COPY_FUNCTIONS:
+            for convs in self._producers_of(tree_leaves(args[:1] or kwargs.get('input'))):
                 self._add_producers(result, convs)
-            elif reads_values(name):
+        elif reads_values(name):
+            for convs in self._producers_of(tree_leaves((args, kwargs))):
                 self._add_consumer(convs, self._consumer(name, args, kwargs))
         is_convolution = name in CONVOLUTIONS or name in OTHER_CONVOLUTIONS
         conv = self.weights.convolution(name, args, kwargs, self._running) if is_convolution else None

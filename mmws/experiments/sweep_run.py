@@ -57,7 +57,11 @@ def run_losses(model: nn.Module, structure: nn.Module, scope: str, num_classes: 
 
 def has_losses(model: nn.Module) -> bool:
     """Return whether the model or a part has losses; mmpretrain's models without a head do not."""
-    return any(getattr(part, 'with_head', True) for part in _parts(model))
+    return any(map(_has_loss, _parts(model)))
+
+
+def _has_loss(part: nn.Module) -> bool:
+    return bool(getattr(part, 'with_head', True))
 
 
 def _parts(model: nn.Module) -> list[nn.Module]:
@@ -69,25 +73,32 @@ def _run_modes(model: nn.Module, structure: nn.Module, scope: str, num_classes: 
     runs = Runs()
     ran: set[tuple[nn.Module, str]] = set()  # parts and modes
     sizes: list[tuple[int, int]] = []  # that the network can process, known after the first failure
-    no_operator: set[tuple[nn.Module, str]] = set()  # those that need an operator which the CPU does not have
+    failed: dict[tuple[nn.Module, str, int], str] = {}  # the error by part, mode and number of the batch
+    hopeless: set[tuple[nn.Module, str, int]] = set()  # of them, those that fail at each size
     fitting: dict[nn.Module, tuple[int, int]] = {}  # the first size that a part can process
     evaluated = whole and any(map(standardizes_itself, convs_of(model)))
     for size, part, mode in product(SIZES, _parts(model), modes):
         complete = runs.consumers.keys() >= set(convs_of(part))
         again = evaluated and mode == 'predict' and fitting.get(part, size) == size
-        trains = whole and mode == 'loss' and getattr(part, 'with_head', True)
-        if (part, mode) in no_operator or (complete and ((part, mode) in ran or not (again or trains))):
+        no_loss = mode == 'loss' and not _has_loss(part)
+        trains = mode == 'loss' and whole
+        if no_loss or (complete and ((part, mode) in ran or not (again or trains))):
             continue
         with suppress(*FOREIGN_ERRORS):
-            for inputs, samples in demo_batches(part, scope, size, num_classes):
+            for number, (inputs, samples) in enumerate(demo_batches(part, scope, size, num_classes)):
                 if sizes and size not in sizes:
                     break
+                batch = part, mode, number
+                if batch in hopeless:
+                    continue
                 try:
                     seen = _run(model, part, mode, inputs, samples, runs if whole else None)
                 except (*FOREIGN_ERRORS, OSError) as error:  # some read files
-                    if 'cpu' in str(error).lower():
-                        no_operator.add((part, mode))
                     sizes = sizes or ([*SIZES] if ran else _sizes_from_first_fit(structure))
+                    text = format_exception(error)
+                    if 'cpu' in text.lower() or failed.get(batch) == text:  # an operator that the CPU does not have
+                        hopeless.add(batch)
+                    failed[batch] = text if size in sizes else ''
                     continue
                 found = runs.compared if complete else runs.consumers
                 add_consumers(found, seen)

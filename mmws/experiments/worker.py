@@ -57,7 +57,7 @@ def keep_memory() -> None:
         library.mallopt(_TRIM_THRESHOLD, 2 ** 31 - 1)
 
 
-def release_memory(above: float = 2) -> None:
+def release_memory(above: float = 4) -> None:
     """Free the memory of earlier work: reference cycles hold models, and glibc keeps what is freed.
 
     A process of more than ``above`` GiB returns it to the system. Memory that is kept costs no time in the next work.

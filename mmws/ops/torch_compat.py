@@ -172,11 +172,18 @@ def tree_leaves(value: Any) -> list[Any]:
 
     torch's own function is slower for the usual containers, as it also describes their structure; it knows the others.
     """
-    if value is None or isinstance(value, (torch.Tensor, int, float, str)):
-        return [value]
-    if type(value) in (tuple, list, dict):
-        return [leaf for part in (value.values() if isinstance(value, dict) else value) for leaf in tree_leaves(part)]
-    return _pytree.tree_flatten(value)[0]
+    if type(value) not in (tuple, list, dict):
+        return [value] if value is None or isinstance(value, _LEAVES) else _pytree.tree_flatten(value)[0]
+    leaves = []
+    for part in value.values() if isinstance(value, dict) else value:
+        if part is None or isinstance(part, _LEAVES):
+            leaves.append(part)
+        else:
+            leaves += tree_leaves(part)
+    return leaves
+
+
+_LEAVES = torch.Tensor, nn.Module, int, float, str
 
 
 def _sees_indexing() -> bool:

@@ -261,8 +261,9 @@ def test_sizes_that_a_network_cannot_process_are_left_out(side, first):
 
 
 @pytest.mark.parametrize(('message', 'count'), [
-    ('roi_pool: implementation for device cpu not found', 1), ('index out of range', len(sweep_run.SIZES))])
-def test_a_run_without_its_operator_is_not_tried_at_other_sizes(message, count):
+    ('roi_pool: implementation for device cpu not found', 1), ('no attribute mask', 2),
+    ('{} do not fit', len(sweep_run.SIZES))])
+def test_a_run_that_fails_for_another_reason_is_not_tried_at_other_sizes(message, count):
     runs = []
 
     class Failing(nn.Conv2d):
@@ -270,11 +271,15 @@ def test_a_run_without_its_operator_is_not_tried_at_other_sizes(message, count):
 
         def forward(self, inputs, samples, *, mode):
             runs.append(mode)
-            raise RuntimeError(message)
+            raise RuntimeError(message.format(inputs.shape))
 
     net = Failing(3, 8, 1)
     sweep_run.run_on_samples(net, net, 'unknown', 2, whole=True)
     assert Counter(runs) == dict.fromkeys(('loss', 'tensor', 'predict'), count)
+    runs.clear()
+    net.with_head = False
+    sweep_run.run_on_samples(net, net, 'unknown', 2, whole=True)
+    assert Counter(runs) == dict.fromkeys(('tensor', 'predict'), count)
 
 
 def _new_pages_of_tensors(_):
