@@ -74,7 +74,7 @@ def _run_modes(model: nn.Module, structure: nn.Module, scope: str, num_classes: 
     ran: set[tuple[nn.Module, str]] = set()  # parts and modes
     sizes: list[tuple[int, int]] = []  # that the network can process, known after the first failure
     failed: dict[tuple[nn.Module, str, int], str] = {}  # the error by part, mode and number of the batch
-    hopeless: set[tuple[nn.Module, str, int]] = set()  # of them, those that fail at each size
+    hopeless: set[tuple[nn.Module, str, int]] = set()  # for lack of an operator of the CPU, or whatever the size is
     fitting: dict[nn.Module, tuple[int, int]] = {}  # the first size that a part can process
     evaluated = whole and any(map(standardizes_itself, convs_of(model)))
     for size, part, mode in product(SIZES, _parts(model), modes):
@@ -96,9 +96,9 @@ def _run_modes(model: nn.Module, structure: nn.Module, scope: str, num_classes: 
                 except (*FOREIGN_ERRORS, OSError) as error:  # some read files
                     sizes = sizes or ([*SIZES] if ran else _sizes_from_first_fit(structure))
                     text = format_exception(error)
-                    if 'cpu' in text.lower() or failed.get(batch) == text:  # an operator that the CPU does not have
+                    if 'cpu' in text.lower() or (part in fitting and failed.get(batch) == text):
                         hopeless.add(batch)
-                    failed[batch] = text if size in sizes else ''
+                    failed[batch] = text
                     continue
                 found = runs.compared if complete else runs.consumers
                 add_consumers(found, seen)

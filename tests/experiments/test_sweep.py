@@ -7,7 +7,6 @@ import pickle
 import platform
 import resource
 import runpy
-from collections import Counter
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -260,10 +259,11 @@ def test_sizes_that_a_network_cannot_process_are_left_out(side, first):
     assert sweep_run._sizes_from_first_fit(nn.Identity()) == list(sweep_run.SIZES)
 
 
-@pytest.mark.parametrize(('message', 'count'), [
-    ('roi_pool: implementation for device cpu not found', 1), ('no attribute mask', 2),
-    ('{} do not fit', len(sweep_run.SIZES))])
-def test_a_run_that_fails_for_another_reason_is_not_tried_at_other_sizes(message, count):
+@pytest.mark.parametrize(('message', 'fits', 'count'), [
+    ('roi_pool: implementation for device cpu not found', False, 1), ('no attribute mask', True, 2),
+    ('{} is small', True, len(sweep_run.SIZES)), ('input is smaller than kernel', False, len(sweep_run.SIZES))])
+def test_a_run_that_fails_for_another_reason_is_not_tried_at_other_sizes(message, fits, count):
+    """Equal words mean another reason if the network fits: another mode of it runs."""
     runs = []
 
     class Failing(nn.Conv2d):
@@ -271,15 +271,17 @@ def test_a_run_that_fails_for_another_reason_is_not_tried_at_other_sizes(message
 
         def forward(self, inputs, samples, *, mode):
             runs.append(mode)
+            if mode == 'tensor' and fits:
+                return super().forward(inputs)
             raise RuntimeError(message.format(inputs.shape))
 
     net = Failing(3, 8, 1)
     sweep_run.run_on_samples(net, net, 'unknown', 2, whole=True)
-    assert Counter(runs) == dict.fromkeys(('loss', 'tensor', 'predict'), count)
+    assert runs.count('loss') == count
     runs.clear()
     net.with_head = False
     sweep_run.run_on_samples(net, net, 'unknown', 2, whole=True)
-    assert Counter(runs) == dict.fromkeys(('tensor', 'predict'), count)
+    assert set(runs) - {'predict'} == {'tensor'}
 
 
 def _new_pages_of_tensors(_):
