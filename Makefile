@@ -3,7 +3,7 @@
 # make data        get real images: nuclei and camvid; make demo DATA=nuclei, make demo-seg DATA=camvid: the demos on them
 # make test        lint, then all tests; fails below 95% coverage
 # make test-peers  run the tests of torch, mmengine and mmseg with Weight Standardization in every convolution
-# make sweep       convert all stock configs and check them by running the models: docs/sweep.csv, 30 min
+# make sweep       convert all stock configs and check them by running the models: docs/sweep.csv, 20 to 50 min
 # make bench       measure the cost of Weight Standardization: work_dirs/benchmark
 # make study       compare the normalization layers on real images (make data), for hours: docs/results.md; DATA=digits: on
 #                  generated ones, 2.5 h at most: docs/results_digits.md; DATA=transplant: what to start from, for hours;
