@@ -136,7 +136,7 @@ def choose_tasks(study: Study, names: Sequence[str]) -> Study:
 
 def check_task(study: Study, task: Task) -> None:
     """Raise WSError for a mistake that would make every run of a task fail: in its config, its data or its methods."""
-    for name in {name for part in task.parts for name in part.methods}:
+    for name in sorted({name for part in task.parts for name in part.methods}):
         options = {key: value for key, value in study.methods[name].items() if key != 'pretrained'}
         Options.parse(options, also=['pretrained'])
     try:
